@@ -1,0 +1,122 @@
+"""The IMAGES table: its schema, opening it, and reading chosen rows of it with Ray Data.
+
+IMAGES is a folder: `images-00000.parquet` … (row groups of 128 images, rows in image_id order across the files) and
+`dataset.json`, written last. A folder without `dataset.json` is unfinished and is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+from ham_ray import storage
+from ham_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import ray.data
+
+SCHEMA_VERSION = 1
+FOLDS = 5
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("lesion_id", pa.string()),  # null where the source names none (ISIC's test set)
+        pa.field("group_id", pa.string(), nullable=False),  # lesions merged with their known near-duplicates
+        pa.field("dx", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),  # the place of dx in diagnoses.CODES
+        pa.field("partition", pa.string(), nullable=False),  # training | validation | test, as the source has it
+        pa.field("fold", pa.int32(), nullable=False),  # 0–4; -1 for official validation and test images
+        pa.field("age", pa.float32()),
+        pa.field("sex", pa.string()),
+        pa.field("localization", pa.string()),
+        pa.field("dx_type", pa.string()),  # how the label was made: leaks it, never a model input
+        pa.field("width", pa.int32(), nullable=False),  # of the source file, in pixels
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("pixel_hash", pa.string(), nullable=False),  # sha256 of the resized RGB pixels
+        pa.field("image", pa.binary(), nullable=False),  # encoded at the training size
+    ]
+)
+CARD = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Images:
+    """An opened IMAGES table: `rows` is every column but the pixels, in image_id order; `size` is in pixels."""
+
+    uri: str
+    card: dict[str, Any]
+    rows: pd.DataFrame
+
+    @property
+    def size(self) -> int:
+        """Side of the square stored images in pixels."""
+        return int(self.card["size"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: same images, labels and folds, same fingerprint."""
+        return str(self.card["fingerprint"])
+
+    def fold(self, *folds: int) -> pd.DataFrame:
+        """The rows of these folds, in image_id order."""
+        return self.rows[self.rows["fold"].isin(folds)]
+
+
+def open_images(uri: str) -> Images:
+    """Open an IMAGES folder at a path or URI.
+
+    Raises:
+        UserError: no such folder, unfinished, or written under another schema version.
+    """
+    uri = storage.absolute(uri)
+    if not storage.exists(storage.join(uri, CARD)):
+        raise UserError(f"{uri} is not a finished IMAGES table (no {CARD}); make one: python jobs/ingest.py ARCHIVE --out {uri}")
+    card = json.loads(storage.read_bytes(storage.join(uri, CARD)))
+    if card["schema_version"] != SCHEMA_VERSION:
+        raise UserError(f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest the archive again")
+    filesystem, path = storage.resolve(uri)
+    dataset = pads.dataset(path, filesystem=filesystem, format="parquet", schema=SCHEMA, exclude_invalid_files=False, ignore_prefixes=[".", "_", "dataset", "quarantine"])
+    light = [name for name in SCHEMA.names if name != "image"]
+    rows = dataset.to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+    return Images(uri, card, rows)
+
+
+def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
+    """A lazy dataset of these rows: `image_id`, `label` and `pixels` (uint8[size, size, 3], RGB), decoded by tasks.
+
+    `rows` must be a stretch of `images.fold(…)`: all images of its folds between its first and last image_id. The two
+    bounds are pushed down to Parquet, so a worker's shard is read from its own row groups only.
+    """
+    import ray.data
+    from ray.data.expressions import col
+
+    ids = rows["image_id"]
+    chosen = (col("image_id") >= ids.min()) & (col("image_id") <= ids.max())
+    chosen = chosen & col("fold").is_in(sorted(int(f) for f in rows["fold"].unique()))
+    filesystem, path = storage.resolve(images.uri)
+    files = [f"{path}/{name}" for name in storage.listdir(images.uri) if name.endswith(".parquet")]
+    table = ray.data.read_parquet(files, filesystem=filesystem, columns=["image_id", "fold", "label", "image"])
+    return table.filter(expr=chosen).map_batches(_decode_batch, batch_size=128)
+
+
+def decode(encoded: bytes) -> np.ndarray:
+    """Encoded image to uint8[height, width, 3], RGB."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _decode_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        "image_id": batch["image_id"],
+        "label": batch["label"],
+        "pixels": np.stack([decode(encoded) for encoded in batch["image"]]),
+    }

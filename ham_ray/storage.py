@@ -1,0 +1,116 @@
+"""Reading and writing at a path or a URI (`s3://`, `gs://`, `file://`), through pyarrow's file systems.
+
+Nothing half-written is ever readable: a local file is written beside its place, synced and renamed; an object store
+shows an object only once its upload is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import fs
+
+from ham_ray.errors import UserError
+
+_SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
+
+
+def is_remote(uri: str | Path) -> bool:
+    """True for a URI that is not a local path."""
+    return bool(_SCHEME.match(str(uri))) and not str(uri).startswith("file://")
+
+
+def absolute(uri: str | Path) -> str:
+    """The URI, or the local path made absolute: workers run in other directories."""
+    text = str(uri)
+    return text if _SCHEME.match(text) else str(Path(text).expanduser().resolve())
+
+
+def join(uri: str | Path, *parts: str) -> str:
+    """The path of an entry below `uri`; a URI's query (`?endpoint_override=…`) stays at the end."""
+    base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
+    return "/".join([base.rstrip("/"), *parts]) + question + query
+
+
+def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system and the path on it.
+
+    Raises:
+        UserError: the scheme is unknown to pyarrow or the address is malformed.
+    """
+    try:
+        return fs.FileSystem.from_uri(absolute(uri))
+    except (ValueError, OSError) as error:
+        raise UserError(f"cannot open {str(uri)!r}: {error}; use a local path, s3://bucket/path or gs://bucket/path") from None
+
+
+def exists(uri: str | Path) -> bool:
+    """Whether a file or folder stands there."""
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def listdir(uri: str | Path) -> list[str]:
+    """The names in a folder, sorted; empty where there is no such folder."""
+    filesystem, path = resolve(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found)
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The whole content of a file."""
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(uri: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with writing(uri) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def writing(uri: str | Path) -> Iterator[Path]:
+    """A temporary local path; what the block writes there stands at `uri` afterwards, unless the block raises."""
+    target = absolute(uri).removeprefix("file://")
+    remote = is_remote(target)
+    folder = Path("/tmp") if remote else Path(target).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{_name(target)}.{os.getpid()}.part{Path(_name(target)).suffix}"
+    try:
+        yield temporary
+        _upload(temporary, target) if remote else _replace(temporary, Path(target))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove(uri: str | Path) -> None:
+    """Delete a file or a folder with all in it; nothing happens where there is none."""
+    filesystem, path = resolve(uri)
+    kind = filesystem.get_file_info(path).type
+    if kind == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+    elif kind == fs.FileType.File:
+        filesystem.delete_file(path)
+
+
+def _name(uri: str) -> str:
+    return uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _upload(source: Path, uri: str) -> None:
+    filesystem, path = resolve(uri)
+    with source.open("rb") as reader, filesystem.open_output_stream(path) as writer:
+        shutil.copyfileobj(reader, writer, 8 << 20)
+
+
+def _replace(source: Path, target: Path) -> None:
+    with source.open("rb") as handle:
+        os.fsync(handle.fileno())
+    source.replace(target)
