@@ -1,0 +1,187 @@
+"""95 % intervals by a bootstrap over lesions, stratified by class.
+
+Images of one lesion resemble each other, so lesions and not images are drawn: the cluster bootstrap of Field and Welsh,
+"Bootstrapping clustered data", J. R. Stat. Soc. B 69 (2007) 369-390, with percentile intervals (Efron and Tibshirani,
+"An introduction to the bootstrap", 1993, ch. 13). Strata keep the rarest class (14 lesions a fold) in every resample.
+
+A resample is not built: each lesion's multiplicity weighs its images, and every metric is computed from the weights of
+many resamples at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError, unknown_name
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.predictions import arrays
+
+METRICS = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc", "melanoma_sensitivity")
+SENSITIVITIES = tuple(f"sensitivity_{dx}" for dx in CODES)
+RESAMPLES = 1000
+SEED = 0
+_BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % interval; `low` and `high` are None where only the value is known (published figures)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def intervals(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Interval]:
+    """The interval of each of `METRICS` and `SENSITIVITIES` for a PREDICTIONS table of one split.
+
+    What is undefined is left out. Where all images of a class are right, or all wrong, the interval of its
+    sensitivity has no width: then only the number of lesions says how sure it is.
+
+    Raises:
+        UserError: see `metrics.evaluate`.
+    """
+    y_true, p = arrays(frame)
+    points = _points(metrics.evaluate(y_true, p))
+    draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed)
+    return {name: _interval(value, draws[name]) for name, value in points.items()}
+
+
+def paired_difference(
+    a: pd.DataFrame, b: pd.DataFrame, metric: str, resamples: int = RESAMPLES, seed: int = SEED
+) -> Interval:
+    """How much better `a` is than `b`, on the same images and the same resamples of lesions.
+
+    `metric` is one of `METRICS` or `SENSITIVITIES`. An interval without 0 is a difference beyond what another
+    draw of lesions would explain.
+
+    Raises:
+        UserError: an unknown metric, one that is undefined here, or two tables of different images or labels.
+    """
+    if metric not in METRICS + SENSITIVITIES:
+        raise unknown_name("metric", metric, METRICS + SENSITIVITIES)
+    (y_true, p_a), (_, p_b) = arrays(a), arrays(_aligned(a, b))
+    points = [_points(metrics.evaluate(y_true, p)) for p in (p_a, p_b)]
+    if metric not in points[0]:
+        raise UserError(f"{metric} is undefined on these images: the class is absent")
+    draws = [_bootstrap(y_true, p, a["group_id"], resamples, seed)[metric] for p in (p_a, p_b)]
+    return _interval(points[0][metric] - points[1][metric], draws[0] - draws[1])
+
+
+def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each image is in each resample: blocks float64[<=100, N] of `resamples` rows in all.
+
+    `groups` names the lesion of each of the N images. A group belongs to the stratum of its most frequent class:
+    images with equal pixels and different labels share a group.
+    """
+    codes, names = pd.factorize(groups)
+    votes = np.bincount(codes * len(CODES) + y_true, minlength=len(names) * len(CODES))
+    stratum = votes.reshape(-1, len(CODES)).argmax(axis=1)
+    rng = np.random.default_rng(seed)
+    for start in range(0, resamples, _BLOCK):
+        count = min(_BLOCK, resamples - start)
+        multiplicity = np.zeros((count, len(names)))
+        for label in np.unique(stratum):
+            members = np.flatnonzero(stratum == label)
+            multiplicity[:, members] = _multiplicities(rng, count, len(members))
+        yield multiplicity[:, codes]
+
+
+def weighted_metrics(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> dict[str, Floats]:
+    """`METRICS` and `SENSITIVITIES` for every row of `weights` float[B, N], each float64[B]; NaN where undefined.
+
+    Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
+    """
+    size = len(CODES)
+    cells = np.eye(size * size)[y_true * size + metrics.predicted(p)]
+    table = (weights @ cells).reshape(-1, size, size)
+    hits, support, called = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
+    sensitivity = _divide(hits, support)
+    f1 = np.nan_to_num(_divide(2 * hits, support + called))
+    total = support.sum(axis=1)
+    return {
+        "accuracy": hits.sum(axis=1) / total,
+        "macro_f1": f1.mean(axis=1),
+        "weighted_f1": (f1 * support).sum(axis=1) / total,
+        "balanced_accuracy": _mean_of_defined(sensitivity),
+        "macro_auc": _mean_of_defined(_weighted_aucs(y_true, p, weights)),
+        "melanoma_sensitivity": sensitivity[:, CODES.index("mel")],
+        **dict(zip(SENSITIVITIES, sensitivity.T, strict=True)),
+    }
+
+
+def _points(evaluation: dict[str, Any]) -> dict[str, float]:
+    """The defined values of `METRICS` and `SENSITIVITIES` in what `metrics.evaluate` returns."""
+    values = {name: evaluation[name] for name in METRICS}
+    values |= {f"sensitivity_{dx}": found["sensitivity"] for dx, found in evaluation["per_class"].items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _bootstrap(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], groups: pd.Series, resamples: int, seed: int
+) -> dict[str, Floats]:
+    blocks = [weighted_metrics(y_true, p, weights) for weights in resampled_weights(groups, y_true, resamples, seed)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS + SENSITIVITIES}
+
+
+def _multiplicities(rng: np.random.Generator, count: int, size: int) -> NDArray[np.integer]:
+    """How often each of `size` groups is drawn in `size` draws with replacement, int[count, size]."""
+    drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+
+
+def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
+    """One-versus-rest AUC of each class for every row of weights, float64[B, 7]; NaN for an absent class.
+
+    The Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
+    """
+    columns = [_weighted_auc(y_true == label, p[:, label], weights) for label in range(len(CODES))]
+    return np.stack(columns, axis=1)
+
+
+def _weighted_auc(positive: NDArray[np.bool_], score: NDArray[np.floating], weights: Floats) -> Floats:
+    order = np.argsort(score[~positive], kind="stable")
+    ranked = score[~positive][order]
+    below = np.zeros((len(weights), len(ranked) + 1))  # below[:, k]: weight of the k lowest negatives
+    np.cumsum(weights[:, ~positive][:, order], axis=1, out=below[:, 1:])
+    lower = below[:, np.searchsorted(ranked, score[positive], side="left")]
+    upto = below[:, np.searchsorted(ranked, score[positive], side="right")]
+    weight = weights[:, positive]
+    pairs = (weight * (lower + upto)).sum(axis=1) / 2
+    return _divide(pairs, weight.sum(axis=1) * below[:, -1])
+
+
+def _divide(part: Floats, whole: Floats) -> Floats:
+    """The ratio, NaN where `whole` is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """The mean of each row without its NaNs; NaN for a row of nothing else."""
+    return _divide(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1))
+
+
+def _interval(value: float, draws: Floats) -> Interval:
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high))
+
+
+def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `b` in the order of `a`'s images."""
+    different = sorted(set(a["image_id"]) ^ set(b["image_id"]))
+    if different:
+        raise UserError(f"only the same images can be compared; {len(different)} are in one table: {different[:5]}")
+    aligned = b.set_index("image_id").loc[a["image_id"]].reset_index()
+    relabelled = a["image_id"].to_numpy()[a["y_true"].to_numpy() != aligned["y_true"].to_numpy()]
+    if len(relabelled):
+        raise UserError(f"{len(relabelled)} images have different labels in the two tables: {relabelled[:5].tolist()}")
+    return aligned

@@ -1,0 +1,185 @@
+"""Metrics of seven-class predictions: pure functions on `y_true` int[N] and `p` float[N, 7], by scikit-learn.
+
+Labels and probability columns follow `diagnoses.CODES`. The predicted class is the most probable one; of tied classes
+the first. A value nothing can be said about (the sensitivity to a class no image has) is None, never 0 and never NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    multilabel_confusion_matrix,
+    recall_score,
+    roc_auc_score,
+)
+
+from ham_ray.diagnoses import CODES, DIAGNOSES, LABELS
+from ham_ray.errors import UserError
+
+CLASSES = range(len(CODES))
+SUM_TOLERANCE = 1e-3  # half-precision softmax sums to 1 within this
+DEGENERATE_SHARE = 0.95  # nv is 67 % of HAM10000: a model that has learned anything stays well below
+ECE_BINS = 15
+
+
+def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, Any]:
+    """Every metric of the predictions as one JSON-serialisable dictionary.
+
+    Raises:
+        UserError: no rows, shapes that do not fit, labels outside 0–6, or probabilities that are none.
+    """
+    check(y_true, p)
+    return {
+        "n": len(y_true),
+        "accuracy": accuracy(y_true, p),
+        "macro_f1": macro_f1(y_true, p),
+        "weighted_f1": weighted_f1(y_true, p),
+        "balanced_accuracy": balanced_accuracy(y_true, p),
+        "macro_auc": macro_auc(y_true, p),
+        "melanoma_sensitivity": sensitivities(y_true, p)["mel"],
+        "malignant_auc": malignant_auc(y_true, p),
+        "nll": nll(y_true, p),
+        "ece": ece(y_true, p),
+        "absent_classes": [dx for dx, label in LABELS.items() if label not in y_true],
+        "per_class": per_class(y_true, p),
+        "confusion": confusion(y_true, p).tolist(),
+    }
+
+
+def check(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> None:
+    """Refuse what cannot be evaluated, with the first offending rows.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    if p.shape != (len(y_true), len(CODES)) or not len(y_true):
+        raise UserError(
+            f"cannot evaluate {len(y_true)} labels with probabilities of shape {p.shape}; expected (N, 7), N > 0"
+        )
+    if not np.isin(y_true, CLASSES).all():
+        raise UserError(f"labels must be 0–6, found {sorted(set(np.asarray(y_true).tolist()) - set(CLASSES))[:5]}")
+    for fault, rows in faults(p).items():
+        raise UserError(f"probabilities {fault} in rows {np.flatnonzero(rows)[:5].tolist()} ({rows.sum()} in all)")
+
+
+def faults(p: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
+    """What is wrong with the probabilities p[N, 7]: fault -> which rows (bool[N]); empty where nothing is."""
+    finite = np.isfinite(p).all(axis=1)
+    inside = ((p >= 0) & (p <= 1)).all(axis=1)
+    # float64, so that the sum of float32 columns does not add its own rounding
+    complete = np.abs(p.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
+    found = {
+        "are not finite": ~finite,
+        "lie outside [0, 1]": finite & ~inside,
+        "do not sum to 1": finite & inside & ~complete,
+    }
+    return {fault: rows for fault, rows in found.items() if rows.any()}
+
+
+def predicted(p: NDArray[np.floating]) -> NDArray[np.integer]:
+    """The most probable class of each row, int[N]."""
+    return p.argmax(axis=1)
+
+
+def accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Share of images whose most probable class is the true one."""
+    return float(accuracy_score(y_true, predicted(p)))
+
+
+def macro_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Mean F1 of all seven classes; a class neither present nor predicted counts as 0, so absent classes lower it."""
+    return float(f1_score(y_true, predicted(p), labels=CLASSES, average="macro", zero_division=0))
+
+
+def weighted_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Mean F1, each class weighted by its number of images."""
+    return float(f1_score(y_true, predicted(p), labels=CLASSES, average="weighted", zero_division=0))
+
+
+def balanced_accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Mean sensitivity of the classes present: the score of ISIC 2018 task 3."""
+    return float(recall_score(y_true, predicted(p), labels=np.unique(y_true), average="macro"))
+
+
+def class_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], label: int) -> float | None:
+    """Area under the ROC curve of one class against the rest; None unless both are present."""
+    return _auc(y_true == label, p[:, label])
+
+
+def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
+    """Mean one-versus-rest AUC of the classes present; those left out are `absent_classes` in `evaluate`."""
+    defined = [auc for label in CLASSES if (auc := class_auc(y_true, p, label)) is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
+    """AUC of malignant (akiec, bcc, mel) against benign by the summed probability of the malignant classes."""
+    malignant = [label for label, diagnosis in enumerate(DIAGNOSES) if diagnosis.malignant]
+    return _auc(np.isin(y_true, malignant), p[:, malignant].sum(axis=1))
+
+
+def sensitivities(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, float | None]:
+    """Share of each class's images that are predicted as that class, by dx; None for an absent class."""
+    return {dx: values["sensitivity"] for dx, values in per_class(y_true, p).items()}
+
+
+def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, dict[str, Any]]:
+    """By dx: `n` images, `sensitivity`, `specificity`, `f1` and one-versus-rest `auc`."""
+    tables = multilabel_confusion_matrix(y_true, predicted(p), labels=CLASSES)
+    result = {}
+    for label, dx in enumerate(CODES):
+        (tn, fp), (fn, tp) = tables[label].tolist()
+        result[dx] = {
+            "n": tp + fn,
+            "sensitivity": _ratio(tp, tp + fn),
+            "specificity": _ratio(tn, tn + fp),
+            "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+            "auc": class_auc(y_true, p, label),
+        }
+    return result
+
+
+def confusion(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> NDArray[np.integer]:
+    """Counts int[7, 7]: rows are true classes, columns predicted ones."""
+    return confusion_matrix(y_true, predicted(p), labels=CLASSES)
+
+
+def nll(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16 (36 nats)."""
+    exact = p.astype(np.float64)
+    return float(log_loss(y_true, exact / exact.sum(axis=1, keepdims=True), labels=CLASSES))
+
+
+def ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BINS) -> float:
+    """Expected calibration error: mean |accuracy - confidence| over equal-width bins of confidence, by bin size.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 5; bins are open below and closed above.
+    """
+    confidence = p.max(axis=1).astype(np.float64)
+    gap = (predicted(p) == y_true) - confidence
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(index, weights=gap, minlength=bins)).sum() / len(y_true))
+
+
+def degenerate(p_validation: NDArray[np.floating]) -> str | None:
+    """The warning for a model that gives more than 95 % of validation images one class; None for any other."""
+    counts = np.bincount(predicted(p_validation), minlength=len(CODES))
+    share = counts.max() / counts.sum()
+    if share <= DEGENERATE_SHARE:
+        return None
+    return f"degenerate: {100 * share:.1f} % of the validation predictions are {CODES[counts.argmax()]}"
+
+
+def _auc(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:
+    return float(roc_auc_score(positive, score)) if 0 < positive.sum() < len(positive) else None
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,122 @@
+"""The PREDICTIONS table: one row an image, its true class and seven probabilities.
+
+Every metric, interval and picture is made from this table, so models from anywhere are compared by the same code,
+paired by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ham_ray import storage
+from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.errors import UserError
+from ham_ray.evaluation import metrics
+
+SPLITS = ("validation", "test")
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("lesion_id", pa.string()),  # null where the source names none
+        pa.field("group_id", pa.string(), nullable=False),  # what intervals resample
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # validation | test
+        pa.field("y_true", pa.int32(), nullable=False),  # the place of dx in diagnoses.CODES
+        *[pa.field(name, pa.float32(), nullable=False) for name in PROBABILITIES],
+    ]
+)
+
+
+def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating]) -> pd.DataFrame:
+    """The PREDICTIONS of one split.
+
+    Args:
+        rows: N rows of `Images.rows`, in the order of `probabilities`.
+        split: "validation" or "test".
+        probabilities: float[N, 7], columns in the order of `diagnoses.CODES`.
+
+    Raises:
+        UserError: the counts differ, or `validate` finds a fault.
+    """
+    if probabilities.shape != (len(rows), len(CODES)):
+        raise UserError(
+            f"{len(rows)} {split} images need probabilities of shape ({len(rows)}, 7), got {probabilities.shape}"
+        )
+    frame = rows[["image_id", "lesion_id", "group_id", "fold"]].reset_index(drop=True)
+    frame["split"] = split
+    frame["y_true"] = rows["label"].to_numpy(np.int32)
+    frame[list(PROBABILITIES)] = probabilities.astype(np.float32)
+    validate(frame)
+    return frame
+
+
+def arrays(frame: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """`y_true` int32[N] and the probabilities float32[N, 7] of a PREDICTIONS table, for `metrics`."""
+    return frame["y_true"].to_numpy(np.int32), frame[list(PROBABILITIES)].to_numpy(np.float32)
+
+
+def of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of "validation" or "test", renumbered from 0."""
+    return frame[frame["split"] == split].reset_index(drop=True)
+
+
+def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
+    """Refuse a table that is not PREDICTIONS; with `images`, also one that does not predict just these image ids.
+
+    Raises:
+        UserError: a missing column, an image twice, missing or surplus images, an unknown split, labels outside 0–6,
+            or probabilities that are not finite, lie outside [0, 1] or do not sum to 1 within 1e-3; with the culprits.
+    """
+    _refuse("columns are missing", [name for name in SCHEMA.names if name not in frame])
+    ids = frame["image_id"]
+    _refuse("images are predicted more than once", ids[ids.duplicated()].unique())
+    if images is not None:
+        expected = set(images)
+        _refuse("images have no prediction", sorted(expected - set(ids)))
+        _refuse("images were not asked for", sorted(set(ids) - expected))
+    _refuse("images have an unknown split", ids[~frame["split"].isin(SPLITS)])
+    _refuse("images have a label outside 0–6", ids[~frame["y_true"].isin(metrics.CLASSES)])
+    for fault, rows in metrics.faults(frame[list(PROBABILITIES)].to_numpy(np.float64)).items():
+        _refuse(f"images have probabilities that {fault}", ids[rows])
+
+
+def write(frame: pd.DataFrame, uri: str) -> None:
+    """Write a validated PREDICTIONS table as one Parquet file at a path or URI, whole or not at all.
+
+    Raises:
+        UserError: see `validate`.
+    """
+    validate(frame)
+    table = pa.Table.from_pandas(frame[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    with storage.writing(uri) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read(uri: str) -> pd.DataFrame:
+    """Read and validate a PREDICTIONS table.
+
+    Raises:
+        UserError: no such file, not Parquet, or `validate` finds a fault.
+    """
+    if not storage.exists(uri):
+        raise UserError(f"no predictions at {uri}")
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{uri} is not a Parquet file: {error}") from None
+    frame = table.to_pandas()
+    validate(frame)
+    return frame
+
+
+def _refuse(what: str, culprits: Iterable[object]) -> None:
+    found = [str(culprit) for culprit in culprits]
+    if found:
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise UserError(f"predictions: {len(found)} {what}: {', '.join(found[:5])}{more}")

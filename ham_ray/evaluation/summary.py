@@ -1,0 +1,265 @@
+"""The closing table: families, floors and published figures, each with what it was measured on.
+
+One `Summary` is shown in the terminal, written as `summary.csv` and `summary.json`, and is part of the report.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ham_ray import storage
+from ham_ray.evaluation import intervals, metrics
+from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
+from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.predictions import arrays, of_split
+
+RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
+FOOTNOTE = "Below each value its 95 % interval, a bootstrap over lesions. Research software, not a medical device."
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "weighted_f1": "weighted F1",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_auc": "macro-AUC",
+    "melanoma_sensitivity": "melanoma sens.",
+}
+
+
+class Run(NamedTuple):
+    """What training one family left behind.
+
+    `predictions` is a PREDICTIONS table of both splits and `history` a HISTORY table; both are None where the family
+    stopped without a model. `info` may hold `weights` (text; `RANDOM_WEIGHTS` where none were loaded), `minutes`
+    (float) and `warnings` (list of texts).
+    """
+
+    predictions: pd.DataFrame | None
+    history: pd.DataFrame | None
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the closing table; `metrics` lacks what is undefined or was not published."""
+
+    name: str
+    kind: Literal["model", "floor", "reference"]
+    split: str
+    weights: str | None = None
+    metrics: dict[str, Interval] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    epochs: int | None = None
+    best_epoch: int | None = None
+    minutes: float | None = None
+
+    @property
+    def details(self) -> str:
+        """Weights, epochs and time in one line; empty where nothing was trained."""
+        epochs = f"epoch {self.best_epoch} of {self.epochs}" if self.best_epoch else None
+        minutes = f"{self.minutes:.1f} min" if self.minutes is not None else None
+        return ", ".join(part for part in (self.weights, epochs, minutes) if part)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rows of one run on one data set."""
+
+    data: str
+    synthetic: bool
+    rows: tuple[Row, ...]
+
+    @property
+    def common_split(self) -> str | None:
+        """The test images of all models and floors; None where they differ."""
+        found = {row.split for row in self.rows if row.kind != "reference" and row.metrics}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def measured_on(self) -> str:
+        """The data, with the test images where they are the same for all models and floors."""
+        return f"{self.data}, {self.common_split}" if self.common_split else self.data
+
+    @property
+    def random_weights(self) -> tuple[str, ...]:
+        """The models whose backbone started from random weights."""
+        return tuple(row.name for row in self.rows if row.weights == RANDOM_WEIGHTS)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What must be said wherever these figures are shown."""
+        found = []
+        if self.synthetic:
+            found.append("SYNTHETIC DATA: these figures say nothing about skin lesions")
+        if self.random_weights:
+            found.append(f"RANDOM WEIGHTS, nothing pretrained: {', '.join(self.random_weights)}")
+        return tuple(found)
+
+
+def summarise(
+    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], data: str, synthetic: bool = False
+) -> Summary:
+    """The summary of trained families and floors on their test images, and the original study's figures.
+
+    The latter are left out for synthetic data, where nothing can be set beside them.
+    """
+    rows = [model_row(name, run) for name, run in runs.items()]
+    rows += [floor_row(name, frame) for name, frame in floors.items()]
+    return Summary(data, synthetic, tuple(rows if synthetic else rows + reference_rows()))
+
+
+def model_row(name: str, run: Run) -> Row:
+    """The row of one family; without predictions it holds the warnings only."""
+    info, warnings = run.info, list(run.info.get("warnings", ()))
+    epochs, best_epoch = _epochs(run.history)
+    about: dict[str, Any] = {
+        "weights": info.get("weights"),
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "minutes": info.get("minutes"),
+    }
+    if run.predictions is None:
+        return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
+    test, validation = of_split(run.predictions, "test"), of_split(run.predictions, "validation")
+    degenerate = metrics.degenerate(arrays(validation)[1]) if len(validation) else None
+    if degenerate and degenerate not in warnings:
+        warnings.append(degenerate)
+    return Row(name, "model", split_text(test), metrics=intervals.intervals(test), warnings=tuple(warnings), **about)
+
+
+def floor_row(name: str, frame: pd.DataFrame) -> Row:
+    """The row of one floor's PREDICTIONS."""
+    test = of_split(frame, "test")
+    return Row(name, "floor", split_text(test), metrics=intervals.intervals(test))
+
+
+def reference_rows() -> list[Row]:
+    """The original study's figures, which no interval came with."""
+    names = ("accuracy", "macro_f1", "weighted_f1")
+    return [
+        Row(model.name, "reference", ORIGINAL_SPLIT, metrics={name: Interval(getattr(model, name)) for name in names})
+        for model in ORIGINAL_STUDY
+    ]
+
+
+def evaluation(frame: pd.DataFrame) -> dict[str, Any]:
+    """All metrics of a PREDICTIONS table, for `metrics.json`: by split, with the intervals on the test images."""
+    found: dict[str, Any] = {}
+    for split in frame["split"].unique():
+        found[split] = metrics.evaluate(*arrays(of_split(frame, split)))
+    if "test" in found:
+        bootstrap = intervals.intervals(of_split(frame, "test"))
+        found["test"]["intervals"] = {name: asdict(interval) for name, interval in bootstrap.items()}
+    return found
+
+
+def split_text(test: pd.DataFrame) -> str:
+    """What the rows of a PREDICTIONS table are, such as "fold 0, 2,003 images, lesion-grouped"."""
+    folds = sorted(set(test["fold"].tolist()))
+    if folds == [-1]:
+        return f"official test, {len(test):,} images"
+    named = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
+    return f"{named}, {len(test):,} images, lesion-grouped"
+
+
+def write(summary: Summary, folder: str) -> None:
+    """Write `summary.csv` and `summary.json` into a folder at a path or URI."""
+    content = json.dumps(asdict(summary) | {"labels": summary.labels}, indent=2)
+    storage.write_bytes(storage.join(folder, "summary.json"), content.encode())
+    storage.write_bytes(storage.join(folder, "summary.csv"), frame(summary).to_csv(index=False).encode())
+
+
+def frame(summary: Summary) -> pd.DataFrame:
+    """One line a row: `<metric>`, `<metric>_low`, `<metric>_high` for each metric, and what the figures are of."""
+    return pd.DataFrame([_flat(row, summary) for row in summary.rows]).astype(
+        {"epochs": "Int64", "best_epoch": "Int64"}
+    )
+
+
+def show(summary: Summary, console: Console | None = None) -> None:
+    """Print the table, 100 columns wide where the output is no terminal (rich would take 80)."""
+    console = console or Console()
+    console.width = console.width if console.is_terminal else 100
+    console.print(table(summary))
+
+
+def table(summary: Summary) -> Table:
+    """The summary as a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
+    notes = {text: place for place, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
+    title = [f"Test results, {escape(summary.measured_on)}"]
+    title += [f"[bold red]{escape(label)}[/]" for label in summary.labels]
+    foot = [f"[bold yellow]! {place}[/] {escape(text)}" for text, place in notes.items()]
+    shown = Table(
+        title="\n".join(title),
+        caption="\n".join([*foot, f"[dim]{FOOTNOTE}[/]"]),
+        title_style="bold",
+        caption_style="none",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    shown.add_column("model", min_width=30)
+    for name in METRIC_NAMES.values():
+        shown.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
+    for row, following in itertools.zip_longest(summary.rows, summary.rows[1:]):
+        marks = [f"! {notes[text]}" for text in row.warnings]
+        cells = [_cell(row.metrics.get(name)) for name in METRIC_NAMES]
+        shown.add_row(
+            _name_cell(row, marks, summary.common_split),
+            *cells,
+            end_section=following is None or following.kind != row.kind,
+        )
+    return shown
+
+
+def number(value: float | None, decimals: int = 3) -> str:
+    """A share without its leading zero, as the field prints them: .482, 1.000; a dash for None."""
+    return "–" if value is None else f"{value:.{decimals}f}".replace("0.", ".", 1)
+
+
+def _epochs(history: pd.DataFrame | None) -> tuple[int | None, int | None]:
+    """How many epochs were trained, and which of them was kept."""
+    if history is None or history.empty:
+        return None, None
+    best = history.loc[history["best"].astype(bool), "epoch"]
+    return int(history["epoch"].nunique()), int(best.iloc[-1]) if len(best) else None
+
+
+def _flat(row: Row, summary: Summary) -> dict[str, Any]:
+    line: dict[str, Any] = {"name": row.name, "kind": row.kind, "data": summary.data, "synthetic": summary.synthetic}
+    line |= {"split": row.split, "weights": row.weights}
+    for name in METRIC_NAMES:
+        found = row.metrics.get(name)
+        line |= {name: found and found.value, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+    return line | {
+        "epochs": row.epochs,
+        "best_epoch": row.best_epoch,
+        "minutes": row.minutes,
+        "warnings": "; ".join(row.warnings),
+    }
+
+
+def _warnings(summary: Summary) -> list[str]:
+    return [text for row in summary.rows for text in row.warnings]
+
+
+def _name_cell(row: Row, marks: list[str], known_split: str | None) -> str:
+    name = f"[bold]{escape(row.name)}[/]{' (floor)' * (row.kind == 'floor')} [bold yellow]{' '.join(marks)}[/]"
+    details = [row.details, row.split if row.split != known_split else ""]
+    return "\n".join([name, *(f"[dim]{escape(text)}[/]" for text in details if text)])
+
+
+def _cell(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    if interval.low is None:
+        return number(interval.value)
+    return f"{number(interval.value)}\n[dim]{number(interval.low, 2)}–{number(interval.high, 2)}[/]"

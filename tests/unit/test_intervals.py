@@ -1,0 +1,202 @@
+"""Lesion bootstrap: the weighted metrics against scikit-learn, and what resampling lesions must do to an interval."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
+from ham_ray.errors import UserError
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.intervals import (
+    METRICS,
+    SENSITIVITIES,
+    intervals,
+    paired_difference,
+    resampled_weights,
+    weighted_metrics,
+)
+
+pytestmark = pytest.mark.unit
+
+
+def table(y_true, p, groups=None):
+    """A PREDICTIONS table; each image is its own lesion unless `groups` says otherwise."""
+    ids = [f"i{place:05}" for place in range(len(y_true))]
+    frame = pd.DataFrame({"image_id": ids, "group_id": ids if groups is None else groups, "y_true": y_true})
+    frame[list(PROBABILITIES)] = np.asarray(p, np.float32)
+    return frame.assign(lesion_id=frame["group_id"], fold=0, split="test")
+
+
+def noisy(y_true, skill, seed):
+    """Softmax of noise plus `skill` for the right class, rounded so that there are ties."""
+    logits = np.random.default_rng(seed).normal(size=(len(y_true), 7))
+    logits[np.arange(len(y_true)), y_true] += skill
+    p = np.exp(logits.round(1))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def skewed():
+    """210 images with HAM10000's kind of imbalance."""
+    y_true = np.repeat(np.arange(7), [10, 15, 30, 5, 30, 110, 10])
+    return y_true, noisy(y_true, 1.5, 0)
+
+
+def slow(y_true, p, weight):
+    """The same metrics by scikit-learn with `sample_weight`."""
+    seen = weight > 0
+    y_true, p, weight = y_true[seen], p[seen], weight[seen]
+    called = p.argmax(axis=1)
+    present = np.unique(y_true)
+    recalls = recall_score(y_true, called, labels=range(7), average=None, sample_weight=weight, zero_division=np.nan)
+    f1 = {"labels": range(7), "zero_division": 0, "sample_weight": weight}
+    aucs = [roc_auc_score(y_true == label, p[:, label], sample_weight=weight) for label in present]
+    return {
+        "accuracy": accuracy_score(y_true, called, sample_weight=weight),
+        "macro_f1": f1_score(y_true, called, average="macro", **f1),
+        "weighted_f1": f1_score(y_true, called, average="weighted", **f1),
+        "balanced_accuracy": np.nanmean(recalls),
+        "macro_auc": np.mean(aucs),
+        "melanoma_sensitivity": recalls[LABELS["mel"]],
+        **dict(zip(SENSITIVITIES, recalls, strict=True)),
+    }
+
+
+def test_weighted_metrics_equal_sklearn(skewed):
+    y_true, p = skewed
+    weights = np.random.default_rng(1).integers(0, 4, (6, len(y_true))).astype(float)
+    fast = weighted_metrics(y_true, p, weights)
+    for row, weight in enumerate(weights):
+        expected = slow(y_true, p, weight)
+        assert {name: fast[name][row] for name in fast} == pytest.approx(expected), row
+
+
+def test_weighted_metrics_leave_out_an_absent_class(skewed):
+    y_true, p = skewed
+    weights = np.where(y_true == LABELS["vasc"], 0.0, 1.0)[None]
+    fast = weighted_metrics(y_true, p, weights)
+    assert {name: fast[name][0] for name in fast} == pytest.approx(slow(y_true, p, weights[0]), nan_ok=True)
+    assert np.isnan(fast["sensitivity_vasc"][0])
+
+
+def test_auc_ties_count_one_half():
+    y_true = np.array([0, 0, 1, 1])
+    p = np.zeros((4, 7))
+    p[:, 0] = [0.9, 0.5, 0.5, 0.1]  # pairs: 1, 1, 1/2, 1
+    p[:, 1] = 1 - p[:, 0]
+    assert weighted_metrics(y_true, p, np.ones((1, 4)))["macro_auc"][0] == pytest.approx(3.5 / 4)
+    # the tied negative weighs 3: (1·3 + 1 + 3/2 + 1) of 8
+    assert weighted_metrics(y_true, p, np.array([[1.0, 1, 3, 1]]))["macro_auc"][0] == pytest.approx(6.5 / 8)
+
+
+def test_point_estimates_are_those_of_metrics(skewed):
+    found, expected = intervals(table(*skewed), resamples=50), metrics.evaluate(*skewed)
+    assert {name: found[name].value for name in METRICS} == pytest.approx(
+        {name: expected[name] for name in METRICS}, abs=1e-6
+    )
+    assert all(found[name].low <= found[name].value <= found[name].high for name in METRICS)
+
+
+def test_resamples_draw_whole_lesions_and_keep_the_strata():
+    y_true = np.array([5] * 12 + [4] * 8)
+    groups = pd.Series([f"nv{i // 3}" for i in range(12)] + [f"mel{i // 2}" for i in range(8)])
+    (weights,) = resampled_weights(groups, y_true, 60, seed=0)
+    assert weights.shape == (60, 20)
+    for _, members in groups.groupby(groups):
+        assert (weights[:, members.index] == weights[:, members.index[:1]]).all()
+    assert (weights[:, :12].sum(axis=1) == 12).all()
+    assert (weights[:, 12:].sum(axis=1) == 8).all()
+    assert len(np.unique(weights, axis=0)) > 30
+
+
+def test_resamples_of_a_group_with_two_labels():
+    """Equal pixels under two diagnoses are one group: it moves as one, in the stratum of its most frequent class."""
+    (weights,) = resampled_weights(pd.Series(["a", "a", "a", "b"]), np.array([4, 4, 5, 4]), 40, seed=0)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert set(weights[:, 2]) == {0, 1, 2}
+
+
+def test_seed_decides(skewed):
+    frame = table(*skewed)
+    assert intervals(frame, resamples=100) == intervals(frame, resamples=100)
+    assert intervals(frame, resamples=100) != intervals(frame, resamples=100, seed=1)
+
+
+def test_images_of_one_lesion_widen_the_interval(skewed):
+    """Each image four times adds no information: by lesion the width stays, by image it falsely halves."""
+    y_true, p = (np.repeat(part, 4, axis=0) for part in skewed)
+    lesions = np.repeat([f"l{i}" for i in range(len(skewed[0]))], 4)
+    once = intervals(table(*skewed))["accuracy"]
+    by_lesion = intervals(table(y_true, p, lesions))["accuracy"]
+    by_image = intervals(table(y_true, p))["accuracy"]
+    assert by_lesion.high - by_lesion.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert by_lesion.high - by_lesion.low > 1.6 * (by_image.high - by_image.low)
+
+
+def test_interval_covers_the_true_accuracy():
+    """Of 100 data sets with lesions of three like images, about 95 intervals hold the known accuracy."""
+    rng, held = np.random.default_rng(3), 0
+    for _ in range(100):
+        right = np.repeat(rng.random(80) < 0.7, 3)
+        y_true = np.repeat(np.arange(80) % 7, 3)
+        p = np.eye(7)[np.where(right, y_true, (y_true + 1) % 7)]
+        found = intervals(table(y_true, p, np.repeat(np.arange(80), 3).astype(str)), resamples=200)["accuracy"]
+        held += found.low <= 0.7 <= found.high
+    assert 86 <= held <= 99
+
+
+def test_paired_difference_of_a_table_with_itself_is_zero(skewed):
+    frame = table(*skewed)
+    found = paired_difference(frame, frame.sample(frac=1, random_state=0), "macro_f1", resamples=50)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_paired_difference_is_a_minus_b_and_narrower_than_unpaired(skewed):
+    y_true, p = skewed
+    better, worse = table(y_true, noisy(y_true, 3.0, 0)), table(y_true, p)
+    found = paired_difference(better, worse, "accuracy")
+    assert found.value == pytest.approx(
+        metrics.accuracy(y_true, noisy(y_true, 3.0, 0)) - metrics.accuracy(y_true, p), abs=1e-6
+    )
+    assert 0 < found.low < found.value < found.high
+    alone = [intervals(frame)["accuracy"] for frame in (better, worse)]
+    assert found.high - found.low < sum(each.high - each.low for each in alone)
+
+
+def test_paired_difference_refuses_other_images_labels_and_metrics(skewed):
+    frame = table(*skewed)
+    with pytest.raises(UserError, match="did you mean macro_f1"):
+        paired_difference(frame, frame, "macrof1")
+    with pytest.raises(UserError, match="i00000"):
+        paired_difference(frame, frame.iloc[1:], "accuracy")
+    with pytest.raises(UserError, match="different labels"):
+        paired_difference(frame, frame.assign(y_true=(frame["y_true"] + 1) % 7), "accuracy")
+    with pytest.raises(UserError, match="undefined"):
+        paired_difference(frame.iloc[:9], frame.iloc[:9], "melanoma_sensitivity")
+
+
+def test_undefined_metrics_are_left_out():
+    found = intervals(table(np.array([5, 5]), np.eye(7)[[5, 4]]), resamples=20)
+    assert set(found) == {"accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "sensitivity_nv"}
+
+
+def test_nan_is_refused(skewed):
+    y_true, p = skewed[0], skewed[1].copy()
+    p[3] = np.nan
+    with pytest.raises(UserError, match=r"rows \[3\]"):
+        intervals(table(y_true, p))
+
+
+def test_a_test_fold_takes_less_than_three_seconds():
+    y_true = np.random.default_rng(0).choice(7, 2000, p=[0.03, 0.05, 0.11, 0.02, 0.11, 0.66, 0.02])
+    frame = table(y_true, noisy(y_true, 2, 0), (np.arange(2000) * 3 // 4).astype(str))
+    start = time.process_time()
+    intervals(frame, resamples=1000)
+    assert time.process_time() - start < 3
+
+
+def test_every_class_has_a_sensitivity():
+    assert tuple(f"sensitivity_{dx}" for dx in CODES) == SENSITIVITIES
