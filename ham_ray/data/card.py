@@ -1,0 +1,113 @@
+"""dataset.json: what an IMAGES table holds, where it is from and under which licence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import ham_ray
+from ham_ray.data import pictures
+from ham_ray.data.images import SCHEMA_VERSION
+from ham_ray.data.layouts import Archive
+from ham_ray.diagnoses import CODES
+
+LICENCE = {
+    "licence": "CC BY-NC 4.0: non-commercial use, with attribution; holds for models trained on it as well",
+    "attribution": (
+        "HAM10000 Dataset: (c) by ViDIR Group, Department of Dermatology, Medical University of Vienna; "
+        "https://doi.org/10.1038/sdata.2018.161"
+    ),
+    "citation": [
+        "Tschandl, Rosendahl, Kittler: The HAM10000 dataset, a large collection of multi-source dermatoscopic images "
+        "of common pigmented skin lesions. Scientific Data 5:180161 (2018)",
+        "Codella et al.: Skin Lesion Analysis Toward Melanoma Detection 2018. arXiv:1902.03368 (2019)",
+    ],
+}
+SYNTHETIC_LICENCE = {
+    "licence": "synthetic drawings, no photographs: free of the licence of HAM10000, and without any medical meaning",
+    "attribution": "drawn by ham_ray.data.sample",
+    "citation": [],
+}
+_LIBRARIES = ("pillow", "scikit-learn", "pyarrow")  # what pixels, folds and files depend on
+_LIMITS = "no patient ids exist: images of one patient's different lesions may be in different folds"
+
+
+def fingerprint(rows: pd.DataFrame, size: int, geometry: str) -> str:
+    """Names the content: sha256 of schema version, size, geometry and each row's id, diagnosis, group, fold, pixels."""
+    digest = hashlib.sha256(f"{SCHEMA_VERSION} {size} {geometry}\n".encode())
+    columns = rows.sort_values("image_id")[["image_id", "dx", "group_id", "fold", "pixel_hash"]]
+    for row in columns.itertuples(index=False):
+        digest.update(("\t".join(map(str, row)) + "\n").encode())
+    return digest.hexdigest()
+
+
+def write(
+    archive: Archive, rows: pd.DataFrame, moments: np.ndarray, quarantined: dict[str, int], size: int, geometry: str
+) -> dict[str, Any]:
+    """The data card, ready for JSON. `rows` is IMAGES without pixels, `moments` the int64[2, 3] sum over all images."""
+    mean, std = _channel_statistics(moments, len(rows) * size * size)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": fingerprint(rows, size, geometry),
+        "size": size,
+        "geometry": geometry,
+        "encoding": pictures.ENCODING,
+        "synthetic": archive.synthetic,
+        "source": {
+            "file": archive.path.name,
+            "layout": archive.layout,
+            "partitions": archive.partitions,
+            "signature": archive.signature,
+        },
+        "images": len(rows),
+        "lesions": int(rows["lesion_id"].nunique()),
+        "groups": int(rows["group_id"].nunique()),
+        "classes": {dx: _class_counts(rows[rows["dx"] == dx]) for dx in CODES},
+        "folds": _fold_counts(rows),
+        "missing": {name: int(rows[name].isna().sum()) for name in rows.columns if rows[name].isna().any()},
+        "same_pixels": same_pixels(rows),
+        "quarantined": quarantined,
+        "channel_mean": mean,
+        "channel_std": std,
+        "notes": [*archive.notes, _LIMITS],
+        **(SYNTHETIC_LICENCE if archive.synthetic else LICENCE),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"ham_ray": ham_ray.__version__} | {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def same_pixels(rows: pd.DataFrame) -> list[list[str]]:
+    """The image_ids that share their resized pixels, two or more in each list."""
+    repeated = rows[rows["pixel_hash"].duplicated(keep=False)]
+    return sorted(sorted(ids) for _, ids in repeated.groupby("pixel_hash")["image_id"])
+
+
+def contradictions(rows: pd.DataFrame) -> Iterable[str]:
+    """Sentences on images that share pixels and differ in diagnosis or official partition: a table cannot mend that."""
+    by_id = rows.set_index("image_id")
+    for ids in same_pixels(rows):
+        for name in ("dx", "partition"):
+            values = by_id.loc[ids, name]
+            if values.nunique() > 1:
+                yield f"same pixels, different {name}: " + ", ".join(f"{i} {v}" for i, v in values.items())
+
+
+def _class_counts(rows: pd.DataFrame) -> dict[str, int]:
+    return {"images": len(rows), "lesions": int(rows["lesion_id"].nunique()), "groups": int(rows["group_id"].nunique())}
+
+
+def _fold_counts(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
+    table = pd.crosstab(rows["fold"], rows["dx"]).reindex(columns=list(CODES), fill_value=0)
+    return {str(fold): {dx: int(row[dx]) for dx in CODES} for fold, row in table.iterrows()}
+
+
+def _channel_statistics(moments: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:
+    first, second = moments / pixels
+    std = np.sqrt(second - first**2)
+    return [round(float(m) / 255, 6) for m in first], [round(float(s) / 255, 6) for s in std]

@@ -1,0 +1,266 @@
+"""From an archive to IMAGES: check, resize, encode, group, fold; bad input goes to quarantine.csv.
+
+The work is kept in `OUT.partial/`, so that a killed ingest goes on where it was; the finished table is renamed to its
+place in one step, or uploaded with its data card last.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import PIL
+import pyarrow as pa
+
+from ham_ray import storage
+from ham_ray.data import card, layouts, parts, pictures, quarantine, splits, table
+from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
+from ham_ray.data.layouts import Archive
+from ham_ray.data.parts import CHUNK, Chunk, Executor, Parts, default_executor, work_folder
+from ham_ray.data.quarantine import Finding
+from ham_ray.diagnoses import LABELS
+from ham_ray.errors import UserError, unknown_name
+
+SIZES = range(16, 1025)  # pixels
+QUARANTINE = "quarantine.csv"
+_FACTS = [name for name in parts.SCHEMA.names if name != "image"]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """A finished table: where it is, its data card, whether it stood there already, and what to tell the user."""
+
+    uri: str
+    card: dict[str, Any]
+    reused: bool
+    notes: list[str]
+
+    @property
+    def quarantined(self) -> dict[str, int]:
+        """Images (or files) left out, by reason."""
+        return dict(self.card["quarantined"])
+
+
+@dataclass(frozen=True)
+class _Options:
+    size: int
+    geometry: str
+    max_quarantined: float
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise UserError(f"size {self.size} is outside {SIZES.start}–{SIZES.stop - 1} pixels; 128 is the default")
+        if self.geometry not in pictures.GEOMETRIES:
+            raise unknown_name("geometry", self.geometry, pictures.GEOMETRIES)
+        if not 0 <= self.max_quarantined <= 1:
+            raise UserError(f"max_quarantined is a fraction from 0 to 1, got {self.max_quarantined}")
+
+
+def ingest(
+    archive: str | Path,
+    out: str | Path,
+    size: int = 128,
+    geometry: str = "squash",
+    layout: str | None = None,
+    max_quarantined: float = 0.01,
+    on_progress: Progress | None = None,
+    executor: Executor | None = None,
+) -> IngestReport:
+    """Make the IMAGES table `out` (a path or a URI) from an archive (a folder or a zip, on a path all nodes see).
+
+    Args:
+        size: side of the stored square images in pixels.
+        geometry: "squash" keeps the whole image and bends its shape, "crop" takes the centre square.
+        layout: one of `layouts.LAYOUTS`; found by looking where None.
+        max_quarantined: the greatest fraction of images that may be left out.
+        on_progress: called with the images done and the images in all.
+        executor: how chunks are run; by default Ray where a cluster is connected, else threads.
+
+    Raises:
+        UserError: the archive is unusable, too much of it is bad (then `OUT.quarantine.csv` has the reasons), or `out`
+            cannot be written or holds something else.
+    """
+    options = _Options(size, geometry, max_quarantined)
+    target = storage.absolute(out).removeprefix("file://")
+    source = layouts.open_archive(archive, layout)
+    try:
+        if storage.exists(storage.join(target, CARD)):
+            return _reuse(source, target, options)
+        _refuse_occupied(target)
+        with work_folder(_work_path(target)) as folder:
+            return _Ingest(source, target, options, folder).run(executor, on_progress or (lambda done, total: None))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {_reason(error)}") from None
+
+
+class _Ingest:
+    """One ingest at work: its source, target, options and work folder."""
+
+    def __init__(self, source: Archive, target: str, options: _Options, folder: Path) -> None:
+        self.source, self.target, self.options, self.folder = source, target, options, folder
+
+    def run(self, executor: Executor | None, on_progress: Progress) -> IngestReport:
+        metadata, findings = quarantine.check_metadata(self.source)
+        self._judge(findings, len(metadata))  # before the long work
+        chunks = self._chunks(list(metadata["image_id"]))
+        chosen, how = (executor, "the executor given") if executor else default_executor()
+        kept = Parts(self.folder, self._identity())
+        kept.fill(chunks, chosen, on_progress)
+        good, bad = _sift(pa.concat_tables(kept.read(chunks, _FACTS)).to_pandas())
+        findings += bad
+        self._judge(findings, len(good))
+        rows = _rows(metadata, good)
+        moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
+        contents = card.write(
+            self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
+        )
+        finished = self._write(rows, kept.read(chunks, ["image_id", "image"]), contents, findings)
+        _publish(finished, self.target)
+        return IngestReport(self.target, contents, False, [f"ran on {how}", *_notes(contents, rows)])
+
+    def _chunks(self, image_ids: list[str]) -> list[Chunk]:
+        images = [(image_id, self.source.images[image_id]) for image_id in image_ids]
+        starts = range(0, len(images), CHUNK)
+        return [
+            Chunk(number, images[start : start + CHUNK], self.options.size, self.options.geometry)
+            for number, start in enumerate(starts)
+        ]
+
+    def _identity(self) -> dict[str, object]:
+        """What a part depends on. Pillow's version counts: another libjpeg may round pixels differently."""
+        return {
+            "signature": self.source.signature,
+            "layout": self.source.layout,
+            "size": self.options.size,
+            "geometry": self.options.geometry,
+            "encoding": pictures.ENCODING,
+            "chunk": CHUNK,
+            "pillow": PIL.__version__,
+        }
+
+    def _judge(self, findings: list[Finding], good: int) -> None:
+        """Refuse where too much fell out; the findings are left beside the target for the user to look at."""
+        total = len({*self.source.metadata["image_id"], *self.source.images, *(f.subject for f in findings)} - {""})
+        out = quarantine.refusable(findings)
+        if good and out <= self.options.max_quarantined * total:
+            return
+        where = self._write_quarantine(findings)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in quarantine.counts(findings).items()) or "no rows"
+        if not good:
+            raise UserError(f"nothing usable in {self.source.path}: {reasons}; see {where}")
+        raise UserError(
+            f"{out} of {total} images fell out ({reasons}), more than --max-quarantined "
+            f"{self.options.max_quarantined:g}; see {where}, mend the archive or raise the limit"
+        )
+
+    def _write_quarantine(self, findings: list[Finding]) -> str:
+        where = f"{self.target}.{QUARANTINE}" if not storage.is_remote(self.target) else str(self.folder / QUARANTINE)
+        storage.write_bytes(where, quarantine.to_csv(findings))
+        return where
+
+    def _write(
+        self, rows: pd.DataFrame, images: Iterator[pa.Table], contents: dict[str, Any], findings: list[Finding]
+    ) -> Path:
+        """Write all files of the table into the work folder, the data card last."""
+        folder = self.folder / "table"
+        shutil.rmtree(folder, ignore_errors=True)  # of an ingest killed while it wrote
+        folder.mkdir()
+        stamp = {key: str(contents[key]) for key in ("schema_version", "fingerprint", "size")}
+        table.write(folder, rows, images, stamp, self.options.size)
+        storage.write_bytes(folder / QUARANTINE, quarantine.to_csv(findings))
+        storage.write_bytes(folder / CARD, json.dumps(contents, indent=1, ensure_ascii=False).encode())
+        return folder
+
+
+def _sift(results: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
+    """Split the parts' rows into good images and findings."""
+    failed = results[results["reason"].notna()]
+    findings = [Finding(*values) for values in zip(*(failed[name] for name in Finding._fields), strict=True)]
+    good = results[results["reason"].isna()].astype({"width": "int32", "height": "int32"})
+    if len(good):
+        findings += (odd := quarantine.check_sizes(good))
+        good = good[~good["image_id"].isin([finding.image_id for finding in odd])]
+    return good.sort_values("image_id", ignore_index=True), findings
+
+
+def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
+    """IMAGES without the column `image`, sorted by image_id."""
+    rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
+    rows = rows.sort_values("image_id", ignore_index=True)
+    rows["lesion_id"] = _given(rows["lesion_id"])
+    rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
+    for name in ("sex", "localization", "dx_type"):
+        rows[name] = _given(rows[name].str.lower())
+    rows["label"] = rows["dx"].map(LABELS).astype("int32")
+    rows["group_id"] = splits.group_ids(*(rows[name].tolist() for name in ("image_id", "lesion_id", "pixel_hash")))
+    rows["fold"] = splits.assign_folds(
+        *(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition"))
+    )
+    return rows[[name for name in SCHEMA.names if name != "image"]]
+
+
+def _given(values: pd.Series) -> pd.Series:
+    """None where a value is not given; HAM10000 writes `unknown` for that in sex and localization."""
+    return values.astype(object).where(~values.isin(["", "unknown"]), None)
+
+
+def _notes(contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+    notes = list(contents["notes"])
+    if contents["same_pixels"]:
+        notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
+    if rows[["width", "height"]].drop_duplicates().shape[0] > 1:
+        notes.append("the images have different sizes, and no size is common to nine in ten: all accepted")
+    return notes + list(card.contradictions(rows))
+
+
+def _work_path(target: str) -> Path:
+    if not storage.is_remote(target):
+        return Path(f"{target}.partial")
+    return Path(tempfile.gettempdir(), f"ham_ray-{hashlib.sha256(target.encode()).hexdigest()[:12]}.partial")
+
+
+def _publish(folder: Path, target: str) -> None:
+    if not storage.is_remote(target):
+        folder.rename(target)
+        return
+    names = sorted(path.name for path in folder.iterdir())
+    for name in sorted(names, key=lambda name: name == CARD):  # the data card last: it makes the table readable
+        storage.write_bytes(storage.join(target, name), (folder / name).read_bytes())
+
+
+def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
+    found = json.loads(storage.read_bytes(storage.join(target, CARD)))
+    wanted = (SCHEMA_VERSION, source.signature, source.layout, options.size, options.geometry)
+    origin = found.get("source", {})
+    theirs = tuple(found.get(key) for key in ("schema_version", "size", "geometry"))
+    if (theirs[0], origin.get("signature"), origin.get("layout"), *theirs[1:]) != wanted:
+        raise UserError(
+            f"{target} already holds another table ({origin.get('file')}, {found.get('size')} px, "
+            f"{found.get('geometry')}, schema version {theirs[0]}); choose another --out, or delete it"
+        )
+    if not storage.is_remote(target):
+        shutil.rmtree(_work_path(target), ignore_errors=True)  # of an ingest killed right after its last step
+    return IngestReport(target, found, True, [f"{target} is finished already: same archive, same options"])
+
+
+def _refuse_occupied(target: str) -> None:
+    path = Path(target)
+    if not storage.is_remote(target) and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"{target} exists and is no IMAGES table; choose another --out")
+
+
+def _reason(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{reason}; make room and start the same command: it goes on where it was"
+    return reason

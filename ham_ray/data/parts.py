@@ -1,0 +1,203 @@
+"""The work between archive and table: chunks of images, run in parallel, each kept as a part file for a later start."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ham_ray import storage
+from ham_ray.data import archives, pictures
+from ham_ray.data.archives import Member
+from ham_ray.errors import UserError
+
+CHUNK = 256  # images: half a second of work, some 5 MB at 128 px
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("reason", pa.string()),  # null: the image is good
+        pa.field("detail", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("pixel_hash", pa.string()),
+        pa.field("moments", pa.list_(pa.int64(), 6)),
+        pa.field("image", pa.binary()),
+    ]
+)
+
+
+class Chunk(NamedTuple):
+    """Images to prepare: pairs of image_id and its files."""
+
+    number: int
+    images: list[tuple[str, list[Member]]]
+    size: int
+    geometry: str
+
+
+Executor = Callable[[Callable[[Chunk], pa.Table], Iterable[Chunk]], Iterator[tuple[int, pa.Table]]]
+
+
+def process(chunk: Chunk) -> pa.Table:
+    """Prepare a chunk's images: a table of `SCHEMA`, one row an image, one a file for conflicting copies."""
+    rows = [row for image_id, members in chunk.images for row in _rows(image_id, members, chunk.size, chunk.geometry)]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _rows(image_id: str, members: list[Member], size: int, geometry: str) -> list[dict[str, object]]:
+    try:
+        if len(members) > 1 and not archives.same_content(members):
+            others = " and ".join(member.label for member in members)
+            return [_bad(image_id, member, "conflicting copies", f"{others} differ") for member in members]
+        picture = pictures.prepare(archives.read(members[0]), size, geometry)
+    except archives.UnreadableMember as error:
+        return [_bad(image_id, members[0], "unreadable", str(error))]
+    except pictures.BadPicture as error:
+        return [_bad(image_id, members[0], error.reason, str(error))]
+    return [
+        {
+            "image_id": image_id,
+            "file": members[0].label,
+            "width": picture.width,
+            "height": picture.height,
+            "pixel_hash": picture.pixel_hash,
+            "moments": picture.moments.ravel().tolist(),
+            "image": picture.encoded,
+        }
+    ]
+
+
+def _bad(image_id: str, member: Member, reason: str, detail: str) -> dict[str, object]:
+    return {"image_id": image_id, "file": member.label, "reason": reason, "detail": detail}
+
+
+def over_threads(work: Callable[[Chunk], pa.Table], chunks: Iterable[Chunk]) -> Iterator[tuple[int, pa.Table]]:
+    """Run chunks on this machine's cores. Threads are enough: Pillow and hashlib work outside Python's lock."""
+    cores = _cores()
+    with pictures.strict_headers(), ThreadPoolExecutor(cores) as pool:
+        running: dict[Future[pa.Table], int] = {}
+        try:
+            for chunk in chunks:
+                running[pool.submit(work, chunk)] = chunk.number
+                # One chunk more than cores: none idles while a result is written, and memory stays bounded.
+                while len(running) > cores:
+                    yield from _finished(running)
+            while running:
+                yield from _finished(running)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finished(running: dict[Future[pa.Table], int]) -> Iterator[tuple[int, pa.Table]]:
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        yield running.pop(future), future.result()
+
+
+def over_ray(work: Callable[[Chunk], pa.Table], chunks: Iterable[Chunk]) -> Iterator[tuple[int, pa.Table]]:
+    """Run chunks as Ray tasks, two a CPU in flight; every node must see the archive under the same path."""
+    import ray
+
+    task = ray.remote(num_cpus=1)(_within_strict_headers).options(name="ingest")
+    most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: dict[ray.ObjectRef, int] = {}
+    for chunk in chunks:
+        running[task.remote(work, chunk)] = chunk.number
+        if len(running) >= most:
+            yield _first(running)
+    while running:
+        yield _first(running)
+
+
+def _first(running: dict) -> tuple[int, pa.Table]:
+    import ray
+
+    (done,), _ = ray.wait(list(running), num_returns=1)
+    return running.pop(done), ray.get(done)
+
+
+def _within_strict_headers(work: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
+    with pictures.strict_headers():
+        return work(chunk)
+
+
+def default_executor() -> tuple[Executor, str]:
+    """Ray's cluster where one of several nodes is connected, else this machine's threads; and the reason in words."""
+    ray = sys.modules.get("ray")  # never imported for this: an ingest without Ray stays light
+    if ray is not None and ray.is_initialized():
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        if nodes > 1:
+            return over_ray, f"Ray tasks on {nodes} nodes"
+    return over_threads, f"{_cores()} threads: this machine's cores"
+
+
+def _cores() -> int:
+    usable = getattr(os, "sched_getaffinity", None)  # absent on macOS
+    return len(usable(0)) if usable else os.cpu_count() or 1
+
+
+class Parts:
+    """The part files in a work folder, each written whole; those of another source or other options are discarded."""
+
+    def __init__(self, folder: Path, identity: dict[str, object]) -> None:
+        self.folder = folder
+        marker = folder / "source.json"
+        if not marker.exists() or json.loads(marker.read_bytes()) != identity:
+            for entry in [*folder.glob("*.parquet"), *folder.glob(".*.part*")]:
+                entry.unlink()
+            storage.write_bytes(marker, json.dumps(identity, indent=1).encode())
+
+    def path(self, number: int) -> Path:
+        """Where that chunk's part stands, or will."""
+        return self.folder / f"part-{number:05d}.parquet"
+
+    def fill(self, chunks: list[Chunk], executor: Executor, on_progress: Callable[[int, int], None]) -> None:
+        """Make the missing parts; `on_progress(images done, images in all)` is called after each."""
+        total = sum(len(chunk.images) for chunk in chunks)
+        missing = [chunk for chunk in chunks if not self.path(chunk.number).exists()]
+        lengths = {chunk.number: len(chunk.images) for chunk in missing}
+        done = total - sum(lengths.values())
+        on_progress(done, total)
+        for number, table in executor(process, missing):
+            with storage.writing(self.path(number)) as temporary:
+                pq.write_table(table, temporary, compression="NONE")
+            done += lengths[number]
+            on_progress(done, total)
+
+    def read(self, chunks: list[Chunk], columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The parts one after the other, in image_id order."""
+        for chunk in chunks:
+            yield pq.read_table(self.path(chunk.number), columns=columns, schema=None if columns else SCHEMA)
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """The folder for parts, locked against a second ingest to the same place; where the block raises, its parts stay.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
+        except BlockingIOError:
+            raise UserError(f"another ingest is writing {path}; wait for it, or choose another --out") from None
+        done = False
+        try:
+            yield path
+            done = True
+        finally:
+            if done or not any(path.glob("part-*.parquet")):
+                shutil.rmtree(path)

@@ -1,0 +1,63 @@
+"""Writing the files of an IMAGES table from prepared parts, a row group at a time: memory does not grow with them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ham_ray.data.images import SCHEMA
+
+ROW_GROUP = 128  # rows: the least that a worker's shard reads
+_LIGHT = pa.schema([field for field in SCHEMA if field.name != "image"])
+_COMPRESSION = {name: "ZSTD" for name in _LIGHT.names} | {"image": "NONE"}  # its bytes are compressed already
+
+
+def write(folder: Path, rows: pd.DataFrame, parts: Iterable[pa.Table], metadata: dict[str, str], size: int) -> None:
+    """Write `images-00000.parquet`, … into the folder.
+
+    `rows` is IMAGES without the column `image`, sorted by image_id. `parts` have the columns `image_id` and `image`,
+    sorted as well, and more images than `rows` where some were quarantined. `metadata` goes into each file's schema.
+    """
+    schema = SCHEMA.with_metadata({f"ham_ray.{key}": value for key, value in metadata.items()})
+    groups = _row_groups(_joined(rows, parts), ROW_GROUP)
+    number = 0
+    while first := next(groups, None):
+        path = folder / f"images-{number:05d}.parquet"
+        with pq.ParquetWriter(path, schema, compression=_COMPRESSION, write_statistics=_LIGHT.names) as writer:
+            for group in itertools.chain([first], itertools.islice(groups, _groups_a_file(size) - 1)):
+                writer.write_table(group.cast(schema), row_group_size=ROW_GROUP)
+        number += 1
+
+
+def _groups_a_file(size: int) -> int:
+    """16 row groups, 2,048 images, up to 128 px; fewer above, so that a file keeps its bytes."""
+    return max(1, min(16, 16 * 128 * 128 // size**2))
+
+
+def _joined(rows: pd.DataFrame, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    wanted = pa.array(rows["image_id"], pa.string())
+    place = 0
+    for part in parts:
+        kept = part.filter(pc.is_in(part["image_id"], wanted))
+        stretch = pa.Table.from_pandas(rows.iloc[place : place + len(kept)], _LIGHT, preserve_index=False)
+        if not stretch["image_id"].equals(kept["image_id"]):
+            raise AssertionError("parts and rows are not in the same order")
+        place += len(kept)
+        yield stretch.append_column(SCHEMA.field("image"), kept["image"])
+
+
+def _row_groups(tables: Iterable[pa.Table], length: int) -> Iterator[pa.Table]:
+    pending = SCHEMA.empty_table()
+    for table in tables:
+        pending = pa.concat_tables([pending, table])
+        while len(pending) >= length:
+            yield pending.slice(0, length)
+            pending = pending.slice(length)
+    if len(pending):
+        yield pending
