@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -80,6 +81,11 @@ def write(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"ham_ray": ham_ray.__version__} | {name: version(name) for name in _LIBRARIES},
     }
+
+
+def to_json(contents: dict[str, Any]) -> bytes:
+    """dataset.json, UTF-8."""
+    return json.dumps(contents, indent=1, ensure_ascii=False).encode()
 
 
 def same_pixels(rows: pd.DataFrame) -> list[list[str]]:

@@ -178,7 +178,7 @@ class _Ingest:
         stamp = {key: str(contents[key]) for key in ("schema_version", "fingerprint", "size")}
         table.write(folder, rows, images, stamp, self.options.size)
         storage.write_bytes(folder / QUARANTINE, quarantine.to_csv(findings))
-        storage.write_bytes(folder / CARD, json.dumps(contents, indent=1, ensure_ascii=False).encode())
+        storage.write_bytes(folder / CARD, card.to_json(contents))
         return folder
 
 

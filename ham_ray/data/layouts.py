@@ -68,12 +68,12 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
     layout = layout or _recognise(files.path, safe)
     notes: list[str] = []
     tables = _read_isic(files, safe, notes) if layout == "isic2018" else _read_ham(files, safe, notes)
-    metadata = pd.concat(tables, ignore_index=True).reindex(columns=[*COLUMNS, "file"]).fillna("")
+    metadata = pd.concat(tables, ignore_index=True).reindex(columns=[*COLUMNS, "file"])
     return Archive(
         path=files.path,
         layout=layout,
         signature=files.signature,
-        metadata=metadata,
+        metadata=metadata.astype(object).fillna(""),
         images=_index(safe, set(metadata["partition"]), notes),
         unsafe=[member for member in files.members if not member.is_safe],
         synthetic=any(PurePosixPath(member.name).name == SYNTHETIC_MARKER for member in safe),
