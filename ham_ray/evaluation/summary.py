@@ -205,8 +205,10 @@ def table(summary: Summary) -> Table:
         caption_style="none",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    shown.add_column("model", min_width=30)
+    shown.add_column("model", min_width=36)
     for name in METRIC_NAMES.values():
         shown.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for row, following in itertools.zip_longest(summary.rows, summary.rows[1:]):
@@ -222,7 +224,7 @@ def table(summary: Summary) -> Table:
 
 def number(value: float | None, decimals: int = 3) -> str:
     """A share without its leading zero, as the field prints them: .482, 1.000; a dash for None."""
-    return "–" if value is None else f"{value:.{decimals}f}".replace("0.", ".", 1)
+    return "–" if value is None else f"{value:.{decimals}f}".removeprefix("0")
 
 
 def _epochs(history: pd.DataFrame | None) -> tuple[int | None, int | None]:

@@ -137,15 +137,15 @@ def test_images_of_one_lesion_widen_the_interval(skewed):
 
 
 def test_interval_covers_the_true_accuracy():
-    """Of 100 data sets with lesions of three like images, about 95 intervals hold the known accuracy."""
+    """Of 60 data sets with lesions of three like images, about 57 intervals hold the known accuracy (by image: 44)."""
     rng, held = np.random.default_rng(3), 0
-    for _ in range(100):
+    for _ in range(60):
         right = np.repeat(rng.random(80) < 0.7, 3)
         y_true = np.repeat(np.arange(80) % 7, 3)
         p = np.eye(7)[np.where(right, y_true, (y_true + 1) % 7)]
-        found = intervals(table(y_true, p, np.repeat(np.arange(80), 3).astype(str)), resamples=200)["accuracy"]
+        found = intervals(table(y_true, p, np.repeat(np.arange(80), 3).astype(str)), resamples=100)["accuracy"]
         held += found.low <= 0.7 <= found.high
-    assert 86 <= held <= 99
+    assert 52 <= held <= 59
 
 
 def test_paired_difference_of_a_table_with_itself_is_zero(skewed):

@@ -95,7 +95,7 @@ def test_faults_name_the_image(frame, tmp_path, column, value, message):
 
 def test_many_culprits_are_counted(rows):
     many = pd.concat([rows.iloc[:1].assign(image_id=f"x{place}") for place in range(8)])
-    with pytest.raises(UserError, match="8 images .*: x0, x1, x2, x3, x4 and 3 more"):
+    with pytest.raises(UserError, match=r"8 images .*: x0, x1, x2, x3, x4 and 3 more"):
         preds.predictions(many, "test", np.zeros((8, 7)))
 
 

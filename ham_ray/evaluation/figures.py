@@ -1,0 +1,170 @@
+"""Pictures of results as SVG or PNG bytes, drawn with matplotlib's object interface (no pyplot, no global state).
+
+Colours are from Okabe and Ito's colour-blind safe palette and from a blue scale; line styles repeat what colours say.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, MultipleLocator
+from numpy.typing import NDArray
+
+from ham_ray.diagnoses import CODES
+from ham_ray.evaluation.intervals import Interval
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "ham_ray",  # the same figure is the same file
+}
+
+
+def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
+    """A confusion matrix int[7, 7] (rows: true classes): counts and, as colour and below them, shares of each row."""
+    counts = np.asarray(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 5.0), layout="constrained")
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            _matrix_cell(axes, row, column, count, shares[row, column])
+        axes.set_xticks(range(len(CODES)), CODES)
+        axes.set_yticks(range(len(CODES)), [f"{dx}\n({n})" for dx, n in zip(CODES, counts.sum(axis=1), strict=True)])
+        axes.set(xlabel="predicted", ylabel="true (images)")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        return _bytes(figure, form)
+
+
+def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
+    """Losses, validation scores and learning rate by epoch of a HISTORY table.
+
+    The kept epoch (`best`) is a dotted line; a change of `phase` (head, then fine-tuning) is a grey line with its name.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 3.1), layout="constrained")
+        losses, scores, rate = figure.subplots(1, 3)
+        _lines(losses, history, {"train_loss": "training", "validation_loss": "validation"}, "loss")
+        names = {"validation_macro_f1": "macro-F1", "validation_balanced_accuracy": "balanced accuracy"}
+        _lines(scores, history, names, "validation")
+        scores.set_ylim(0, 1)
+        _lines(rate, history, {"learning_rate": "learning rate"}, "learning rate")
+        rate.set_ylim(0, 1.2 * history["learning_rate"].max())
+        rate.yaxis.set_major_formatter("{x:.1e}")
+        for axes in (losses, scores, rate):
+            _mark_phases(axes, history)
+            _mark_best(axes, history)
+        return _bytes(figure, form)
+
+
+def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[str, str], form: str = "svg") -> bytes:
+    """Values with their intervals: one panel a metric, one line a model.
+
+    Args:
+        values: model -> metric -> interval; a metric a model lacks is left blank.
+        titles: metric -> title of its panel.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(11, 0.9 + 0.3 * len(values)), layout="constrained")
+        panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+        for axes, (metric, title) in zip(panels, titles.items(), strict=True):
+            _interval_panel(axes, [found.get(metric) for found in values.values()])
+            axes.set_title(title)
+        panels[0].set_yticks(range(len(values)), list(values))
+        panels[0].invert_yaxis()
+        return _bytes(figure, form)
+
+
+def _matrix_cell(axes: Axes, row: int, column: int, count: int, share: float) -> None:
+    colour = "white" if share > 0.55 else "black" if count else GREY
+    percent = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
+    text = f"{count}\n{percent}" if count else "0"
+    axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
+
+
+def _lines(axes: Axes, history: pd.DataFrame, names: Mapping[str, str], title: str) -> None:
+    """One line a column; markers keep a history of one epoch visible."""
+    for (column, name), (colour, style) in zip(names.items(), ((BLUE, "-"), (ORANGE, "--")), strict=False):
+        axes.plot(history["epoch"], history[column], style, color=colour, label=name, marker="o", markersize=3)
+    axes.set(title=title, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+    if len(names) > 1:
+        # on the line of the title: inside the panel it would hide curves or notes
+        axes.legend(
+            frameon=False, fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.02, 0.985), columnspacing=1
+        )
+
+
+def _mark_best(axes: Axes, history: pd.DataFrame) -> None:
+    best = history.loc[history["best"].astype(bool), "epoch"]
+    if len(best):
+        axes.axvline(best.iloc[-1], color=GREEN, linestyle=":", linewidth=1.5)
+        _note(axes, best.iloc[-1], f"kept: {best.iloc[-1]}", GREEN)
+
+
+def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
+    phase = history["phase"].to_numpy()
+    for place in np.flatnonzero(phase[1:] != phase[:-1]) + 1:
+        boundary = history["epoch"].iloc[place] - 0.5
+        axes.axvline(boundary, color=GREY, linewidth=0.8)
+        _note(axes, boundary, str(phase[place]), GREY)
+
+
+def _note(axes: Axes, x: float, text: str, colour: str) -> None:
+    """A word beside a vertical line at the top of the panel, on the side with more room."""
+    left, right = axes.get_xlim()
+    side, offset = ("left", 3) if x < (left + right) / 2 else ("right", -3)
+    axes.annotate(
+        text,
+        (x, 1),
+        (offset, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha=side,
+        va="top",
+        color=colour,
+        fontsize=8,
+    )
+
+
+def _interval_panel(axes: Axes, found: Sequence[Interval | None]) -> None:
+    for place, interval in enumerate(found):
+        if interval is None:
+            continue
+        if interval.low is not None and interval.high is not None:
+            axes.plot(
+                [interval.low, interval.high],
+                [place, place],
+                color=BLUE,
+                linewidth=4,
+                alpha=0.35,
+                solid_capstyle="butt",
+            )
+        axes.plot(interval.value, place, "o", color=BLUE, markersize=4.5, clip_on=False, zorder=3)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(MultipleLocator(0.2))
+    axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    buffer = io.BytesIO()
+    # without a date the same figure is the same file
+    figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)
+    return buffer.getvalue()

@@ -1,0 +1,117 @@
+"""The report: one HTML page with everything inside, without scripts and without requests to anywhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ham_ray import storage
+from ham_ray.diagnoses import CODES, DIAGNOSES
+from ham_ray.evaluation import figures, metrics
+from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
+from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
+from ham_ray.evaluation.predictions import arrays, of_split
+from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
+
+SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All a report shows.
+
+    `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
+    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1".
+    """
+
+    title: str
+    summary: Summary
+    runs: Mapping[str, Run]
+    floors: Mapping[str, pd.DataFrame]
+    facts: Mapping[str, str]
+    counts: pd.DataFrame
+    fingerprint: str
+    licence: str
+    attribution: str
+    selection: str
+
+
+def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Images and lesions by class and split: index dx and "all", columns (split, "images" | "lesions"), int."""
+    counted = {}
+    for split, rows in splits.items():
+        counted[split, "images"] = rows.groupby("dx").size()
+        counted[split, "lesions"] = rows.groupby("dx")["group_id"].nunique()
+    table = pd.DataFrame(counted).reindex(CODES).fillna(0).astype(int)
+    table.loc["all"] = table.sum()
+    return table
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML text."""
+    environment = Environment(
+        loader=PackageLoader("ham_ray.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,  # a misspelt name is an error, not an empty cell
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": _signed}
+    return environment.get_template("report.html.jinja").render(
+        data=data,
+        summary=data.summary,
+        metric_names=METRIC_NAMES,
+        resamples=RESAMPLES,
+        diagnoses=DIAGNOSES,
+        intervals=_intervals_image(data.summary),
+        differences=_differences(data),
+        families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
+    )
+
+
+def write(data: ReportData, uri: str) -> None:
+    """Render the page to a path or URI."""
+    storage.write_bytes(uri, render(data).encode())
+
+
+def _family(row: Row, run: Run) -> dict[str, Any]:
+    """What the page says of one family; without predictions only its row and curves."""
+    found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None}
+    if run.predictions is not None:
+        found["test"] = metrics.evaluate(*arrays(of_split(run.predictions, "test")))
+        found["matrix"] = _image(figures.confusion_matrix(found["test"]["confusion"]))
+        found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
+    if run.history is not None and len(run.history):
+        found["curves"] = _image(figures.learning_curves(run.history))
+    return found
+
+
+def _differences(data: ReportData) -> dict[str, dict[str, Interval]]:
+    """Of each family the difference to the thumbnail floor, by metric; empty without that floor."""
+    if THUMBNAIL_FLOOR not in data.floors:
+        return {}
+    floor = of_split(data.floors[THUMBNAIL_FLOOR], "test")
+    tests = {name: of_split(run.predictions, "test") for name, run in data.runs.items() if run.predictions is not None}
+    return {
+        name: {metric: paired_difference(test, floor, metric) for metric in ("macro_f1", "balanced_accuracy")}
+        for name, test in tests.items()
+    }
+
+
+def _intervals_image(summary: Summary) -> str:
+    values = {row.name: row.metrics for row in summary.rows if row.kind != "reference" and row.metrics}
+    return _image(figures.interval_plot(values, {name: METRIC_NAMES[name] for name in SHOWN}))
+
+
+def _signed(value: float) -> str:
+    return f"{'−' if value < 0 else '+'}{number(abs(value))}"
+
+
+def _image(svg: bytes) -> str:
+    """An SVG picture as the address of an `img`."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

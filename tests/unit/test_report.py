@@ -1,0 +1,279 @@
+"""The closing table in its three forms, the figures, and the page: all is there, and nothing is fetched."""
+
+import base64
+import io
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from ham_ray.diagnoses import CODES, LABELS
+from ham_ray.evaluation import figures, report, summary
+from ham_ray.evaluation.intervals import Interval, paired_difference
+from ham_ray.evaluation.predictions import of_split, predictions
+from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run
+
+pytestmark = pytest.mark.unit
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def rows(split_size, fold, prefix):
+    label = np.arange(split_size, dtype=np.int32) % 7
+    ids = [f"{prefix}{place}" for place in range(split_size)]
+    dx = [CODES[each] for each in label]
+    return pd.DataFrame({"image_id": ids, "lesion_id": ids, "group_id": ids, "label": label, "dx": dx, "fold": fold})
+
+
+SPLITS = {"training": rows(70, 2, "r"), "validation": rows(35, 1, "v"), "test": rows(350, 0, "t")}
+
+
+def predicted(right, fallback="nv"):
+    """Predictions of both splits with the first `right` of each ten images right, the others `fallback`."""
+    parts = []
+    for split in ("validation", "test"):
+        label = SPLITS[split]["label"].to_numpy()
+        called = np.where(np.arange(len(label)) % 10 < right, label, LABELS[fallback])
+        parts.append(predictions(SPLITS[split], split, np.eye(7)[called]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def history(epochs=4, best=3, head=2):
+    epoch = np.arange(1, epochs + 1)
+    frame = pd.DataFrame({"epoch": epoch, "phase": np.where(epoch <= head, "head", "fine-tune"), "best": epoch == best})
+    for column in ("train_loss", "validation_loss", "validation_accuracy", "learning_rate"):
+        frame[column] = 1 / epoch
+    return frame.assign(validation_macro_f1=0.5, validation_balanced_accuracy=0.6, seconds=1.0, images_per_second=9.0)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    warning = "pooled features hardly differ [relative spread 0.037]"
+    return {
+        "simple_cnn": Run(predicted(8), history(), {"weights": "trained from scratch", "minutes": 2.5}),
+        "resnet50_frozen": Run(predicted(0), history(), {"weights": RANDOM_WEIGHTS, "warnings": [warning]}),
+        "resnet50_finetuned": Run(None, None, {"weights": "imagenet", "warnings": ["stopped: the loss is nan"]}),
+    }
+
+
+@pytest.fixture(scope="module")
+def floors():
+    return {"always_nv": predicted(0), "thumbnail_logistic": predicted(3)}
+
+
+@pytest.fixture(scope="module")
+def table(runs, floors):
+    return summary.summarise(runs, floors, "HAM10000")
+
+
+def text_of(found):
+    console = Console(width=100, file=io.StringIO())
+    summary.show(found, console)
+    return console.file.getvalue()
+
+
+def test_rows_and_their_order(table):
+    assert [row.kind for row in table.rows] == ["model"] * 3 + ["floor"] * 2 + ["reference"] * 3
+    cnn = table.rows[0]
+    assert cnn.split == "fold 0, 350 images, lesion-grouped"
+    assert (cnn.epochs, cnn.best_epoch, cnn.minutes) == (4, 3, 2.5)
+    assert cnn.metrics["accuracy"].low < cnn.metrics["accuracy"].value < cnn.metrics["accuracy"].high
+    assert table.rows[-1].metrics["macro_f1"] == Interval(0.29)
+
+
+def test_degenerate_and_given_warnings_are_both_there(table):
+    frozen = table.rows[1]
+    assert frozen.warnings == (
+        "pooled features hardly differ [relative spread 0.037]",
+        "degenerate: 100.0 % of the validation predictions are nv",
+    )
+    assert table.rows[0].warnings == ()
+
+
+def test_a_floor_is_not_called_degenerate(table):
+    assert all(row.warnings == () for row in table.rows if row.kind == "floor")
+
+
+def test_a_family_without_a_model_keeps_its_row(table):
+    assert (table.rows[2].split, table.rows[2].metrics) == ("no model", {})
+    assert summary.model_row("x", Run(None, None, {})).warnings == ("no model was trained",)
+
+
+def test_synthetic_data_is_labelled_and_has_no_references(runs, floors):
+    found = summary.summarise(runs, floors, "sample", synthetic=True)
+    assert {row.kind for row in found.rows} == {"model", "floor"}
+    assert "SYNTHETIC DATA" in text_of(found)
+    assert "SYNTHETIC" not in text_of(summary.summarise(runs, floors, "HAM10000"))
+
+
+def test_random_weights_are_labelled(table):
+    assert table.labels == ("RANDOM WEIGHTS, nothing pretrained: resnet50_frozen",)
+    assert "RANDOM WEIGHTS" in text_of(table)
+
+
+@pytest.mark.parametrize(("folds", "text"), [([0], "fold 0, 2"), ([0, 3], "folds 0, 3, 2"), ([-1], "official test, 2")])
+def test_split_text(folds, text):
+    assert summary.split_text(pd.DataFrame({"fold": np.resize(folds, 2)})).startswith(text + " images")
+
+
+def test_terminal_table_holds_all_in_100_columns(table):
+    text = text_of(table)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for expected in (
+        *(row.name.split(",")[0] for row in table.rows),
+        "fold 0, 350 images",
+        "imagenet",
+        ".800",
+        "2.5 min",
+    ):
+        assert expected in text
+    assert "! 1 pooled features hardly differ [relative spread 0.037]" in text
+    assert "resnet50_frozen (floor)" not in text
+    assert "resnet50_frozen ! 1 ! 2" in text
+    assert "…" not in text
+
+
+def test_rows_on_other_splits_say_so(table, floors):
+    other = summary.floor_row("always_nv", floors["always_nv"].assign(fold=3))
+    mixed = summary.Summary("HAM10000", False, (table.rows[0], other))
+    assert mixed.common_split is None
+    assert "fold 3, 350 images" in text_of(mixed)
+
+
+def test_csv_and_json(table, tmp_path):
+    summary.write(table, str(tmp_path))
+    frame = pd.read_csv(tmp_path / "summary.csv").set_index("name")
+    assert frame.loc["simple_cnn", "accuracy"] == table.rows[0].metrics["accuracy"].value
+    assert frame.loc["simple_cnn", "macro_f1_low"] == table.rows[0].metrics["macro_f1"].low
+    assert frame.loc["original: simple CNN", "macro_f1"] == 0.30
+    assert frame["split"].notna().all()
+    content = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert content["rows"][0]["metrics"]["accuracy"]["value"] == table.rows[0].metrics["accuracy"].value
+    assert content["labels"] == list(table.labels)
+
+
+def test_evaluation_of_a_run(runs):
+    found = summary.evaluation(runs["simple_cnn"].predictions)
+    assert (found["validation"]["n"], found["test"]["n"]) == (35, 350)
+    assert found["test"]["intervals"]["accuracy"]["value"] == found["test"]["accuracy"]
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.4824, ".482"), (1.0, "1.000"), (0.0, ".000"), (10.05, "10.050"), (None, "–")]
+)
+def test_numbers(value, text):
+    assert summary.number(value) == text
+
+
+def test_confusion_matrix_figure_is_svg_and_png():
+    counts = np.diag(np.arange(1, 8))
+    assert ET.fromstring(figures.confusion_matrix(counts)).tag == f"{SVG}svg"
+    assert Image.open(io.BytesIO(figures.confusion_matrix(counts, "png"))).width > 400
+    assert figures.confusion_matrix(counts) == figures.confusion_matrix(counts)
+    assert figures.confusion_matrix(counts) != figures.confusion_matrix(counts.T[::-1])
+
+
+def test_confusion_matrix_figure_with_an_absent_class(recwarn):
+    figures.confusion_matrix(np.zeros((7, 7), int))
+    assert not recwarn.list
+
+
+def test_learning_curves_mark_phase_and_best(monkeypatch):
+    notes = []
+    monkeypatch.setattr(figures, "_note", lambda axes, x, text, colour: notes.append((x, text)))
+    figures.learning_curves(history(epochs=6, best=5, head=2))
+    assert notes == [(2.5, "fine-tune"), (5, "kept: 5")] * 3
+    notes.clear()
+    figures.learning_curves(history(epochs=1, best=0, head=1))
+    assert notes == []
+
+
+def render(table, runs, floors):
+    return report.render(
+        report.ReportData(
+            title="Baseline <run>",
+            summary=table,
+            runs=runs,
+            floors=floors,
+            facts={"command": "python jobs/baseline.py --data x", "commit": "abc1234", "date": "2026-11-24"},
+            counts=report.class_counts(SPLITS),
+            fingerprint="f00d",
+            licence="CC BY-NC 4.0",
+            attribution="ViDIR Group",
+            selection="the epoch, by macro-F1",
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def html(table, runs, floors):
+    return render(table, runs, floors)
+
+
+def test_page_holds_every_table_and_figure(html, table):
+    for expected in (
+        "Baseline &lt;run&gt;",
+        "python jobs/baseline.py --data x",
+        "abc1234",
+        "f00d",
+        "CC BY-NC 4.0",
+        "ViDIR Group",
+        "not a medical device",
+        "RANDOM WEIGHTS",
+        "stopped: the loss is nan",
+        "degenerate: 100.0 %",
+        "the epoch, by macro-F1",
+        "not comparable",
+        *(row.name for row in table.rows),
+    ):
+        assert expected in html, expected
+    # the picture of intervals, and for each of the two families with a model its matrix and its curves
+    pictures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)"', html)
+    assert len(pictures) == html.count("<img") == 5
+    assert all(ET.fromstring(base64.b64decode(each)).tag == f"{SVG}svg" for each in pictures)
+    assert html.count("<table") == 1 + 1 + 2 + 1 + 1
+
+
+def test_page_fetches_nothing(html):
+    assert "http" not in html
+    assert not re.search(r"<(script|link|iframe|object)|@import|url\(", html)
+
+
+def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
+    accuracy = table.rows[0].metrics["accuracy"]
+    cell = (
+        f"{summary.number(accuracy.value)}<small>{summary.number(accuracy.low)}–{summary.number(accuracy.high)}</small>"
+    )
+    assert cell in html
+    tests = [of_split(frame, "test") for frame in (runs["resnet50_frozen"].predictions, floors["thumbnail_logistic"])]
+    worse = paired_difference(*tests, "macro_f1")
+    assert f"−{-worse.value:.3f}".replace("0.", ".") in html
+
+
+def test_page_of_synthetic_data(runs, floors):
+    html = render(summary.summarise(runs, floors, "sample", synthetic=True), runs, floors)
+    assert '<p class="label">SYNTHETIC DATA' in html
+    assert "original" not in html.lower()
+
+
+def test_page_without_floors(table, runs):
+    bare = summary.Summary("HAM10000", False, table.rows[:3])
+    assert "thumbnail" not in render(bare, runs, {})
+
+
+def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "render", lambda data: "<p>×</p>")
+    report.write(None, str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>×</p>"
+
+
+def test_class_counts():
+    found = report.class_counts({"training": pd.DataFrame({"dx": ["nv", "nv", "mel"], "group_id": ["a", "a", "b"]})})
+    assert found["training", "images"].loc[["nv", "mel", "df", "all"]].tolist() == [2, 1, 0, 3]
+    assert found["training", "lesions"].loc[["nv", "mel", "df", "all"]].tolist() == [1, 1, 0, 2]
