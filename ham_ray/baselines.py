@@ -1,0 +1,106 @@
+"""The baseline job's choices: from options to data, recipes, weights and resources, each automatic one with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ham_ray import runs, storage
+from ham_ray.cluster import cluster_resources
+from ham_ray.comparison import Setting, compare
+from ham_ray.console import progress
+from ham_ray.data.images import Images
+from ham_ray.data.prepare import prepare, prepare_sample
+from ham_ray.errors import UserError
+from ham_ray.evaluation.summary import Summary
+from ham_ray.models.families import pretrained
+from ham_ray.models.weights import RANDOM, Weights, resolve_weights
+from ham_ray.training.recipe import Recipe, baseline, digest
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `jobs/baseline.py`."""
+
+    data: str | None
+    families: list[str]
+    weights: str
+    epochs: int | None
+    workers: int
+    cpus_per_worker: float | None
+    precision: str
+    changes: list[str]
+    shard_memory: float
+    size: int | None
+    name: str | None
+    smoke: bool
+    out: str
+
+
+def run(options: Options) -> tuple[Summary, str]:
+    """Choose, print every choice, compare. Returns the summary and the run's folder.
+
+    Raises:
+        UserError: an option that cannot be met; before anything is trained.
+    """
+    precision = _precision(options.precision)
+    recipes = {family.strip(): _recipe(family.strip(), precision, options) for family in options.families}
+    resources = cluster_resources(options.workers, options.cpus_per_worker)
+    print(f"resources: {resources.reason}", flush=True)
+    images = _images(options)
+    print(f"images: {len(images.rows):,} of {images.card['source']['file']}, {images.size} px, fingerprint {images.fingerprint[:12]}")
+    weights = _weights(options, recipes, images)
+    parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
+    name = options.name or f"baseline-{digest(*parts)}"
+    place = storage.join(storage.absolute(options.out), name)
+    setting = Setting(images, weights, resources, place, options.shard_memory * 2**30)
+    return compare(recipes, setting), place
+
+
+def _images(options: Options) -> Images:
+    out = storage.absolute(options.out)
+    if options.data is None:
+        print("images: no --data, taking the built-in synthetic sample", flush=True)
+        return prepare_sample(out, options.size or (32 if options.smoke else 64))
+    with progress("ingest") as told:
+        return prepare(options.data, out, options.size or 128, told)
+
+
+def _weights(options: Options, recipes: dict[str, Recipe], images: Images) -> Weights:
+    if not any(pretrained(recipe.family) for recipe in recipes.values()):
+        return RANDOM
+    try:
+        weights = resolve_weights(options.weights)
+    except UserError as error:
+        if options.weights != "imagenet" or not images.card["synthetic"]:
+            raise
+        print(f"weights: RANDOM, which only the synthetic sample may fall back to: {error}")
+        return RANDOM
+    print(f"weights: {weights.name}" + (f", sha256 {weights.sha256[:12]}" if weights.sha256 else ""), flush=True)
+    return weights
+
+
+def _recipe(family: str, precision: str, options: Options) -> Recipe:
+    recipe = baseline(family)
+    small: dict[str, Any] = {}
+    if options.data is None:
+        small = {"epochs": 2 if options.smoke else 6, "batch_size": 16 if options.smoke else 32}
+    epochs = options.epochs or small.get("epochs") or recipe.epochs
+    changes = {**small, "epochs": epochs, "head_epochs": min(recipe.head_epochs, epochs - 1)}
+    return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
+
+
+def _precision(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    chosen, reason = ("bfloat16", "has") if runs.has_bfloat16() else ("float32", "does not have")
+    print(f"precision: {chosen}, because this processor {reason} bfloat16 instructions (weights stay float32)")
+    return chosen
+
+
+def _parsed(changes: list[str]) -> dict[str, str]:
+    """`field=value` words; pydantic turns the values into the fields' types."""
+    wrong = [change for change in changes if "=" not in change]
+    if wrong:
+        raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")
+    return {key.strip(): value.strip() for key, value in (change.split("=", 1) for change in changes)}

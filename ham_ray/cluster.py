@@ -1,0 +1,121 @@
+"""Connecting to Ray, and the resource arithmetic that comes before anything starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ham_ray.errors import UserError
+
+_LEAST = 0.1  # of a CPU: below it Ray's own bookkeeping outweighs the work
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each worker asks of Ray, with the reason in words."""
+
+    workers: int
+    cpus_per_worker: float
+    use_gpu: bool
+    reason: str
+
+
+_QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's start-up notices; its errors come as exceptions
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Ray for the length of a job: the cluster of RAY_ADDRESS (set by `ray job submit`), else one of this machine.
+
+    Raises:
+        UserError: RAY_ADDRESS names a cluster that does not answer.
+    """
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(logging_level="ERROR", log_to_driver=False, **(_joining() if address else _starting()))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"cannot connect to Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    quiet_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_data() -> None:
+    """No progress bars and no line for each dataset: the jobs print their own progress."""
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+
+def _starting() -> dict[str, Any]:
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    # With the dashboard: without it Ray Train cannot watch its controller, and says so every second.
+    return {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+
+
+def _joining() -> dict[str, Any]:
+    environment: dict[str, Any] = {"env_vars": _QUIET}
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # outside a submitted job the cluster lacks this code
+        environment["py_modules"] = [str(Path(__file__).parent)]
+    return {"runtime_env": environment}
+
+
+def cluster_resources(workers: int, cpus_per_worker: float | None = None) -> Resources:
+    """`plan` for the nodes of the connected cluster."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [float(node.get("CPU", 0)) for node in nodes]
+    return plan(workers, cpus, int(sum(node.get("GPU", 0) for node in nodes)), cpus_per_worker)
+
+
+def plan(workers: int, node_cpus: list[float], gpus: int = 0, cpus_per_worker: float | None = None) -> Resources:
+    """CPUs for each of `workers` so that all fit on the nodes and Ray Data keeps some to decode with.
+
+    Workers that hold every CPU while their data is lazy would wait for it forever, without a word.
+
+    Raises:
+        UserError: they do not fit; with the arithmetic.
+    """
+    if workers < 1:
+        raise UserError(f"--workers {workers}: at least 1")
+    total = sum(node_cpus)
+    reserve = 1.0 if total >= 2 else total / 2
+    shape = f"{len(node_cpus)} node(s) with {total:g} CPUs, {reserve:g} kept for Ray Data"
+    share = cpus_per_worker or _share(workers, node_cpus, reserve)
+    if share < _LEAST or not _fits(workers, share, node_cpus, reserve):
+        raise UserError(
+            f"--workers {workers} × {max(share, _LEAST):g} CPU does not fit: {shape}; "
+            f"fewer workers, or a smaller --cpus-per-worker (at least {_LEAST})"
+        )
+    use_gpu = gpus >= workers
+    device = f"1 of {gpus} GPUs each" if use_gpu else f"no GPU ({gpus} in the cluster for {workers} workers)"
+    return Resources(workers, share, use_gpu, f"{workers} worker(s) × {share:g} CPU, {device}: {shape}")
+
+
+def _share(workers: int, node_cpus: list[float], reserve: float) -> float:
+    """The largest share of a CPU with which all workers fit."""
+    candidates = [(sum(node_cpus) - reserve) / workers]
+    candidates += [cpus / k for cpus in node_cpus for k in range(1, workers + 1)]
+    rounded = {float(int(c)) if c >= 1 else int(c * 100) / 100 for c in candidates}
+    return max((c for c in rounded if c >= _LEAST and _fits(workers, c, node_cpus, reserve)), default=0.0)
+
+
+def _fits(workers: int, share: float, node_cpus: list[float], reserve: float) -> bool:
+    placed = sum(int(cpus / share + 1e-9) for cpus in node_cpus)
+    return placed >= workers and workers * share <= sum(node_cpus) - reserve + 1e-9

@@ -1,0 +1,162 @@
+"""Families trained on one split of one data set, evaluated beside the floors: folders, table and page."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import ray.train
+
+from ham_ray import runs, storage
+from ham_ray.cluster import Resources
+from ham_ray.data.images import Images
+from ham_ray.evaluation import metrics, predictions, report, summary
+from ham_ray.evaluation.floors import floors
+from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.models import families
+from ham_ray.models.weights import Weights
+from ham_ray.training import workers
+from ham_ray.training.recipe import Recipe
+
+METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
+LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all families of a comparison share."""
+
+    images: Images
+    weights: Weights
+    resources: Resources
+    out: str
+    shard_memory: float
+
+    @property
+    def data(self) -> str:
+        """The data in words."""
+        return f"{self.images.card['source']['file']} at {self.images.size} px"
+
+
+def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
+    """Train each family that is not finished yet, evaluate all, and write summary.csv, summary.json and report.html.
+
+    A family that fails has its reason in the table; the others go on.
+    """
+    for name, recipe in recipes.items():
+        runs.claim(_place(setting, name), _identity(recipe, setting))
+    parts: dict[str, workers.Splits] = {}
+    trained = {}
+    for name, recipe in recipes.items():
+        print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
+        trained[name] = _finished(_place(setting, name)) or _train(name, recipe, setting, parts)
+    first = next(iter(recipes.values()))
+    rows = workers.split_rows(setting.images, first)
+    print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
+    floor = floors(setting.images, rows)
+    result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
+    summary.write(result, setting.out)
+    report.write(_report(result, trained, floor, rows, setting, first), storage.join(setting.out, REPORT))
+    return result
+
+
+def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, workers.Splits]) -> Run:
+    key = recipe.model_dump_json(include={"test_fold", "validation_fold", "batch_size"})
+    if key not in parts:  # families with the same split share one decoding
+        parts[key] = workers.split(setting.images, recipe, setting.resources.workers, setting.shard_memory)
+    uri = _place(setting, name)
+    storage.write_bytes(storage.join(uri, ENVIRONMENT), runs.to_json(runs.environment()))
+    try:
+        outcome = workers.train(recipe, setting.images, parts[key], setting.weights, setting.resources, uri)
+    except ray.train.TrainingFailedError as error:
+        return _failed(name, str(error).strip().splitlines()[-1], setting)
+    if outcome.failed:
+        return _failed(name, outcome.failed, setting)
+    return _finish(outcome, parts[key], recipe, setting, uri)
+
+
+def _failed(name: str, reason: str, setting: Setting) -> Run:
+    print(f"{name} stopped: {reason}; the other families go on", flush=True)
+    return Run(None, None, {"weights": _weights(name, setting), "warnings": [f"stopped: {reason}"]})
+
+
+def _finish(outcome: workers.Outcome, parts: workers.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
+    """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
+    tables = [predictions.predictions(parts.rows[name], name, p) for name, p in outcome.probabilities.items()]
+    predicted = pd.concat(tables, ignore_index=True)
+    predictions.write(predicted, storage.join(uri, PREDICTIONS))
+    with storage.writing(storage.join(uri, workers.HISTORY)) as path:
+        outcome.history.to_parquet(path, index=False)
+    spread = outcome.facts["feature_spread"]
+    pretrained = families.pretrained(recipe.family)
+    warnings = [f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
+                "wrong preprocessing or weights?"] if pretrained and spread < LEAST_SPREAD else []
+    info = {
+        "weights": _weights(recipe.family, setting),
+        "minutes": outcome.facts["seconds"] / 60,
+        "warnings": warnings,
+        **outcome.facts,
+    }
+    evaluated = {name: metrics.evaluate(*predictions.arrays(table)) for name, table in predicted.groupby("split")}
+    storage.write_bytes(storage.join(uri, METRICS), runs.to_json({"info": info, **evaluated}))
+    storage.remove(storage.join(uri, workers.CHECKPOINTS))
+    return Run(predicted, outcome.history, info)
+
+
+def _finished(uri: str) -> Run | None:
+    """The run whose folder is complete, read back; None where it is not."""
+    if not storage.exists(storage.join(uri, METRICS)):
+        return None
+    print("already finished: reading its results (give another --name to train it again)", flush=True)
+    info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
+    history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, workers.HISTORY))))
+    return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
+
+
+def _place(setting: Setting, name: str) -> str:
+    return storage.join(setting.out, name)
+
+
+def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """What must be the same for a run to go on; the number of workers need not be."""
+    pretrained = families.pretrained(recipe.family)
+    return {
+        "recipe": recipe.model_dump(),
+        "data": {"name": setting.data, "fingerprint": setting.images.fingerprint},
+        "weights": {"name": _weights(recipe.family, setting), "sha256": setting.weights.sha256 if pretrained else None},
+    }
+
+
+def _weights(family: str, setting: Setting) -> str:
+    if not families.pretrained(family):
+        return "from scratch"
+    return setting.weights.name if setting.weights.content is not None else summary.RANDOM_WEIGHTS
+
+
+def _report(
+    result: Summary, trained: dict[str, Run], floor: dict[str, pd.DataFrame], rows: dict[str, pd.DataFrame],
+    setting: Setting, recipe: Recipe,
+) -> report.ReportData:
+    around, card = runs.environment(), setting.images.card
+    return report.ReportData(
+        title="Baselines on the synthetic sample" if card["synthetic"] else "Baselines on HAM10000",
+        summary=result,
+        runs=trained,
+        floors=floor,
+        facts={
+            "command": around["command"],
+            "commit": around["commit"],
+            "machine": around["machine"],
+            "workers": setting.resources.reason,
+            "time": around["time"],
+            "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
+        },
+        counts=report.class_counts(rows),
+        fingerprint=setting.images.fingerprint,
+        licence=card["licence"],
+        attribution=card["attribution"],
+        selection=f"validation {recipe.select_by.replace('_', ' ')} (fold {recipe.validation_fold})",
+    )

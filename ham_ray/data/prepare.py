@@ -1,0 +1,39 @@
+"""From what a user names as data to an opened IMAGES table."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from ham_ray import storage
+from ham_ray.data.images import CARD, Images, open_images
+from ham_ray.data.ingest import Progress, ingest
+from ham_ray.data.sample import write_sample
+from ham_ray.errors import UserError
+
+
+def prepare(data: str, out: str, size: int, on_progress: Progress | None = None) -> Images:
+    """Open `data` if it is an IMAGES table; an archive is first ingested to `out`/images, once.
+
+    Raises:
+        UserError: there is nothing at `data`, or the archive is refused.
+    """
+    if storage.exists(storage.join(data, CARD)):
+        return open_images(data)
+    if storage.is_remote(data):
+        raise UserError(f"--data {data}: no IMAGES table there; ingest the archive first: python jobs/ingest.py ARCHIVE --out {data}")
+    if not Path(data).exists():
+        raise UserError(f"--data {data}: no such file or folder; give HAM10000's archive (zip or folder) or an IMAGES folder")
+    place = storage.join(out, "images", f"{Path(data).resolve().stem}-{size}")
+    print(f"images: {data} is an archive, its IMAGES table is {place}")
+    return open_images(ingest(data, place, size, on_progress=on_progress).uri)
+
+
+def prepare_sample(out: str, size: int) -> Images:
+    """The IMAGES table of the built-in synthetic sample."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = write_sample(Path(folder) / "synthetic.zip")
+        place = storage.join(out, "images", f"synthetic-{size}")
+        if storage.exists(storage.join(place, CARD)):
+            return open_images(place)
+        return open_images(ingest(archive, place, size).uri)

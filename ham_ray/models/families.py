@@ -1,0 +1,143 @@
+"""The registry of model families: from a recipe to a network of body, head and exported classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+from ham_ray.diagnoses import CODES
+from ham_ray.errors import unknown_name
+from ham_ray.models.backbones import RESNET50, Backbone, unfreeze
+from ham_ray.models.weights import Weights, load_backbone
+from ham_ray.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Network:
+    """A classifier in two parts, between which training drops out features.
+
+    body: uint8 RGB [B, size, size, 3] to features float32 [B, F], preprocessing inside.
+    head: features to logits float32 [B, 7].
+    trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
+    """
+
+    body: keras.Model
+    head: keras.Model
+    trains_statistics: bool
+
+    def logits(self, images):
+        """Images to logits, in inference mode."""
+        return self.head(self.body(images, training=False), training=False)
+
+    def classifier(self) -> keras.Model:
+        """The model one saves: uint8 RGB in, probabilities float32 [B, 7] in the order of `diagnoses.CODES` out."""
+        images = keras.Input(self.body.input_shape[1:], dtype="uint8", name="rgb")
+        probabilities = layers.Softmax(dtype="float32", name="probabilities")(self.logits(images))
+        return keras.Model(images, probabilities, name="ham_ray")
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Of body and head, trained or not."""
+        return self.body.variables + self.head.variables
+
+    @property
+    def trainable_variables(self) -> list[keras.Variable]:
+        """Of body and head; the body's are empty where it is frozen."""
+        return self.body.trainable_variables + self.head.trainable_variables
+
+    @property
+    def learned_variables(self) -> list[keras.Variable]:
+        """All that training changes: what a checkpoint has to hold."""
+        frozen = not self.body.trainable_variables
+        return ([] if frozen else self.body.variables) + self.head.variables
+
+
+Builder = Callable[[Recipe, int, Weights], Network]
+
+
+class Family(NamedTuple):
+    """How a family is built, and whether it starts from pretrained weights."""
+
+    build: Builder
+    pretrained: bool
+
+
+_FAMILIES: dict[str, Family] = {}
+
+
+def register(name: str, pretrained: bool) -> Callable[[Builder], Builder]:
+    """Make a builder known under a family's name."""
+
+    def add(builder: Builder) -> Builder:
+        if name in _FAMILIES:
+            raise KeyError(f"family {name!r} is registered twice")
+        _FAMILIES[name] = Family(builder, pretrained)
+        return builder
+
+    return add
+
+
+def families() -> list[str]:
+    """The names of all families."""
+    return sorted(_FAMILIES)
+
+
+def pretrained(name: str) -> bool:
+    """Whether a family starts from pretrained weights."""
+    return _family(name).pretrained
+
+
+def build(recipe: Recipe, size: int, weights: Weights) -> Network:
+    """The recipe's network for `size` × `size` images, freshly initialised from the recipe's seed or from weights."""
+    family = _family(recipe.family)
+    keras.utils.set_random_seed(recipe.seed)
+    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    return family.build(recipe, size, weights)
+
+
+def _family(name: str) -> Family:
+    if name not in _FAMILIES:
+        raise unknown_name("family", name, _FAMILIES)
+    return _FAMILIES[name]
+
+
+@register("simple_cnn", pretrained=False)
+def _simple_cnn(recipe: Recipe, size: int, weights: Weights) -> Network:
+    """Three convolution blocks (32, 64, 128 filters, BatchNorm, pooling) from scratch."""
+    images = keras.Input((size, size, 3), dtype="uint8", name="rgb")
+    x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)
+    for block, filters in enumerate((32, 64, 128), start=1):
+        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
+        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # before the rest of the block, which costs a quarter then
+        # synchronized: statistics over the global batch, so that they do not depend on the number of workers
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True, name=f"bn{block}")(x))
+    features = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    return Network(keras.Model(images, features, name="simple_cnn"), _head(128, recipe), trains_statistics=True)
+
+
+@register("resnet50_frozen", pretrained=True)
+@register("resnet50_finetuned", pretrained=True)
+def _resnet50(recipe: Recipe, size: int, weights: Weights) -> Network:
+    """ResNet50 with the recipe's top stages trained (none = frozen), BatchNorm in inference mode."""
+    return _on_backbone(RESNET50, recipe, size, weights)
+
+
+def _on_backbone(backbone: Backbone, recipe: Recipe, size: int, weights: Weights) -> Network:
+    base = backbone.build(include_top=False, weights=None, input_shape=(size, size, 3))
+    load_backbone(base, weights)
+    unfreeze(base, backbone.stages, recipe.unfreeze_depth)
+    images = keras.Input((size, size, 3), dtype="uint8", name="rgb")
+    x = base(backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images)))
+    features = layers.GlobalAveragePooling2D(dtype="float32")(x)
+    body = keras.Model(images, features, name=base.name + "_body")
+    return Network(body, _head(features.shape[-1], recipe), trains_statistics=False)
+
+
+def _head(features: int, recipe: Recipe) -> keras.Model:
+    inputs = keras.Input((features,), name="features")
+    x = layers.Dense(recipe.hidden_units, "relu", dtype="float32", name="hidden")(inputs) if recipe.hidden_units else inputs
+    return keras.Model(inputs, layers.Dense(len(CODES), dtype="float32", name="logits")(x), name="head")

@@ -1,0 +1,99 @@
+"""Run folders: what a run is, from which it can be repeated, and whether the same run goes on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ham_ray import __version__, storage
+from ham_ray.errors import UserError
+
+_PACKAGES = ("ray", "tensorflow", "tensorflow_cpu", "keras", "optuna", "scikit-learn", "pandas", "numpy", "pyarrow", "pillow")
+IDENTITY = "recipe.json"
+
+
+def claim(uri: str, identity: dict[str, Any]) -> None:
+    """Make the folder the run of this identity, or go on with it.
+
+    Raises:
+        UserError: the folder is the run of another recipe, other images or other weights; with the differences.
+    """
+    place = storage.join(uri, IDENTITY)
+    if not storage.exists(place):
+        storage.write_bytes(place, to_json(identity))
+        return
+    found = json.loads(storage.read_bytes(place))
+    differences = [f"{k} was {a!r}, is {b!r}" for k, a, b in _differences(found, json.loads(to_json(identity)))]
+    if differences:
+        raise UserError(f"{uri} is another run: {'; '.join(differences)}. Give another --name, or the same settings")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine, command and commit: the part of a manifest that is not the recipe."""
+    return {
+        "ham_ray": __version__,
+        "commit": commit(),
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": machine(),
+        "packages": {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name in _PACKAGES},
+    }
+
+
+def commit() -> str:
+    """The git commit of this code, with `+changes` where files differ from it; `unknown` outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return described.stdout.strip()
+
+
+def machine() -> str:
+    """Processor, cores and memory, in words."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has bfloat16 instructions (AMX or AVX-512)."""
+    return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo().get("flags", "").split()))
+
+
+def to_json(content: Any) -> bytes:
+    """Readable JSON with a line end."""
+    return (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode()
+
+
+def _processor() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> dict[str, str]:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((prefix + key, a, b))
+    return found

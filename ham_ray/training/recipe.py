@@ -1,0 +1,117 @@
+"""A recipe: every knob of one training, validated before anything starts, and the named baselines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ham_ray.data.images import FOLDS
+from ham_ray.errors import UserError, unknown_name
+
+
+class Recipe(BaseModel):
+    """All that decides what a training computes, except the images and the starting weights.
+
+    Two trainings with equal recipe, images and weights give the same losses, whatever the number of workers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    family: str
+    epochs: int = Field(ge=1, description="passes over the training folds")
+    head_epochs: int = Field(0, ge=0, description="the first of these epochs train the head alone")
+    batch_size: int = Field(64, ge=1, description="images a step over all workers together")
+    learning_rate: float = Field(gt=0, description="peak, after warm-up")
+    head_learning_rate: float = Field(1e-3, gt=0, description="peak while the head trains alone")
+    warmup_epochs: float = Field(1.0, ge=0, description="linear rise to the peak at the start of each phase")
+    weight_decay: float = Field(0.02, ge=0, description="decoupled (AdamW); biases and normalisation are exempt")
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
+    hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
+    unfreeze_depth: int = Field(0, ge=0, le=5, description="residual stages trained, from the top; 5 = everything")
+    class_weight_scale: float = Field(0.0, ge=0, description="weights (N/(K·n_c))^scale; 0 = none, 1 = balanced")
+    augmentation: Literal["off", "light", "strong"] = "strong"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    select_by: Literal["macro_f1", "balanced_accuracy"] = "macro_f1"
+    patience: int = Field(0, ge=0, description="epochs without a better validation score before stopping; 0 = never")
+    test_fold: int = Field(0, ge=0, lt=FOLDS)
+    validation_fold: int = Field(1, ge=0, lt=FOLDS)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.test_fold == self.validation_fold:
+            raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
+        if self.head_epochs and self.head_epochs >= self.epochs:
+            raise ValueError(f"head_epochs={self.head_epochs} leaves no epoch of epochs={self.epochs} for the rest")
+        return self
+
+    @property
+    def training_folds(self) -> list[int]:
+        """The folds that are neither test nor validation."""
+        return [fold for fold in range(FOLDS) if fold not in (self.test_fold, self.validation_fold)]
+
+    def changed(self, **changes: Any) -> Recipe:
+        """The recipe with some fields replaced, validated again; None leaves a field as it is."""
+        return make_recipe(**{**self.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
+
+
+# The three of the study, with what experience (docs/LOG.md) adds: right preprocessing, augmentation, warm-up.
+BASELINES: dict[str, dict[str, Any]] = {
+    "simple_cnn": {
+        "epochs": 40,
+        "learning_rate": 1e-3,
+        "class_weight_scale": 0.5,
+        "weight_decay": 0.05,
+        "dropout": 0.3,
+        "patience": 10,
+    },
+    "resnet50_frozen": {
+        "epochs": 16,
+        "learning_rate": 1e-3,
+        "class_weight_scale": 0.5,
+        "hidden_units": 256,
+        "augmentation": "light",
+        "patience": 6,
+    },
+    "resnet50_finetuned": {
+        "epochs": 16,
+        "head_epochs": 2,
+        "learning_rate": 3e-4,
+        "unfreeze_depth": 5,
+        "class_weight_scale": 0.5,
+        "label_smoothing": 0.1,
+        "patience": 6,
+    },
+}
+
+
+def baseline(family: str) -> Recipe:
+    """The named baseline's recipe."""
+    if family not in BASELINES:
+        raise unknown_name("family", family, BASELINES)
+    return make_recipe(family=family, **BASELINES[family])
+
+
+def make_recipe(**fields: Any) -> Recipe:
+    """A validated recipe.
+
+    Raises:
+        UserError: an unknown field (with the near names), a value out of range, or fields that contradict each other.
+    """
+    for name in fields:
+        if name not in Recipe.model_fields:
+            raise unknown_name("recipe field", name, Recipe.model_fields)
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        told = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}, got {e['input']!r}"[:200] for e in error.errors()]
+        raise UserError("; ".join(told)) from None
+
+
+def digest(*parts: Any) -> str:
+    """Eight hex digits that name JSON-serialisable content: the same content, the same name."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]

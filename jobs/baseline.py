@@ -1,0 +1,52 @@
+"""Train the baselines and put them beside two floors and the original study: a table, a page, a folder for each run.
+
+    python jobs/baseline.py                                       # synthetic sample; 2 minutes on two cores
+    python jobs/baseline.py --smoke                               # the same, smaller; 1 minute
+    python jobs/baseline.py --data ham10000.zip --weights imagenet    # real images; about 75 minutes on two cores
+    ray job submit --working-dir . -- python jobs/baseline.py --data s3://bucket/images --out s3://bucket/runs
+
+Started again with the same options after a kill, it goes on where it was.
+"""
+
+from typing import Annotated
+
+from typer import Exit, Option
+
+from ham_ray import console
+
+
+def main(
+    data: Annotated[str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")] = None,
+    families: Annotated[str, Option(help="comma-separated")] = "simple_cnn,resnet50_frozen,resnet50_finetuned",
+    weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
+    epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None,
+    workers: Annotated[int, Option(help="training workers")] = 1,
+    cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None,
+    precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
+    setting: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
+    shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
+    size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
+    name: Annotated[str | None, Option(help="of the run; by default made from its settings")] = None,
+    smoke: Annotated[bool, Option(help="few epochs on few images, to see that all works")] = False,
+    out: Annotated[str, Option(help="folder or URI for runs")] = "runs",
+) -> None:
+    """Train baselines on lesion-grouped folds and report them."""
+    with console.quiet_imports():  # here, so that --help is quick
+        from ham_ray import baselines
+        from ham_ray.cluster import connected
+        from ham_ray.evaluation import summary
+
+    options = baselines.Options(
+        data, families.split(","), weights, epochs, workers, cpus_per_worker, precision, setting, shard_memory, size,
+        name, smoke, out,
+    )
+    with connected():
+        result, place = baselines.run(options)
+    summary.show(result)
+    print(f"report: {place}/report.html")
+    if any(row.kind == "model" and not row.metrics for row in result.rows):
+        raise Exit(1)
+
+
+if __name__ == "__main__":
+    console.run(main)
