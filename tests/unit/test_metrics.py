@@ -139,6 +139,13 @@ def test_ece_by_hand():
     assert metrics.ece(np.array([0, 1, 0, 0]), p) == pytest.approx(0.5 * 0.3 + 0.5 * 0.1)
 
 
+def test_ece_bins_are_closed_above():
+    p = np.zeros((2, 7))
+    p[:, 0] = 0.6, 0.58  # both in (8/15, 9/15]: mean confidence .59, accuracy 1/2
+    p[:, 1] = 1 - p[:, 0]
+    assert metrics.ece(np.array([0, 1]), p) == pytest.approx(0.59 - 1 / 2)
+
+
 def test_ece_of_certain_and_right_is_zero():
     assert metrics.ece(labels("nv", "mel"), sure("nv", "mel")) == 0
 

@@ -13,9 +13,9 @@ from PIL import Image
 from rich.console import Console
 
 from ham_ray.diagnoses import CODES, LABELS
-from ham_ray.evaluation import figures, report, summary
+from ham_ray.evaluation import figures, metrics, report, summary
 from ham_ray.evaluation.intervals import Interval, paired_difference
-from ham_ray.evaluation.predictions import of_split, predictions
+from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run
 
 pytestmark = pytest.mark.unit
@@ -251,20 +251,23 @@ def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
         f"{summary.number(accuracy.value)}<small>{summary.number(accuracy.low)}–{summary.number(accuracy.high)}</small>"
     )
     assert cell in html
+    nll = metrics.nll(*arrays(of_split(runs["simple_cnn"].predictions, "test")))
+    assert f"Negative log-likelihood: {nll:.3f}" in html
     tests = [of_split(frame, "test") for frame in (runs["resnet50_frozen"].predictions, floors["thumbnail_logistic"])]
     worse = paired_difference(*tests, "macro_f1")
     assert f"−{-worse.value:.3f}".replace("0.", ".") in html
 
 
-def test_page_of_synthetic_data(runs, floors):
-    html = render(summary.summarise(runs, floors, "sample", synthetic=True), runs, floors)
+def test_page_of_synthetic_data(table, runs, floors):
+    own = tuple(row for row in table.rows if row.kind != "reference")
+    bare = {name: run._replace(history=None) for name, run in runs.items()}
+    html = render(summary.Summary("sample", True, own), bare, floors)
     assert '<p class="label">SYNTHETIC DATA' in html
     assert "original" not in html.lower()
 
 
 def test_page_without_floors(table, runs):
-    bare = summary.Summary("HAM10000", False, table.rows[:3])
-    assert "thumbnail" not in render(bare, runs, {})
+    assert "thumbnail" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
 
 
 def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):
