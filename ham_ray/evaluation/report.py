@@ -92,7 +92,7 @@ def _family(row: Row, run: Run) -> dict[str, Any]:
 
 
 def _differences(data: ReportData) -> dict[str, dict[str, Interval]]:
-    """Of each family the difference to the thumbnail floor, by metric; empty without that floor."""
+    """Of each family the difference to the thumbnail floor, by metric; only where both have the same test images."""
     if THUMBNAIL_FLOOR not in data.floors:
         return {}
     floor = of_split(data.floors[THUMBNAIL_FLOOR], "test")
@@ -100,6 +100,7 @@ def _differences(data: ReportData) -> dict[str, dict[str, Interval]]:
     return {
         name: {metric: paired_difference(test, floor, metric) for metric in ("macro_f1", "balanced_accuracy")}
         for name, test in tests.items()
+        if set(test["image_id"]) == set(floor["image_id"])
     }
 
 
