@@ -35,7 +35,7 @@ SYNTHETIC_LICENCE = {
     "attribution": "drawn by ham_ray.data.sample",
     "citation": [],
 }
-_LIBRARIES = ("pillow", "scikit-learn", "pyarrow")  # what pixels, folds and files depend on
+_LIBRARIES = ("pillow", "pyarrow")  # what pixels and files depend on
 _LIMITS = "no patient ids exist: images of one patient's different lesions may be in different folds"
 
 

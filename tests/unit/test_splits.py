@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids
 
@@ -72,6 +73,16 @@ def test_folds_are_the_stored_ones_for_every_row_order():
         *([column[i] for i in order] for column in (images, groups, labels)), ["training"] * len(images)
     )
     assert shuffled[np.argsort(order)].tolist() == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_are_those_of_scikit_learn(seed):
+    _, groups, labels = table(lesions=300, seed=seed)
+    dealer = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    images = [f"{i:05d}" for i in range(len(groups))]
+    folds = assign_folds(images, groups, labels, ["training"] * len(groups))
+    for fold, (_, rows) in enumerate(dealer.split(groups, labels, groups)):
+        assert (folds[rows] == fold).all()
 
 
 def test_official_validation_and_test_images_are_in_no_fold():
