@@ -1,4 +1,4 @@
-"""The baseline job's choices: from options to data, recipes, weights and resources, each automatic one with its reason."""
+"""The baseline job's choices, from options to data, recipes, weights and resources; automatic ones with reason."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Options:
     epochs: int | None
     workers: int
     cpus_per_worker: float | None
+    wait_for_nodes: bool
     precision: str
     changes: list[str]
     shard_memory: float
@@ -43,12 +44,13 @@ def run(options: Options) -> tuple[Summary, str]:
     Raises:
         UserError: an option that cannot be met; before anything is trained.
     """
-    precision = _precision(options.precision)
-    recipes = {family.strip(): _recipe(family.strip(), precision, options) for family in options.families}
-    resources = cluster_resources(options.workers, options.cpus_per_worker)
+    resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
     print(f"resources: {resources.reason}", flush=True)
+    precision = _precision(options.precision, resources.use_gpu)
+    recipes = {family.strip(): _recipe(family.strip(), precision, options) for family in options.families}
     images = _images(options)
-    print(f"images: {len(images.rows):,} of {images.card['source']['file']}, {images.size} px, fingerprint {images.fingerprint[:12]}")
+    source, fingerprint = images.card["source"]["file"], images.fingerprint[:12]
+    print(f"images: {len(images.rows):,} of {source}, {images.size} px, fingerprint {fingerprint}")
     weights = _weights(options, recipes, images)
     parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
     name = options.name or f"baseline-{digest(*parts)}"
@@ -90,9 +92,12 @@ def _recipe(family: str, precision: str, options: Options) -> Recipe:
     return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
 
 
-def _precision(asked: str) -> str:
+def _precision(asked: str, use_gpu: bool) -> str:
     if asked != "auto":
         return asked
+    if use_gpu:
+        print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
+        return "float32"
     chosen, reason = ("bfloat16", "has") if runs.has_bfloat16() else ("float32", "does not have")
     print(f"precision: {chosen}, because this processor {reason} bfloat16 instructions (weights stay float32)")
     return chosen

@@ -44,10 +44,11 @@ def connected() -> Iterator[None]:
 
     address = os.environ.get("RAY_ADDRESS")
     try:
-        ray.init(logging_level="ERROR", log_to_driver=False, **(_joining() if address else _starting()))
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(_joining() if address else _starting()))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot connect to Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
     quiet_data()
+    logging.getLogger("ray.train").setLevel(logging.ERROR)  # the jobs say themselves what happens
     try:
         yield
     finally:
@@ -75,19 +76,22 @@ def _joining() -> dict[str, Any]:
     return {"runtime_env": environment}
 
 
-def cluster_resources(workers: int, cpus_per_worker: float | None = None) -> Resources:
+def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:
     """`plan` for the nodes of the connected cluster."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = [float(node.get("CPU", 0)) for node in nodes]
-    return plan(workers, cpus, int(sum(node.get("GPU", 0) for node in nodes)), cpus_per_worker)
+    return plan(workers, cpus, int(sum(node.get("GPU", 0) for node in nodes)), cpus_per_worker, grows)
 
 
-def plan(workers: int, node_cpus: list[float], gpus: int = 0, cpus_per_worker: float | None = None) -> Resources:
+def plan(
+    workers: int, node_cpus: list[float], gpus: int = 0, cpus_per_worker: float | None = None, grows: bool = False
+) -> Resources:
     """CPUs for each of `workers` so that all fit on the nodes and Ray Data keeps some to decode with.
 
-    Workers that hold every CPU while their data is lazy would wait for it forever, without a word.
+    Workers that hold every CPU while their data is lazy would wait for it forever, without a word. Where the cluster
+    `grows`, its autoscaler is trusted to add what does not fit yet.
 
     Raises:
         UserError: they do not fit; with the arithmetic.
@@ -97,11 +101,11 @@ def plan(workers: int, node_cpus: list[float], gpus: int = 0, cpus_per_worker: f
     total = sum(node_cpus)
     reserve = 1.0 if total >= 2 else total / 2
     shape = f"{len(node_cpus)} node(s) with {total:g} CPUs, {reserve:g} kept for Ray Data"
-    share = cpus_per_worker or _share(workers, node_cpus, reserve)
-    if share < _LEAST or not _fits(workers, share, node_cpus, reserve):
+    share = cpus_per_worker or (1.0 if grows else _share(workers, node_cpus, reserve))
+    if share < _LEAST or not (grows or _fits(workers, share, node_cpus, reserve)):
         raise UserError(
             f"--workers {workers} × {max(share, _LEAST):g} CPU does not fit: {shape}; "
-            f"fewer workers, or a smaller --cpus-per-worker (at least {_LEAST})"
+            f"fewer workers, a smaller --cpus-per-worker (at least {_LEAST}), or --wait-for-nodes on a growing cluster"
         )
     use_gpu = gpus >= workers
     device = f"1 of {gpus} GPUs each" if use_gpu else f"no GPU ({gpus} in the cluster for {workers} workers)"

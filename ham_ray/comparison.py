@@ -13,7 +13,7 @@ import ray.train
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources
 from ham_ray.data.images import Images
-from ham_ray.evaluation import metrics, predictions, report, summary
+from ham_ray.evaluation import predictions, report, summary
 from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
@@ -72,15 +72,15 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, workers
     try:
         outcome = workers.train(recipe, setting.images, parts[key], setting.weights, setting.resources, uri)
     except ray.train.TrainingFailedError as error:
-        return _failed(name, str(error).strip().splitlines()[-1], setting)
+        return _failed(name, recipe, str(error).strip().splitlines()[-1], setting)
     if outcome.failed:
-        return _failed(name, outcome.failed, setting)
+        return _failed(name, recipe, outcome.failed, setting)
     return _finish(outcome, parts[key], recipe, setting, uri)
 
 
-def _failed(name: str, reason: str, setting: Setting) -> Run:
+def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
     print(f"{name} stopped: {reason}; the other families go on", flush=True)
-    return Run(None, None, {"weights": _weights(name, setting), "warnings": [f"stopped: {reason}"]})
+    return Run(None, None, {"weights": _weights(recipe.family, setting), "warnings": [f"stopped: {reason}"]})
 
 
 def _finish(outcome: workers.Outcome, parts: workers.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
@@ -92,16 +92,22 @@ def _finish(outcome: workers.Outcome, parts: workers.Splits, recipe: Recipe, set
         outcome.history.to_parquet(path, index=False)
     spread = outcome.facts["feature_spread"]
     pretrained = families.pretrained(recipe.family)
-    warnings = [f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
-                "wrong preprocessing or weights?"] if pretrained and spread < LEAST_SPREAD else []
+    warnings = (
+        [
+            f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
+            "wrong preprocessing or weights?"
+        ]
+        if pretrained and spread < LEAST_SPREAD
+        else []
+    )
     info = {
         "weights": _weights(recipe.family, setting),
         "minutes": outcome.facts["seconds"] / 60,
         "warnings": warnings,
         **outcome.facts,
     }
-    evaluated = {name: metrics.evaluate(*predictions.arrays(table)) for name, table in predicted.groupby("split")}
-    storage.write_bytes(storage.join(uri, METRICS), runs.to_json({"info": info, **evaluated}))
+    evaluated = {"info": info, **summary.evaluation(predicted)}
+    storage.write_bytes(storage.join(uri, METRICS), runs.to_json(evaluated))
     storage.remove(storage.join(uri, workers.CHECKPOINTS))
     return Run(predicted, outcome.history, info)
 
@@ -137,8 +143,12 @@ def _weights(family: str, setting: Setting) -> str:
 
 
 def _report(
-    result: Summary, trained: dict[str, Run], floor: dict[str, pd.DataFrame], rows: dict[str, pd.DataFrame],
-    setting: Setting, recipe: Recipe,
+    result: Summary,
+    trained: dict[str, Run],
+    floor: dict[str, pd.DataFrame],
+    rows: dict[str, pd.DataFrame],
+    setting: Setting,
+    recipe: Recipe,
 ) -> report.ReportData:
     around, card = runs.environment(), setting.images.card
     return report.ReportData(

@@ -51,8 +51,11 @@ def quiet_imports() -> Iterator[None]:
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with pace and time left; the block calls what it is given with (done, total)."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TextColumn("{task.fields[pace]}"), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[pace]}"),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(what, total=None, pace="")

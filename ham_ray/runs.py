@@ -16,7 +16,18 @@ from typing import Any
 from ham_ray import __version__, storage
 from ham_ray.errors import UserError
 
-_PACKAGES = ("ray", "tensorflow", "tensorflow_cpu", "keras", "optuna", "scikit-learn", "pandas", "numpy", "pyarrow", "pillow")
+_PACKAGES = (
+    "ray",
+    "tensorflow",
+    "tensorflow_cpu",
+    "keras",
+    "optuna",
+    "scikit-learn",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "pillow",
+)
 IDENTITY = "recipe.json"
 
 
@@ -55,7 +66,11 @@ def commit() -> str:
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+changes"],
-            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -46,7 +46,9 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(absolute(uri))
     except (ValueError, OSError) as error:
-        raise UserError(f"cannot open {str(uri)!r}: {error}; use a local path, s3://bucket/path or gs://bucket/path") from None
+        raise UserError(
+            f"cannot open {str(uri)!r}: {error}; use a local path, s3://bucket/path or gs://bucket/path"
+        ) from None
 
 
 def exists(uri: str | Path) -> bool:

@@ -16,12 +16,17 @@ from ham_ray import console
 
 
 def main(
-    data: Annotated[str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")] = None,
+    data: Annotated[
+        str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")
+    ] = None,
     families: Annotated[str, Option(help="comma-separated")] = "simple_cnn,resnet50_frozen,resnet50_finetuned",
     weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
     epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None,
     workers: Annotated[int, Option(help="training workers")] = 1,
     cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None,
+    wait_for_nodes: Annotated[
+        bool, Option(help="wait for the autoscaler instead of refusing what does not fit")
+    ] = False,
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
     setting: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
     shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
@@ -37,8 +42,20 @@ def main(
         from ham_ray.evaluation import summary
 
     options = baselines.Options(
-        data, families.split(","), weights, epochs, workers, cpus_per_worker, precision, setting, shard_memory, size,
-        name, smoke, out,
+        data,
+        families.split(","),
+        weights,
+        epochs,
+        workers,
+        cpus_per_worker,
+        wait_for_nodes,
+        precision,
+        setting,
+        shard_memory,
+        size,
+        name,
+        smoke,
+        out,
     )
     with connected():
         result, place = baselines.run(options)

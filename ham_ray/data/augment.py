@@ -71,7 +71,12 @@ def _colour(x: tf.Tensor, uniform: tf.Tensor, strength: Strength) -> tf.Tensor:
     brightness = signed[:, 0] * strength.brightness * 255.0
     contrast = 1.0 + signed[:, 1] * strength.contrast
     saturation = 1.0 + signed[:, 2] * strength.saturation
-    x = x * (1.0 + strength.gain * tf.stack([signed[:, 3], -signed[:, 3] * signed[:, 4], signed[:, 4]], 1))[:, None, None, :]
+    x = (
+        x
+        * (1.0 + strength.gain * tf.stack([signed[:, 3], -signed[:, 3] * signed[:, 4], signed[:, 4]], 1))[
+            :, None, None, :
+        ]
+    )
     mean = tf.reduce_mean(x, [1, 2], keepdims=True)
     grey = tf.reduce_mean(x, axis=3, keepdims=True)
     x = grey + (x - grey) * saturation[:, None, None, None]

@@ -77,12 +77,23 @@ def open_images(uri: str) -> Images:
     """
     uri = storage.absolute(uri)
     if not storage.exists(storage.join(uri, CARD)):
-        raise UserError(f"{uri} is not a finished IMAGES table (no {CARD}); make one: python jobs/ingest.py ARCHIVE --out {uri}")
+        raise UserError(
+            f"{uri} is not a finished IMAGES table (no {CARD}); make one: python jobs/ingest.py ARCHIVE --out {uri}"
+        )
     card = json.loads(storage.read_bytes(storage.join(uri, CARD)))
     if card["schema_version"] != SCHEMA_VERSION:
-        raise UserError(f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest the archive again")
+        raise UserError(
+            f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest it again"
+        )
     filesystem, path = storage.resolve(uri)
-    dataset = pads.dataset(path, filesystem=filesystem, format="parquet", schema=SCHEMA, exclude_invalid_files=False, ignore_prefixes=[".", "_", "dataset", "quarantine"])
+    dataset = pads.dataset(
+        path,
+        filesystem=filesystem,
+        format="parquet",
+        schema=SCHEMA,
+        exclude_invalid_files=False,
+        ignore_prefixes=[".", "_", "dataset", "quarantine"],
+    )
     light = [name for name in SCHEMA.names if name != "image"]
     rows = dataset.to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
     return Images(uri, card, rows)
@@ -102,8 +113,8 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
     chosen = chosen & col("fold").is_in(sorted(int(f) for f in rows["fold"].unique()))
     filesystem, path = storage.resolve(images.uri)
     files = [f"{path}/{name}" for name in storage.listdir(images.uri) if name.endswith(".parquet")]
-    table = ray.data.read_parquet(files, filesystem=filesystem, columns=["image_id", "fold", "label", "image"])
-    return table.filter(expr=chosen).map_batches(_decode_batch, batch_size=128)
+    table = ray.data.read_parquet(files, filesystem=filesystem).filter(expr=chosen)
+    return table.select_columns(["image_id", "label", "image"]).map_batches(_decode_batch, batch_size=128)  # type: ignore[arg-type]
 
 
 def decode(encoded: bytes) -> np.ndarray:

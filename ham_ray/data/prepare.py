@@ -21,9 +21,13 @@ def prepare(data: str, out: str, size: int, on_progress: Progress | None = None)
     if storage.exists(storage.join(data, CARD)):
         return open_images(data)
     if storage.is_remote(data):
-        raise UserError(f"--data {data}: no IMAGES table there; ingest the archive first: python jobs/ingest.py ARCHIVE --out {data}")
+        raise UserError(
+            f"--data {data}: no IMAGES table there; make it first: python jobs/ingest.py ARCHIVE --out {data}"
+        )
     if not Path(data).exists():
-        raise UserError(f"--data {data}: no such file or folder; give HAM10000's archive (zip or folder) or an IMAGES folder")
+        raise UserError(
+            f"--data {data}: no such file or folder; give HAM10000's archive (zip or folder) or an IMAGES folder"
+        )
     place = storage.join(out, "images", f"{Path(data).resolve().stem}-{size}")
     print(f"images: {data} is an archive, its IMAGES table is {place}")
     return open_images(ingest(data, place, size, on_progress=on_progress).uri)

@@ -65,8 +65,7 @@ def check_metadata(archive: Archive) -> tuple[pd.DataFrame, list[Finding]]:
     findings = [Finding(file, image_id, *problem) for file, image_id, problem in places if problem]
     findings += _unlabelled(archive)
     findings += [
-        Finding(member.label, "", "unsafe name", "leads out of the archive; not read")
-        for member in archive.unsafe
+        Finding(member.label, "", "unsafe name", "leads out of the archive; not read") for member in archive.unsafe
     ]
     return metadata[~bad].sort_values("image_id", ignore_index=True), findings
 

@@ -24,7 +24,9 @@ def check_batch(rows: int, batch_size: int, workers: int) -> None:
         near = max(workers, batch_size // workers * workers)
         raise UserError(f"batch_size {batch_size} does not divide over {workers} workers; for example {near} does")
     if rows < batch_size:
-        raise UserError(f"batch_size {batch_size} is more than the {rows} training images; at most {rows // workers * workers}")
+        raise UserError(
+            f"batch_size {batch_size} is more than the {rows} training images; at most {rows // workers * workers}"
+        )
 
 
 def training_shard(rows: pd.DataFrame, rank: int, workers: int, batch_size: int) -> pd.DataFrame:

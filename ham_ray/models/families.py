@@ -139,5 +139,9 @@ def _on_backbone(backbone: Backbone, recipe: Recipe, size: int, weights: Weights
 
 def _head(features: int, recipe: Recipe) -> keras.Model:
     inputs = keras.Input((features,), name="features")
-    x = layers.Dense(recipe.hidden_units, "relu", dtype="float32", name="hidden")(inputs) if recipe.hidden_units else inputs
+    x = (
+        layers.Dense(recipe.hidden_units, "relu", dtype="float32", name="hidden")(inputs)
+        if recipe.hidden_units
+        else inputs
+    )
     return keras.Model(inputs, layers.Dense(len(CODES), dtype="float32", name="logits")(x), name="head")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+import keras
+import numpy as np
 
 from ham_ray import storage
 from ham_ray.errors import UserError
@@ -39,7 +43,7 @@ def resolve_weights(spec: str) -> Weights:
     return _download() if spec == "imagenet" else _read(spec)
 
 
-def load_backbone(model, weights: Weights) -> None:
+def load_backbone(model: keras.Model, weights: Weights) -> None:
     """Load the weights into a backbone (a `keras.Model` without top).
 
     Raises:
@@ -47,7 +51,9 @@ def load_backbone(model, weights: Weights) -> None:
     """
     if weights.content is None:
         return
-    with tempfile.NamedTemporaryFile(suffix=weights.suffix) as file:
+    before = _kernels(model)
+    with tempfile.NamedTemporaryFile(suffix=weights.suffix) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of what it skips; the check below refuses it
         file.write(weights.content)
         file.flush()
         try:
@@ -55,6 +61,16 @@ def load_backbone(model, weights: Weights) -> None:
         except (ValueError, OSError, KeyError, AttributeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"weights {weights.name} do not fit {model.name} without top: {reason}") from None
+    skipped = [path for path, kernel in _kernels(model).items() if np.array_equal(kernel, before[path])]
+    if skipped:
+        raise UserError(
+            f"weights {weights.name} do not fit {model.name} without top: they leave {len(skipped)} of {len(before)} "
+            f"kernels as they were, the first {skipped[0]}"
+        )
+
+
+def _kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    return {variable.path: variable.numpy() for variable in model.variables if len(variable.shape) > 1}
 
 
 def _read(spec: str) -> Weights:
@@ -68,8 +84,6 @@ def _read(spec: str) -> Weights:
 
 
 def _download() -> Weights:
-    import keras
-
     try:
         model = keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # whatever the network raises: get_file wraps it differently by cause

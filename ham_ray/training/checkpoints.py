@@ -38,7 +38,7 @@ class Checkpoints:
         """Write the state after `epoch` whole epochs, then forget all but the last two."""
         facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
         with storage.writing(storage.join(self.uri, f"epoch-{epoch:05d}.npz")) as path:
-            np.savez(path, facts=facts, **checkpoint.arrays)
+            np.savez(path, allow_pickle=False, facts=facts, **checkpoint.arrays)
         for name in self._names()[:-_KEPT]:
             storage.remove(storage.join(self.uri, name))
 

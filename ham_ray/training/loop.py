@@ -74,7 +74,7 @@ class Phase:
 
 @dataclass
 class Progress:
-    """Where a training stands: whole epochs done, the best of them (counted from 1). Goes through checkpoints as JSON."""
+    """Where a training stands: whole epochs done, the best of them (counted from 1). JSON in checkpoints."""
 
     epoch: int = 0
     best_epoch: int = 0
@@ -135,9 +135,7 @@ class Trainer:
             tape.watch([variable.value for variable in self.variables])
             features = network.body(images, training=statistics)
             logits = network.head(self._drop(features, step), training=True)
-            loss = weighted_cross_entropy(
-                logits, labels, self.class_weights, recipe.label_smoothing, recipe.batch_size
-            )
+            loss = weighted_cross_entropy(logits, labels, self.class_weights, recipe.label_smoothing, recipe.batch_size)
         self.optimizer.apply(tape.gradient(loss, [v.value for v in self.variables]), self.variables)
         return loss
 
@@ -179,6 +177,7 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.
+        RuntimeError: the workers ended with different weights or BatchNorm statistics.
     """
     trainer = Trainer(recipe, network, replica, task.class_weights)
     truth = replica.gather(task.validation.labels)
@@ -200,6 +199,7 @@ def train(
             checkpoints.save(progress.epoch, _checkpoint(trainer, progress, best))
         report(row)
     _assign(network.learned_variables, best)
+    _check_agreement(network, replica)
     return progress
 
 
@@ -216,7 +216,9 @@ def _run_epoch(
         trainer.optimizer.learning_rate = rate
         losses.append(float(trainer.step(images, labels, tf.constant(epoch * task.steps + index))))
         if not math.isfinite(losses[-1]):
-            raise NonFiniteLossError(f"loss is {losses[-1]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}")
+            raise NonFiniteLossError(
+                f"loss is {losses[-1]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
+            )
         if time.monotonic() - told > 20:
             told = time.monotonic()
             say(_pace(recipe, epoch, index + 1, task.steps, told - started))
@@ -236,6 +238,15 @@ def _run_epoch(
         "seconds": time.monotonic() - started,
         "images_per_second": task.steps * recipe.batch_size / trained,
     }
+
+
+def _check_agreement(network: Network, replica: Replica) -> None:
+    """All workers hold the same variables, up to rounding on unlike processors."""
+    sums = np.array([[np.abs(values).sum(dtype=np.float64) for values in _arrays(network)]])
+    everyone = replica.gather(sums)
+    if not np.allclose(everyone, sums, rtol=1e-3, atol=1e-6):
+        worst = network.learned_variables[int(np.abs(everyone - sums).max(axis=0).argmax())].path
+        raise RuntimeError(f"the workers disagree on {worst}: their updates or statistics were not joined")
 
 
 def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> str:
@@ -267,7 +278,11 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[Progress, 
 
 
 def _checkpoint(trainer: Trainer, progress: Progress, best: list[np.ndarray]) -> Checkpoint:
-    groups = {"network": _arrays(trainer.network), "best": best, "optimizer": [v.numpy() for v in trainer.optimizer.variables]}
+    groups = {
+        "network": _arrays(trainer.network),
+        "best": best,
+        "optimizer": [v.numpy() for v in trainer.optimizer.variables],
+    }
     arrays = {f"{group}-{i:04d}": array for group, values in groups.items() for i, array in enumerate(values)}
     return Checkpoint(arrays, dict(vars(progress)))
 

@@ -60,4 +60,7 @@ def _print_until(mailbox: Any, done: threading.Event) -> None:
         if time.monotonic() - heard > _PATIENCE:
             heard = time.monotonic()
             free = ray.available_resources().get("CPU", 0)
-            print(f"no word from the workers for {_PATIENCE} s; {free:g} CPUs are free (`ray status` tells more)", flush=True)
+            print(
+                f"no word from the workers for {_PATIENCE} s; {free:g} CPUs are free (`ray status` tells more)",
+                flush=True,
+            )

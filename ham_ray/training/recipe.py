@@ -108,7 +108,9 @@ def make_recipe(**fields: Any) -> Recipe:
     try:
         return Recipe(**fields)
     except ValidationError as error:
-        told = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}, got {e['input']!r}"[:200] for e in error.errors()]
+        told = [
+            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}, got {e['input']!r}"[:200] for e in error.errors()
+        ]
         raise UserError("; ".join(told)) from None
 
 

@@ -21,6 +21,7 @@ from ham_ray.cluster import Resources, quiet_data
 from ham_ray.data.images import Images, read
 from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, training_shard
 from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError
 from ham_ray.models.weights import Weights
 from ham_ray.training import messages
 from ham_ray.training.recipe import Recipe
@@ -74,17 +75,18 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
         + ("kept in memory" if resident else "streamed every epoch")
         + f" (--shard-memory {shard_memory / 2**20:.0f} MiB)"
     )
-    parts = {_part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
-             for name, frame in rows.items() for rank in range(workers)}
+    parts = {
+        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
+        for name, frame in rows.items()
+        for rank in range(workers)
+    }
     datasets = {name: read(images, part) for name, part in parts.items()}
     if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
         datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
     return Splits(rows, datasets, resident)
 
 
-def train(
-    recipe: Recipe, images: Images, splits: Splits, weights: Weights, resources: Resources, uri: str
-) -> Outcome:
+def train(recipe: Recipe, images: Images, splits: Splits, weights: Weights, resources: Resources, uri: str) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
@@ -111,7 +113,7 @@ def _trainer(config: dict[str, Any], splits: Splits, resources: Resources, uri: 
     from ray.train.tensorflow import TensorflowTrainer
 
     return TensorflowTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=resources.workers,
@@ -123,9 +125,8 @@ def _trainer(config: dict[str, Any], splits: Splits, resources: Resources, uri: 
             name=f"ray-{time.time_ns()}",
             storage_path=storage.join(uri, "ray"),
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
-        datasets=splits.datasets,
+        datasets={**splits.datasets},
         dataset_config=ray.train.DataConfig(
             datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
         ),
@@ -143,8 +144,18 @@ def _part_rows(name: str, rows: pd.DataFrame, rank: int, workers: int, batch_siz
 
 
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
-    """Runs on each worker: everything from its parts of the data to the predictions of all."""
+    """Runs on each worker. What would only happen again is told, not raised: Ray would restart the workers for it."""
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; it would make Keras 3 refuse to load
+    from ham_ray.training.loop import NonFiniteLossError
+
+    try:
+        return _train_part(config)
+    except (NonFiniteLossError, UserError) as error:
+        return {"failed": str(error), "probabilities": {}, "history": [], "facts": {}}
+
+
+def _train_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Everything from this worker's parts of the data to the predictions of all."""
     quiet_data()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
@@ -166,10 +177,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     spread = feature_spread(network, task.validation.pixels)
     say = messages.sender(config["mailbox"], replica.rank)
-    try:
-        progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say)
-    except loop.NonFiniteLossError as error:
-        return {"failed": str(error), "probabilities": {}, "history": [], "facts": {}}
+    progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say)
     test = _collect("test", replica.rank)
     probabilities = _finish(recipe, config, network, replica, {"validation": task.validation, "test": test})
     return {
@@ -238,8 +246,11 @@ def _batches(recipe: Recipe, config: dict[str, Any], rank: int, workers: int) ->
 
     def streamed(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         batches = shard.iter_batches(
-            batch_size=share, drop_last=True, prefetch_batches=4,
-            local_shuffle_buffer_size=16 * share, local_shuffle_seed=(recipe.seed * 1_000 + epoch) * 1_000 + rank,
+            batch_size=share,
+            drop_last=True,
+            prefetch_batches=4,
+            local_shuffle_buffer_size=16 * share,
+            local_shuffle_seed=(recipe.seed * 1_000 + epoch) * 1_000 + rank,
         )
         for batch in itertools.islice(batches, steps):
             yield batch["pixels"], batch["label"].astype(np.int32)
@@ -271,7 +282,9 @@ def feature_spread(network: Any, pixels: np.ndarray) -> float:
     return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
 
 
-def _finish(recipe: Recipe, config: dict[str, Any], network: Any, replica: Any, parts: dict[str, Any]) -> dict[str, np.ndarray]:
+def _finish(
+    recipe: Recipe, config: dict[str, Any], network: Any, replica: Any, parts: dict[str, Any]
+) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
     import tensorflow as tf
 

@@ -1,0 +1,156 @@
+"""jobs/baseline.py as a person uses it: killed and started again, misused, submitted to a cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham_ray.cluster import plan
+from ham_ray.comparison import Setting, compare
+from ham_ray.data.images import Images
+from ham_ray.evaluation import predictions
+from ham_ray.models.weights import RANDOM
+from ham_ray.training.recipe import baseline
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+RECIPE = baseline("simple_cnn").changed(epochs=4, batch_size=32)
+
+
+def command(images: Images, out: Path, *more: str) -> list[str]:
+    options = ["--data", images.uri, "--families", "simple_cnn", "--epochs", "4", "--set", "batch_size=32"]
+    options += ["--precision", "float32", "--out", str(out), "--name", "job"]
+    return [sys.executable, str(ROOT / "jobs" / "baseline.py"), *options, *more]
+
+
+def start(arguments: list[str], cluster: str, **options) -> subprocess.Popen:
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+    return subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.fixture(scope="module")
+def resumed(cluster: str, images: Images, out: Path) -> str:
+    """A job whose driver was killed after its first epoch, started again; what the second printed."""
+    first = start(command(images, out), cluster, cwd=out)
+    checkpoints = out / "job" / "simple_cnn" / "checkpoints"
+    while not list(checkpoints.glob("epoch-*.npz")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    code, told, error = finish(start(command(images, out), cluster, cwd=out))
+    assert code == 0, error
+    return told
+
+
+def test_a_killed_job_goes_on_with_the_same_command(resumed: str):
+    assert "simple_cnn: going on after epoch" in resumed
+    assert "simple_cnn epoch 1/4" not in resumed
+
+
+def test_it_ends_in_the_losses_of_an_uninterrupted_run(resumed: str, out: Path, images: Images, cluster: str):
+    setting = Setting(images, RANDOM, plan(1, [2.0]), str(out / "whole"), 1e9)
+    compare({"simple_cnn": RECIPE}, setting)
+    whole, again = (pd.read_parquet(out / name / "simple_cnn" / "history.parquet") for name in ("whole", "job"))
+    np.testing.assert_allclose(again["train_loss"], whole["train_loss"], rtol=1e-5)
+    assert again["epoch"].tolist() == [1, 2, 3, 4]
+
+
+def test_the_run_folder_holds_what_repeats_it(resumed: str, out: Path, images: Images):
+    run = out / "job" / "simple_cnn"
+    assert {p.name for p in run.iterdir()} == {
+        "recipe.json", "environment.json", "history.parquet", "predictions.parquet", "metrics.json", "model.keras",
+    }  # fmt: skip
+    recorded = json.loads((run / "recipe.json").read_text())
+    assert recorded["recipe"] == RECIPE.model_dump()
+    assert recorded["data"]["fingerprint"] == images.fingerprint
+    assert {"summary.csv", "summary.json", "report.html"} <= {p.name for p in (out / "job").iterdir()}
+
+
+def test_predictions_hold_each_held_out_image_once_and_no_training_lesion(resumed: str, out: Path, images: Images):
+    predicted = predictions.read(str(out / "job" / "simple_cnn" / "predictions.parquet"))
+    for split, fold in (("test", RECIPE.test_fold), ("validation", RECIPE.validation_fold)):
+        expected = images.fold(fold)
+        assert sorted(predicted.loc[predicted["split"] == split, "image_id"]) == expected["image_id"].tolist()
+    trained = set(images.fold(*RECIPE.training_folds)["group_id"])
+    assert trained.isdisjoint(predicted["group_id"])
+
+
+def test_the_table_shows_the_family_the_floors_and_that_the_data_is_drawn(resumed: str):
+    for words in ("simple_cnn", "always_nv (floor)", "thumbnail_logistic (floor)", "SYNTHETIC DATA", "report: "):
+        assert words in resumed
+
+
+def test_a_finished_run_is_read_and_not_trained_again(resumed: str, out: Path, images: Images, cluster: str):
+    code, told, _ = finish(start(command(images, out), cluster))
+    assert code == 0
+    assert "already finished" in told and "epoch 4/4" not in told
+
+
+def test_the_name_of_another_run_is_refused_with_the_difference(resumed: str, out: Path, images: Images, cluster: str):
+    code, _, error = finish(start(command(images, out, "--set", "dropout=0.5"), cluster))
+    assert code == 2
+    assert "recipe.dropout was 0.3, is 0.5" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "/nowhere"], "--data /nowhere: no such file or folder"),
+        (["--families", "simple_cnm"], "unknown family 'simple_cnm'; did you mean simple_cnn"),
+        (["--workers", "99"], "--workers 99 × 0.1 CPU does not fit: 1 node(s) with 2 CPUs"),
+        (["--set", "epochs"], "write it as field=value"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(options: list[str], message: str, cluster: str, tmp_path: Path):
+    arguments = [sys.executable, str(ROOT / "jobs" / "baseline.py"), "--out", str(tmp_path), *options]
+    code, _, error = finish(start(arguments, cluster))
+    assert code == 2
+    assert message in error and "Traceback" not in error
+
+
+def test_a_family_that_diverges_does_not_stop_the_others(cluster: str, images: Images, tmp_path: Path, capsys):
+    recipes = {
+        "bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1),
+        "good": RECIPE.changed(epochs=1),
+    }
+    result = compare(recipes, Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9))
+    bad, good = (next(row for row in result.rows if row.name == name) for name in recipes)
+    assert not bad.metrics and "stopped: loss is nan at epoch 1" in bad.warnings[0]
+    assert good.metrics["accuracy"].value > 0
+    assert "the other families go on" in capsys.readouterr().out
+
+
+def test_a_submitted_job_runs(cluster: str, tmp_path: Path):
+    """`ray job submit` packs the checkout, less what .gitignore names, and runs it on the cluster."""
+    import ray
+
+    dashboard = f"http://{ray._private.worker.global_worker.node.address_info['webui_url']}"
+    ray_cli = Path(sys.executable).with_name("ray")
+    arguments = [str(ray_cli), "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--"]
+    arguments += ["python", "jobs/baseline.py", "--smoke", "--families", "simple_cnn", "--out", str(tmp_path)]
+    code, told, error = finish(start(arguments, cluster))
+    assert code == 0, told[-3000:] + error[-3000:]
+    assert "succeeded" in told and "report: " in told
+    assert len(list(tmp_path.glob("baseline-*/report.html"))) == 1

@@ -1,0 +1,136 @@
+"""Every registered family: shapes, gradients, freezing, preprocessing, and a saved model that needs nothing of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ham_ray.data.images import Images, decode
+from ham_ray.errors import UserError
+from ham_ray.models import families
+from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
+from ham_ray.models.weights import RANDOM, Weights, resolve_weights
+from ham_ray.training.recipe import baseline
+from ham_ray.training.workers import feature_spread
+
+pytestmark = pytest.mark.ray
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+
+
+def built(family: str, **changes) -> families.Network:
+    return families.build(baseline(family).changed(**changes), 32, RANDOM)
+
+
+@pytest.mark.parametrize("family", families.families())
+def test_uint8_images_become_probabilities(family: str):
+    probabilities = built(family).classifier()(PIXELS).numpy()
+    assert probabilities.shape == (4, 7) and probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", families.families())
+def test_the_gradient_reaches_every_trained_variable(family: str):
+    network = built(family)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(network.head(network.body(PIXELS, training=network.trains_statistics)) ** 2)
+    gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
+    assert all(gradient is not None for gradient in gradients)
+    assert sum(float(tf.norm(gradient)) > 0 for gradient in gradients) == len(gradients)
+
+
+@pytest.mark.parametrize("family", families.families())
+def test_a_saved_model_gives_the_same_in_a_process_without_this_package(family: str, tmp_path: Path):
+    classifier = built(family).classifier()
+    classifier.save(tmp_path / "model.keras")
+    np.save(tmp_path / "pixels.npy", PIXELS)
+    code = (
+        "import keras, numpy as np, sys\n"
+        "model = keras.models.load_model('model.keras')\n"
+        "np.save('p.npy', model(np.load('pixels.npy')))\n"
+        "assert not any(name.startswith('ham_ray') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), classifier(PIXELS), atol=1e-6)
+
+
+def test_preprocessing_is_keras_own():
+    inputs = keras.Input((32, 32, 3))
+    ours = keras.Model(inputs, bgr_minus_imagenet_mean(inputs))(PIXELS.astype(np.float32))
+    theirs = keras.applications.resnet50.preprocess_input(PIXELS.astype(np.float32))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("depth", "lowest"), [(0, None), (1, "conv5"), (2, "conv4"), (3, "conv3"), (4, "conv2"), (5, "conv1")]
+)
+def test_unfreeze_depth_counts_residual_stages_from_the_top(depth: int, lowest: str | None):
+    body = built("resnet50_finetuned", unfreeze_depth=depth).body
+    trained = {variable.path.split("/")[0].split("_")[0] for variable in body.trainable_variables}
+    expected = set() if lowest is None else set(RESNET50.stages[RESNET50.stages.index(lowest) :])
+    assert trained == expected
+
+
+def test_the_head_is_float32_in_mixed_precision():
+    network = built("resnet50_frozen", precision="bfloat16")
+    assert network.body(PIXELS).dtype == tf.float32 and network.head.layers[-1].compute_dtype == "float32"
+
+
+def test_the_same_seed_builds_the_same_network():
+    a, b, c = (built("simple_cnn", seed=seed).head.get_weights()[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(a, c)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path):
+    other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    other.save_weights(tmp_path / "other.weights.h5")
+    weights = resolve_weights(str(tmp_path / "other.weights.h5"))
+    with pytest.raises(UserError, match="weights other.weights.h5 do not fit resnet50 without top"):
+        families.build(baseline("resnet50_frozen"), 32, weights)
+
+
+def test_a_file_that_is_no_weights_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="do not fit resnet50"):
+        families.build(baseline("resnet50_frozen"), 32, Weights("broken.weights.h5", b"no HDF5", ".weights.h5"))
+    with pytest.raises(UserError, match="--weights: no file"):
+        resolve_weights(str(tmp_path / "nothing.h5"))
+
+
+def test_imagenet_without_a_network_is_one_line_with_the_remedy(tmp_path: Path):
+    code = (
+        "import socket\n"
+        "def refuse(*args, **kwargs): raise OSError('no network in this test')\n"
+        "socket.getaddrinfo = socket.socket.connect = refuse\n"
+        "from ham_ray.errors import UserError\n"
+        "from ham_ray.models.weights import resolve_weights\n"
+        "try: resolve_weights('imagenet')\n"
+        "except UserError as error: print(error)\n"
+    )
+    environment = {**os.environ, "HOME": str(tmp_path), "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if line.startswith("--weights imagenet")]
+    assert len(told) == 1 and "--weights FILE" in told[0] and "--weights none" in told[0]
+
+
+@pytest.mark.skipif("HAM_RAY_TEST_WEIGHTS" not in os.environ, reason="HAM_RAY_TEST_WEIGHTS names no ImageNet weights")
+def test_imagenet_features_differ_between_images_only_with_the_right_preprocessing(images: Images):
+    weights = resolve_weights(os.environ["HAM_RAY_TEST_WEIGHTS"])
+    network = families.build(baseline("resnet50_frozen"), 32, weights)
+    encoded = next(iter(_encoded(images)))
+    pixels = np.stack([decode(image) for image in encoded[:64]])
+    right, scaled = feature_spread(network, pixels), feature_spread(network, (pixels / 255).astype(np.uint8))
+    assert right > 0.3 > 0.1 > scaled
+
+
+def _encoded(images: Images):
+    import pyarrow.dataset as pads
+
+    for batch in pads.dataset(images.uri, exclude_invalid_files=True).to_batches(columns=["image"]):
+        yield batch["image"].to_pylist()

@@ -1,0 +1,174 @@
+"""The epoch loop in one process, on a network small enough to train in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ham_ray.data.shards import epoch_order
+from ham_ray.models.families import Network
+from ham_ray.training import loop
+from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.recipe import Recipe, make_recipe
+
+pytestmark = pytest.mark.ray
+ROWS, SIZE = 70, 8
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, 7, ROWS).astype(np.int32)
+PIXELS = (RANDOM.integers(0, 90, (ROWS, SIZE, SIZE, 3)) + 23 * LABELS[:, None, None, None]).astype(np.uint8)
+
+
+def recipe(**changes: Any) -> Recipe:
+    fields = {"family": "tiny", "epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "augmentation": "light"}
+    return make_recipe(**{**fields, **changes})
+
+
+def network() -> Network:
+    """A convolution with BatchNorm, and a head."""
+    keras.utils.set_random_seed(0)
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.BatchNormalization(momentum=0.5)(keras.layers.Conv2D(8, 3)(x))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    inputs = keras.Input((8,))
+    head = keras.Model(inputs, keras.layers.Dense(7)(inputs))
+    return Network(keras.Model(images, features), head, trains_statistics=True)
+
+
+def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):
+    net = net or network()
+
+    def batches(epoch: int):
+        for places in epoch_order(ROWS, 0, 1, recipe.batch_size, recipe.seed, epoch):
+            yield PIXELS[places], LABELS[places]
+
+    part = loop.Part(PIXELS[:30], LABELS[:30])
+    task = loop.Task(batches, ROWS // recipe.batch_size, part, np.ones(7, np.float32))
+    replica = loop.Replica(tf.distribute.get_strategy())
+    said: list[str] = []
+    progress = loop.train(recipe, net, task, replica, Checkpoints(str(folder)), report, said.append)
+    return progress, net, said
+
+
+def losses(progress: loop.Progress) -> list[float]:
+    return [row["train_loss"] for row in progress.history]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("head_epochs", [0, 2])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_resumed_equals_uninterrupted(tmp_path: Path, after: int, head_epochs: int):
+    chosen = recipe(head_epochs=head_epochs)
+    whole, kept, _ = run(chosen, tmp_path / "whole")
+
+    def kill(row: dict) -> None:
+        if row["epoch"] == after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(chosen, tmp_path / "killed", kill)
+    resumed, again, said = run(chosen, tmp_path / "killed")
+    assert said == [f"tiny: going on after epoch {after}"]
+    assert losses(resumed) == losses(whole)
+    assert resumed.best_epoch == whole.best_epoch
+    for a, b in zip(kept.learned_variables, again.learned_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path):
+    first, _, _ = run(recipe(), tmp_path)
+    second, _, _ = run(recipe(), tmp_path, report=lambda row: pytest.fail("trained an epoch"))
+    assert second.history == first.history
+
+
+def test_it_learns(tmp_path: Path):
+    progress, _, _ = run(recipe(epochs=30, dropout=0.0, warmup_epochs=0, learning_rate=3e-2), tmp_path)
+    assert progress.history[-1]["train_loss"] < 0.6 * progress.history[0]["train_loss"]
+    assert progress.best_score > 0.5
+
+
+def test_the_head_phase_leaves_the_body_alone(tmp_path: Path):
+    net, bodies = network(), []
+    bodies.append(net.body.get_weights())
+    run(recipe(head_epochs=2), tmp_path, lambda row: bodies.append(net.body.get_weights()), net)
+    for untouched in bodies[1:3]:
+        assert all(np.array_equal(a, b) for a, b in zip(bodies[0], untouched, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(bodies[0], bodies[3], strict=True) if a.size > 8)
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path):
+    net = network()
+    heads = {0: net.head.get_weights()}
+    chosen = recipe(epochs=12, learning_rate=0.3, warmup_epochs=0)
+    progress, _, _ = run(chosen, tmp_path, lambda row: heads.update({row["epoch"]: net.head.get_weights()}), net)
+    scores = [row["validation_macro_f1"] for row in progress.history]
+    assert progress.best_epoch == int(np.argmax(scores)) + 1
+    assert [row["best"] for row in progress.history][progress.best_epoch - 1]
+    for kept, best in zip(net.head.get_weights(), heads[progress.best_epoch], strict=True):
+        np.testing.assert_array_equal(kept, best)
+
+
+def test_early_stopping_waits_for_patience(tmp_path: Path):
+    # a learning rate that changes nothing: the first epoch stays the best
+    progress, _, _ = run(recipe(epochs=9, learning_rate=1e-12, weight_decay=0.0, patience=3), tmp_path)
+    stale = progress.epoch - progress.best_epoch
+    assert progress.epoch < 9 and stale == 3
+
+
+def test_selection_by_balanced_accuracy(tmp_path: Path):
+    progress, _, _ = run(recipe(select_by="balanced_accuracy"), tmp_path)
+    assert progress.best_score == max(row["validation_balanced_accuracy"] for row in progress.history)
+
+
+def test_a_loss_that_is_not_finite_stops_with_place_and_rate(tmp_path: Path):
+    with pytest.raises(
+        loop.NonFiniteLossError, match=r"loss is (nan|inf) at epoch \d, step \d, learning rate 9.62e\+29"
+    ):
+        run(recipe(learning_rate=1e30, warmup_epochs=0), tmp_path)
+
+
+def test_workers_that_disagree_are_found():
+    class Other(loop.Replica):
+        def gather(self, local: np.ndarray) -> np.ndarray:
+            return np.concatenate([local, local * 1.01])
+
+    with pytest.raises(RuntimeError, match="the workers disagree on"):
+        loop._check_agreement(network(), Other(tf.distribute.get_strategy()))
+
+
+def test_padding_never_reaches_the_predictions():
+    def forward(batch: np.ndarray) -> tf.Tensor:
+        assert len(batch) == loop.PREDICT_BATCH
+        return tf.reshape(tf.cast(batch, tf.float32), [len(batch), -1])[:, :7]
+
+    many = np.concatenate([PIXELS] * 4)  # 280 images: two whole batches and a padded one
+    np.testing.assert_array_equal(loop.predict(forward, many), many.reshape(280, -1)[:, :7])
+
+
+def test_the_learning_rate_by_hand():
+    rates = [loop.learning_rate(1.0, step, warmup=2, total=6) for step in range(6)]
+    cosine = [0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
+    assert rates == pytest.approx([1 / 3, 2 / 3, *cosine])
+    assert loop.learning_rate(1.0, 0, warmup=0, total=10) == 1
+
+
+def test_phases_of_a_recipe():
+    assert loop.phases(recipe()) == [loop.Phase("all", 0, 4, 3e-3)]
+    with_head = recipe(head_epochs=1, head_learning_rate=1e-2)
+    assert loop.phases(with_head) == [loop.Phase("head", 0, 1, 1e-2), loop.Phase("all", 1, 3, 3e-3)]
+
+
+def test_a_seed_changes_the_order_of_training(tmp_path: Path):
+    a, b = (run(recipe(seed=seed), tmp_path / str(seed))[0] for seed in (0, 1))
+    assert losses(a) != losses(b)
+    assert dataclasses.asdict(a)["epoch"] == 4

@@ -1,0 +1,100 @@
+"""Training under Ray Train: any number of workers gives the same run, also after a worker was killed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import psutil
+import pyarrow.dataset as pads
+import pytest
+
+from ham_ray.cluster import plan
+from ham_ray.data.images import Images, decode
+from ham_ray.errors import UserError
+from ham_ray.models.weights import RANDOM
+from ham_ray.training import workers
+from ham_ray.training.recipe import Recipe, baseline
+
+pytestmark = pytest.mark.ray
+# Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.
+RECIPE = baseline("simple_cnn").changed(epochs=3, batch_size=32, warmup_epochs=0.5)
+
+
+def run(images: Images, uri: Path, count: int, recipe: Recipe = RECIPE, memory: float = 1e9) -> workers.Outcome:
+    parts = workers.split(images, recipe, count, memory)
+    return workers.train(recipe, images, parts, RANDOM, plan(count, [2.0]), str(uri))
+
+
+def losses(outcome: workers.Outcome) -> np.ndarray:
+    return outcome.history["train_loss"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def single(cluster: str, images: Images, folder: Path) -> workers.Outcome:
+    """The uninterrupted run of one worker."""
+    return run(images, folder / "single", 1)
+
+
+def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Outcome, images: Images):
+    rows = workers.split_rows(images, RECIPE)
+    assert single.failed is None
+    assert {name: len(p) for name, p in single.probabilities.items()} == {
+        n: len(rows[n]) for n in ("validation", "test")
+    }
+    assert sum(len(frame) for frame in rows.values()) == len(images.rows)
+
+
+def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: Images, folder: Path):
+    stored = pads.dataset(images.uri, format="parquet", exclude_invalid_files=True)
+    test = stored.to_table(filter=pads.field("fold") == RECIPE.test_fold).to_pandas().sort_values("image_id")
+    model = keras.models.load_model(folder / "single" / workers.MODEL)
+    predicted = model.predict(np.stack([decode(encoded) for encoded in test["image"]]), verbose=0)
+    np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
+
+
+def test_two_workers_give_the_losses_and_predictions_of_one(single: workers.Outcome, images: Images, folder: Path):
+    double = run(images, folder / "double", 2)
+    np.testing.assert_allclose(losses(double), losses(single), rtol=1e-3)
+    np.testing.assert_allclose(double.history["validation_loss"], single.history["validation_loss"], rtol=1e-2)
+    np.testing.assert_allclose(double.probabilities["test"], single.probabilities["test"], atol=5e-3)
+
+
+def test_a_killed_worker_is_restarted_and_goes_on(single: workers.Outcome, images: Images, folder: Path):
+    killed: list[int] = []
+    place = folder / "killed"
+    threading.Thread(target=_kill_a_worker, args=(place / workers.CHECKPOINTS, killed), daemon=True).start()
+    outcome = run(images, place, 2)
+    assert len(killed) == 1, "the worker was done before it could be killed"
+    np.testing.assert_allclose(losses(outcome), losses(single), rtol=1e-3)
+    assert outcome.history["epoch"].tolist() == [1, 2, 3]
+
+
+def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: Images, folder: Path, capsys):
+    outcome = run(images, folder / "streamed", 1, RECIPE.changed(epochs=2), memory=1000)
+    assert "streamed every epoch (--shard-memory 0 MiB)" in capsys.readouterr().out
+    # other batches than in memory, but the same images, weights and number of steps
+    np.testing.assert_allclose(losses(outcome)[0], losses(single)[0], rtol=0.15)
+    np.testing.assert_allclose(losses(outcome)[1], losses(single)[1], rtol=0.15)
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: Images):
+    with pytest.raises(UserError, match="batch_size 32 does not divide over 3 workers"):
+        workers.split(images, RECIPE, 3, 1e9)
+
+
+def _kill_a_worker(checkpoints: Path, killed: list[int]) -> None:
+    """SIGKILL one training worker as soon as the first epoch is saved."""
+    while not list(checkpoints.glob("epoch-*.npz")):
+        time.sleep(0.02)
+    found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+    found[-1].kill()
+    killed.append(found[-1].pid)

@@ -1,0 +1,89 @@
+"""The resource arithmetic, and cluster.yaml against Ray's own schema and loader."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from ham_ray.cluster import plan
+from ham_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
+
+
+def test_one_worker_leaves_a_cpu_to_ray_data():
+    assert plan(1, [2.0]).cpus_per_worker == 1
+
+
+def test_two_workers_share_what_is_left_of_two_cpus():
+    assert plan(2, [2.0]).cpus_per_worker == 0.5
+
+
+def test_a_share_is_no_larger_than_a_node():
+    # (12 - 1) / 2 = 5.5 CPUs would fit on no node: Ray would wait for such a node forever
+    assert plan(2, [4.0, 4.0, 4.0]).cpus_per_worker == 4
+
+
+def test_three_workers_on_two_nodes():
+    resources = plan(3, [4.0, 8.0])
+    assert resources.cpus_per_worker == 3  # one on the first node, two on the second, and (12 - 1) / 3 > 3
+
+
+def test_too_many_workers_are_refused_with_the_arithmetic():
+    with pytest.raises(UserError, match=r"--workers 40 × 0\.1 CPU does not fit: 1 node\(s\) with 2 CPUs, 1 kept"):
+        plan(40, [2.0])
+
+
+def test_a_share_asked_for_that_starves_ray_data_is_refused():
+    with pytest.raises(UserError, match="does not fit"):
+        plan(2, [2.0], cpus_per_worker=1.0)
+
+
+def test_no_worker_is_refused():
+    with pytest.raises(UserError, match="at least 1"):
+        plan(0, [2.0])
+
+
+@pytest.mark.parametrize(("gpus", "used"), [(0, False), (1, False), (2, True)])
+def test_gpus_are_used_where_every_worker_gets_one(gpus: int, used: bool):
+    assert plan(2, [8.0], gpus).use_gpu is used
+
+
+@pytest.fixture(scope="module")
+def cluster() -> dict:
+    return yaml.safe_load(CLUSTER.read_text())
+
+
+def test_cluster_yaml_is_what_ray_up_takes(cluster: dict):
+    schema = Path(ray.__file__).parent / "autoscaler" / "ray-schema.json"
+    jsonschema.validate(cluster, json.loads(schema.read_text()))
+    validate_config(prepare_config(cluster))
+
+
+def test_cluster_yaml_asks_for_the_token_on_every_node(cluster: dict):
+    starts = [c for key in ("head", "worker") for c in cluster[f"{key}_start_ray_commands"] if "ray start" in c]
+    assert len(starts) == 2
+    assert all(c.startswith("RAY_AUTH_MODE=token ") for c in starts)
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+def test_cluster_yaml_opens_nothing_to_the_world(cluster: dict):
+    # Without SecurityGroupIds in every node type Ray makes a group that opens SSH to 0.0.0.0/0.
+    assert all(node["node_config"]["SecurityGroupIds"] for node in cluster["available_node_types"].values())
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+    assert "0.0.0.0" not in CLUSTER.read_text()
+
+
+def test_cluster_yaml_runs_the_ray_that_is_tested(cluster: dict):
+    assert f":{ray.__version__}-py3" in cluster["docker"]["image"]
+
+
+def test_a_growing_cluster_is_waited_for():
+    assert plan(8, [2.0], cpus_per_worker=4.0, grows=True).cpus_per_worker == 4

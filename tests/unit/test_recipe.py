@@ -1,0 +1,64 @@
+"""Recipes: refused before anything starts, with the culprit, the value and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from ham_ray.errors import UserError
+from ham_ray.models.families import families
+from ham_ray.training.recipe import BASELINES, Recipe, baseline, digest, make_recipe
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize("family", BASELINES)
+def test_every_baseline_is_a_valid_recipe_of_a_registered_family(family: str):
+    assert baseline(family).family in families()
+
+
+def test_an_unknown_family_names_the_near_ones():
+    with pytest.raises(UserError, match="unknown family 'resnet50_frozn'; did you mean resnet50_frozen"):
+        baseline("resnet50_frozn")
+
+
+def test_an_unknown_field_names_the_near_one():
+    with pytest.raises(UserError, match="unknown recipe field 'learning_rat'; did you mean learning_rate"):
+        baseline("simple_cnn").changed(learning_rat=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"learning_rate": -1.0}, "learning_rate: .*greater than 0, got -1.0"),
+        ({"unfreeze_depth": 6}, "unfreeze_depth: .*less than or equal to 5, got 6"),
+        ({"dropout": "much"}, "dropout: .*valid number"),
+        ({"augmentation": "wild"}, "augmentation: .*'off', 'light' or 'strong'"),
+        ({"test_fold": 1, "validation_fold": 1}, "both 1: choosing on the test fold"),
+        ({"epochs": 2, "head_epochs": 2}, "leaves no epoch"),
+    ],
+)
+def test_a_bad_value_is_refused_with_the_reason(changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        baseline("simple_cnn").changed(**changes)
+
+
+def test_words_of_the_command_line_become_the_fields_types():
+    recipe = baseline("simple_cnn").changed(learning_rate="2e-4", seed="3")
+    assert (recipe.learning_rate, recipe.seed) == (2e-4, 3)
+
+
+def test_training_folds_are_the_others():
+    assert make_recipe(family="f", epochs=1, learning_rate=1, test_fold=2, validation_fold=4).training_folds == [
+        0,
+        1,
+        3,
+    ]
+
+
+def test_a_digest_names_content_and_not_its_order():
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": 3})
+
+
+def test_a_recipe_survives_json():
+    recipe = baseline("resnet50_finetuned")
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe

@@ -1,0 +1,38 @@
+"""Run folders: a name is one recipe on one data set, for good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ham_ray import runs
+from ham_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+IDENTITY = {"recipe": {"epochs": 3, "seed": 0}, "data": {"fingerprint": "abc"}}
+
+
+def test_the_same_run_goes_on(tmp_path: Path):
+    runs.claim(str(tmp_path / "run"), IDENTITY)
+    runs.claim(str(tmp_path / "run"), IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"recipe": {"epochs": 5, "seed": 0}, "data": {"fingerprint": "abc"}}, "recipe.epochs was 3, is 5"),
+        ({"recipe": {"epochs": 3, "seed": 0}, "data": {"fingerprint": "xyz"}}, "data.fingerprint was 'abc', is 'xyz'"),
+        ({"recipe": {"epochs": 3}, "data": {"fingerprint": "abc"}}, "recipe.seed was 0, is None"),
+    ],
+)
+def test_another_recipe_or_other_data_is_refused_with_the_difference(tmp_path: Path, other: dict, message: str):
+    runs.claim(str(tmp_path / "run"), IDENTITY)
+    with pytest.raises(UserError, match=f"is another run: {message}. Give another --name"):
+        runs.claim(str(tmp_path / "run"), other)
+
+
+def test_the_manifest_tells_command_commit_machine_and_versions():
+    manifest = runs.environment()
+    assert {"command", "commit", "machine", "time", "python"} <= manifest.keys()
+    assert {"ray", "keras", "numpy"} <= manifest["packages"].keys()

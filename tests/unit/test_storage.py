@@ -1,0 +1,52 @@
+"""Storage: whole files or none, URIs, and clear refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ham_ray import storage
+from ham_ray.errors import UserError
+
+pytestmark = pytest.mark.unit
+
+
+def test_what_is_written_is_read_and_listed(tmp_path: Path):
+    place = storage.join(tmp_path, "a", "b.txt")
+    storage.write_bytes(place, b"content")
+    assert storage.read_bytes(place) == b"content"
+    assert storage.listdir(storage.join(tmp_path, "a")) == ["b.txt"]
+    assert storage.exists(place) and not storage.exists(place + "x")
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    place = tmp_path / "table"
+    storage.write_bytes(place, b"old")
+    with pytest.raises(RuntimeError), storage.writing(place) as path:
+        path.write_bytes(b"half of the n")
+        raise RuntimeError
+    assert place.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table"]
+
+
+def test_remove_takes_files_and_folders_and_forgives_absence(tmp_path: Path):
+    storage.write_bytes(tmp_path / "f" / "g", b"")
+    for _ in range(2):
+        storage.remove(tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
+def test_an_object_stores_query_stays_at_the_end():
+    assert storage.join("s3://bucket/runs?region=x", "a", "b") == "s3://bucket/runs/a/b?region=x"
+    assert storage.absolute("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_an_unknown_scheme_is_refused_in_words():
+    with pytest.raises(UserError, match="cannot open 'ftp://host/x'.*use a local path, s3://"):
+        storage.resolve("ftp://host/x")
+
+
+def test_file_uris_are_local_paths(tmp_path: Path):
+    storage.write_bytes(f"file://{tmp_path}/x", b"1")
+    assert (tmp_path / "x").read_bytes() == b"1"
