@@ -7,7 +7,7 @@ from typing import Any
 
 from ham_ray import runs, storage
 from ham_ray.cluster import cluster_resources
-from ham_ray.comparison import Setting, compare
+from ham_ray.comparison import REPORT, Setting, compare
 from ham_ray.console import progress
 from ham_ray.data.images import Images
 from ham_ray.data.prepare import prepare, prepare_sample
@@ -39,7 +39,7 @@ class Options:
 
 
 def run(options: Options) -> tuple[Summary, str]:
-    """Choose, print every choice, compare. Returns the summary and the run's folder.
+    """Choose, print every choice, compare. Returns the summary and the place of the report.
 
     Raises:
         UserError: an option that cannot be met; before anything is trained.
@@ -56,7 +56,7 @@ def run(options: Options) -> tuple[Summary, str]:
     name = options.name or f"baseline-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
     setting = Setting(images, weights, resources, place, options.shard_memory * 2**30)
-    return compare(recipes, setting), place
+    return compare(recipes, setting), storage.join(place, REPORT)
 
 
 def _images(options: Options) -> Images:

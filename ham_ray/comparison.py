@@ -18,7 +18,7 @@ from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
-from ham_ray.training import workers
+from ham_ray.training import feed, workers
 from ham_ray.training.recipe import Recipe
 
 METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
@@ -48,13 +48,13 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
     """
     for name, recipe in recipes.items():
         runs.claim(_place(setting, name), _identity(recipe, setting))
-    parts: dict[str, workers.Splits] = {}
+    parts: dict[str, feed.Splits] = {}
     trained = {}
     for name, recipe in recipes.items():
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
         trained[name] = _finished(_place(setting, name)) or _train(name, recipe, setting, parts)
     first = next(iter(recipes.values()))
-    rows = workers.split_rows(setting.images, first)
+    rows = feed.split_rows(setting.images, first)
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
     floor = floors(setting.images, rows)
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
@@ -63,10 +63,10 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
     return result
 
 
-def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, workers.Splits]) -> Run:
+def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits]) -> Run:
     key = recipe.model_dump_json(include={"test_fold", "validation_fold", "batch_size"})
     if key not in parts:  # families with the same split share one decoding
-        parts[key] = workers.split(setting.images, recipe, setting.resources.workers, setting.shard_memory)
+        parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory)
     uri = _place(setting, name)
     storage.write_bytes(storage.join(uri, ENVIRONMENT), runs.to_json(runs.environment()))
     try:
@@ -83,7 +83,7 @@ def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
     return Run(None, None, {"weights": _weights(recipe.family, setting), "warnings": [f"stopped: {reason}"]})
 
 
-def _finish(outcome: workers.Outcome, parts: workers.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
+def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
     """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
     tables = [predictions.predictions(parts.rows[name], name, p) for name, p in outcome.probabilities.items()]
     predicted = pd.concat(tables, ignore_index=True)

@@ -58,10 +58,10 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None, pace="")
+        task = bar.add_task(what, total=None, pace="", visible=False)  # shown once there is something to count
 
         def told(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, pace=f"{speed:.0f} images/s" if speed else "")
+            bar.update(task, completed=done, total=total, visible=True, pace=f"{speed:.0f} images/s" if speed else "")
 
         yield told

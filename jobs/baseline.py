@@ -58,9 +58,9 @@ def main(
         out,
     )
     with connected():
-        result, place = baselines.run(options)
+        result, page = baselines.run(options)
     summary.show(result)
-    print(f"report: {place}/report.html")
+    print(f"report: {page}")
     if any(row.kind == "model" and not row.metrics for row in result.rows):
         raise Exit(1)
 

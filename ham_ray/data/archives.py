@@ -180,7 +180,10 @@ def _size(path: Path) -> int:
 def _signature(seed: str, members: list[Member]) -> str:
     digest = hashlib.sha256(seed.encode())
     for member in members:
-        file = Path(member.container, member.name)
-        stamp = member.place.crc if member.place else file.stat().st_mtime_ns if file.exists() else 0
+        stamp = member.place.crc if member.place else _modified(Path(member.container, member.name))
         digest.update(f"{member.label}\0{member.size}\0{stamp}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0

@@ -80,7 +80,8 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
         # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full decoding).
         image.draft("RGB", (size, size))
         try:
-            rgb = image.convert("RGB")
+            image.load()
+            rgb = image if image.mode == "RGB" else image.convert("RGB")
         except (OSError, SyntaxError, ValueError) as error:
             raise BadPicture("truncated", str(error)) from None
         box = _centre_square(*rgb.size) if geometry == "crop" else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import layers
 
 from ham_ray.diagnoses import CODES
@@ -32,6 +33,12 @@ class Network:
     def logits(self, images):
         """Images to logits, in inference mode."""
         return self.head(self.body(images, training=False), training=False)
+
+    def feature_spread(self, images: np.ndarray) -> float:
+        """How much the features of 128 images differ: their standard deviation over images, mean over features, in
+        units of their mean absolute value. Below 0.1 a head can hardly tell images apart: wrong preprocessing."""
+        features = np.asarray(self.body(images[:128], training=False))
+        return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
 
     def classifier(self) -> keras.Model:
         """The model one saves: uint8 RGB in, probabilities float32 [B, 7] in the order of `diagnoses.CODES` out."""

@@ -1,14 +1,10 @@
-"""The epoch loop: the only one in the project, for one replica and for many.
-
-One worker runs it under TensorFlow's default strategy, several under MultiWorkerMirroredStrategy: the step, the
-batches and the random numbers are the same, so the losses are too.
-"""
+"""The epoch loop, the only one in the project: resume, train, validate, keep the best, checkpoint, stop early."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,15 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ham_ray.data.augment import DRAWS, augment, draw
-from ham_ray.diagnoses import CODES
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
-from ham_ray.models.losses import weighted_cross_entropy
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
+from ham_ray.training.feed import Batches, Part
 from ham_ray.training.recipe import Recipe
-
-PREDICT_BATCH = 128
+from ham_ray.training.schedule import learning_rate, phase_at
+from ham_ray.training.step import Replica, Trainer
 
 
 class NonFiniteLossError(Exception):
@@ -32,44 +26,13 @@ class NonFiniteLossError(Exception):
 
 
 @dataclass(frozen=True)
-class Replica:
-    """This worker's place among all, and the strategy that joins them."""
-
-    strategy: tf.distribute.Strategy
-    rank: int = 0
-    workers: int = 1
-
-    def gather(self, local: np.ndarray) -> np.ndarray:
-        """The arrays of all workers, joined along the first axis in the order of ranks."""
-        return self.strategy.gather(tf.constant(local), axis=0).numpy() if self.workers > 1 else local
-
-
-@dataclass(frozen=True)
-class Part:
-    """Images in memory: uint8[n, size, size, 3] and labels int32[n]."""
-
-    pixels: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True)
 class Task:
     """What a worker is given. `batches(epoch)` yields its share of each step as (uint8 images, int labels)."""
 
-    batches: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+    batches: Batches
     steps: int
     validation: Part
     class_weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of epochs with one set of trained variables, one optimizer and one learning-rate curve."""
-
-    name: str
-    first: int
-    epochs: int
-    peak: float
 
 
 @dataclass
@@ -80,88 +43,6 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-def phases(recipe: Recipe) -> list[Phase]:
-    """The head alone first where the recipe says so, then all that it unfreezes."""
-    rest = Phase("all", recipe.head_epochs, recipe.epochs - recipe.head_epochs, recipe.learning_rate)
-    return [Phase("head", 0, recipe.head_epochs, recipe.head_learning_rate), rest] if recipe.head_epochs else [rest]
-
-
-def learning_rate(peak: float, step: int, warmup: float, total: int) -> float:
-    """Linear warm-up to `peak` over `warmup` steps, then half a cosine to zero at step `total`."""
-    if step < warmup:
-        return peak * (step + 1) / (warmup + 1)
-    return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
-
-
-class Trainer:
-    """A network with its optimizer and compiled steps, on one replica of a strategy."""
-
-    def __init__(self, recipe: Recipe, network: Network, replica: Replica, class_weights: np.ndarray):
-        self.recipe, self.network, self.replica = recipe, network, replica
-        self.class_weights = tf.constant(class_weights)
-        self.phase: Phase | None = None
-
-    def enter(self, phase: Phase) -> None:
-        """Start a phase: its variables, a fresh optimizer, a step compiled for them."""
-        self.phase = phase
-        head_only = phase.name == "head" or not self.network.body.trainable_variables
-        self.variables = (self.network.head if head_only else self.network).trainable_variables
-        with self.replica.strategy.scope():
-            self.optimizer = keras.optimizers.AdamW(phase.peak, weight_decay=self.recipe.weight_decay)
-            self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-            self.optimizer.build(self.variables)
-        trains_statistics = self.network.trains_statistics and not head_only
-        self.step = tf.function(lambda x, y, step: self._global_step(x, y, step, trains_statistics))
-        self.forward = tf.function(self._forward)
-
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
-        """Probabilities float32[n, 7] of this replica's images."""
-        return predict(self.forward, pixels)
-
-    def _forward(self, images: tf.Tensor) -> tf.Tensor:
-        return self.replica.strategy.run(lambda x: tf.nn.softmax(self.network.logits(x)), (images,))
-
-    def _global_step(self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, statistics: bool) -> tf.Tensor:
-        strategy = self.replica.strategy
-        losses = strategy.run(self._replica_step, (images, labels, step, statistics))
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
-
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, statistics: bool) -> tf.Tensor:
-        recipe, network = self.recipe, self.network
-        images = augment(images, self._draw(step, DRAWS, stream=0), recipe.augmentation)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([variable.value for variable in self.variables])
-            features = network.body(images, training=statistics)
-            logits = network.head(self._drop(features, step), training=True)
-            loss = weighted_cross_entropy(logits, labels, self.class_weights, recipe.label_smoothing, recipe.batch_size)
-        self.optimizer.apply(tape.gradient(loss, [v.value for v in self.variables]), self.variables)
-        return loss
-
-    def _drop(self, features: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Dropout by the image's place in the global batch; a Dropout layer would drop others on other workers."""
-        rate = self.recipe.dropout
-        if not rate:
-            return features
-        kept = self._draw(step, features.shape[-1], stream=1) >= rate
-        return tf.where(kept, features / (1.0 - rate), 0.0)
-
-    def _draw(self, step: tf.Tensor, count: int, stream: int) -> tf.Tensor:
-        """This replica's rows of the random numbers of the global batch."""
-        share = self.recipe.batch_size // self.replica.workers
-        everyone = draw(self.recipe.seed, step, self.recipe.batch_size, count, stream)
-        return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]
-
-
-def predict(forward: Callable[[np.ndarray], tf.Tensor], pixels: np.ndarray) -> np.ndarray:
-    """Probabilities float32[n, 7]; the last batch is padded, so that one compiled shape serves all."""
-    probabilities = []
-    for start in range(0, len(pixels), PREDICT_BATCH):
-        batch = pixels[start : start + PREDICT_BATCH]
-        padded = np.pad(batch, [(0, PREDICT_BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
-        probabilities.append(np.asarray(forward(padded))[: len(batch)])
-    return np.concatenate(probabilities) if probabilities else np.empty((0, len(CODES)), np.float32)
 
 
 def train(
@@ -185,7 +66,7 @@ def train(
     if progress.epoch:
         say(f"{recipe.family}: going on after epoch {progress.epoch}")
     while progress.epoch < recipe.epochs and not _stalled(recipe, progress):
-        phase = _phase_at(recipe, progress.epoch)
+        phase = phase_at(recipe, progress.epoch)
         if trainer.phase != phase:
             trainer.enter(phase)
         row = _run_epoch(trainer, task, truth, progress.epoch, say)
@@ -257,10 +138,6 @@ def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> 
     )
 
 
-def _phase_at(recipe: Recipe, epoch: int) -> Phase:
-    return next(phase for phase in reversed(phases(recipe)) if epoch >= phase.first)
-
-
 def _stalled(recipe: Recipe, progress: Progress) -> bool:
     """Early stopping; the head's own epochs do not count."""
     since = progress.epoch - max(progress.best_epoch, recipe.head_epochs)
@@ -271,7 +148,7 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[Progress, 
     if checkpoint is None:
         return Progress(), _arrays(trainer.network)
     progress = Progress(**checkpoint.facts)
-    trainer.enter(_phase_at(trainer.recipe, progress.epoch - 1))
+    trainer.enter(phase_at(trainer.recipe, progress.epoch - 1))
     _assign(trainer.network.learned_variables, _listed(checkpoint, "network"))
     _assign(trainer.optimizer.variables, _listed(checkpoint, "optimizer"))
     return progress, _listed(checkpoint, "best")

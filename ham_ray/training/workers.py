@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,29 +14,25 @@ import numpy as np
 import pandas as pd
 import ray
 import ray.train
-from ray.data import Dataset, ExecutionOptions
+import tensorflow as tf
+from ray.data import ExecutionOptions
+from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import storage
 from ham_ray.cluster import Resources, quiet_data
-from ham_ray.data.images import Images, read
-from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, training_shard
+from ham_ray.data.images import Images
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
-from ham_ray.models.weights import Weights
-from ham_ray.training import messages
+from ham_ray.models.families import Network, build
+from ham_ray.models.losses import class_weights
+from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.training import feed, loop, messages
+from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.recipe import Recipe
+from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
 MODEL, HISTORY, CHECKPOINTS = "model.keras", "history.parquet", "checkpoints"
-
-
-@dataclass(frozen=True)
-class Splits:
-    """The rows of each split, and for each worker a dataset of its part of them."""
-
-    rows: dict[str, pd.DataFrame]
-    datasets: dict[str, Dataset]
-    resident: bool
 
 
 @dataclass(frozen=True)
@@ -52,41 +48,9 @@ class Outcome:
     facts: dict[str, Any]
 
 
-def split_rows(images: Images, recipe: Recipe) -> dict[str, pd.DataFrame]:
-    """The rows of IMAGES in each split."""
-    return {
-        "training": images.fold(*recipe.training_folds),
-        "validation": images.fold(recipe.validation_fold),
-        "test": images.fold(recipe.test_fold),
-    }
-
-
-def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> Splits:
-    """Cut IMAGES into splits by fold and into parts by worker.
-
-    A training part that fits `shard_memory` (bytes) is decoded once and kept; a larger one is decoded anew each epoch.
-    """
-    rows = split_rows(images, recipe)
-    check_batch(len(rows["training"]), recipe.batch_size, workers)
-    need = len(rows["training"]) / workers * images.size**2 * 3
-    resident = need <= shard_memory
-    print(
-        f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
-        + ("kept in memory" if resident else "streamed every epoch")
-        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB)"
-    )
-    parts = {
-        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
-        for name, frame in rows.items()
-        for rank in range(workers)
-    }
-    datasets = {name: read(images, part) for name, part in parts.items()}
-    if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
-        datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
-    return Splits(rows, datasets, resident)
-
-
-def train(recipe: Recipe, images: Images, splits: Splits, weights: Weights, resources: Resources, uri: str) -> Outcome:
+def train(
+    recipe: Recipe, images: Images, splits: feed.Splits, weights: Weights, resources: Resources, uri: str
+) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
@@ -109,9 +73,7 @@ def train(recipe: Recipe, images: Images, splits: Splits, weights: Weights, reso
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
 
 
-def _trainer(config: dict[str, Any], splits: Splits, resources: Resources, uri: str) -> Any:
-    from ray.train.tensorflow import TensorflowTrainer
-
+def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, uri: str) -> Any:
     return TensorflowTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
@@ -133,24 +95,12 @@ def _trainer(config: dict[str, Any], splits: Splits, resources: Resources, uri: 
     )
 
 
-def _part(name: str, rank: int) -> str:
-    return f"{name}-{rank}"
-
-
-def _part_rows(name: str, rows: pd.DataFrame, rank: int, workers: int, batch_size: int) -> pd.DataFrame:
-    if name == "training":
-        return training_shard(rows, rank, workers, batch_size)
-    return evaluation_shard(rows, rank, workers)
-
-
 def _worker(config: dict[str, Any]) -> dict[str, Any]:
     """Runs on each worker. What would only happen again is told, not raised: Ray would restart the workers for it."""
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; it would make Keras 3 refuse to load
-    from ham_ray.training.loop import NonFiniteLossError
-
     try:
         return _train_part(config)
-    except (NonFiniteLossError, UserError) as error:
+    except (loop.NonFiniteLossError, UserError) as error:
         return {"failed": str(error), "probabilities": {}, "history": [], "facts": {}}
 
 
@@ -160,25 +110,20 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
     replica = _join()
-    from ham_ray.models.families import build
-    from ham_ray.models.losses import class_weights
-    from ham_ray.training import loop
-    from ham_ray.training.checkpoints import Checkpoints
-
     recipe, weights = Recipe(**config["recipe"]), ray.get(config["weights"])
     with replica.strategy.scope():
         network = build(recipe, config["size"], weights)
     task = loop.Task(
-        batches=_batches(recipe, config, replica.rank, replica.workers),
+        batches=feed.batches(recipe, config["rows"]["training"], config["resident"], replica.rank, replica.workers),
         steps=config["rows"]["training"] // recipe.batch_size,
-        validation=_collect("validation", replica.rank),
+        validation=feed.collect("validation", replica.rank),
         class_weights=class_weights(config["counts"], recipe.class_weight_scale),
     )
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
-    spread = feature_spread(network, task.validation.pixels)
+    spread = network.feature_spread(task.validation.pixels)
     say = messages.sender(config["mailbox"], replica.rank)
     progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say)
-    test = _collect("test", replica.rank)
+    test = feed.collect("test", replica.rank)
     probabilities = _finish(recipe, config, network, replica, {"validation": task.validation, "test": test})
     return {
         "failed": None,
@@ -195,8 +140,6 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 
 def _limit_threads() -> None:
     """Workers that share a node share its cores; TensorFlow alone would start a thread for every core in each."""
-    import tensorflow as tf
-
     tf.get_logger().setLevel("ERROR")  # it tells of every collective
     cores = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
     tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
@@ -204,12 +147,8 @@ def _limit_threads() -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _join() -> Any:
+def _join() -> Replica:
     """This worker's replica: TensorFlow's default strategy for one, MultiWorkerMirroredStrategy for many."""
-    import tensorflow as tf
-
-    from ham_ray.training.loop import Replica
-
     context = ray.train.get_context()
     if context.get_world_size() == 1:
         return Replica(tf.distribute.get_strategy())
@@ -217,45 +156,6 @@ def _join() -> Any:
     rank = strategy.cluster_resolver.task_id
     assert rank == context.get_world_rank(), "TensorFlow's order of workers is not Ray's: parts would be mixed up"
     return Replica(strategy, rank, context.get_world_size())
-
-
-def _collect(name: str, rank: int) -> Any:
-    """This worker's part of a split, decoded, in the order of image_id."""
-    from ham_ray.training.loop import Part
-
-    shard = ray.train.get_dataset_shard(_part(name, rank))
-    blocks = list(shard.iter_batches(batch_size=None))
-    order = np.argsort(np.concatenate([block["image_id"] for block in blocks]).astype(str))
-    pixels = np.concatenate([block["pixels"] for block in blocks])[order]
-    return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
-
-
-def _batches(recipe: Recipe, config: dict[str, Any], rank: int, workers: int) -> Any:
-    rows, share = config["rows"]["training"], recipe.batch_size // workers
-    steps = rows // recipe.batch_size
-    if config["resident"]:
-        part = _collect("training", rank)
-
-        def resident(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for places in epoch_order(rows, rank, workers, recipe.batch_size, recipe.seed, epoch):
-                yield part.pixels[places], part.labels[places]
-
-        return resident
-
-    shard = ray.train.get_dataset_shard(_part("training", rank))
-
-    def streamed(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        batches = shard.iter_batches(
-            batch_size=share,
-            drop_last=True,
-            prefetch_batches=4,
-            local_shuffle_buffer_size=16 * share,
-            local_shuffle_seed=(recipe.seed * 1_000 + epoch) * 1_000 + rank,
-        )
-        for batch in itertools.islice(batches, steps):
-            yield batch["pixels"], batch["label"].astype(np.int32)
-
-    return streamed
 
 
 def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
@@ -275,23 +175,10 @@ def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str,
     return report
 
 
-def feature_spread(network: Any, pixels: np.ndarray) -> float:
-    """How much pooled features differ between images: mean over features of their standard deviation over 128 images,
-    over the mean absolute value. Below 0.1 a head can hardly tell one image from another: wrong preprocessing."""
-    features = np.asarray(network.body(pixels[:128], training=False))
-    return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
-
-
 def _finish(
-    recipe: Recipe, config: dict[str, Any], network: Any, replica: Any, parts: dict[str, Any]
+    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, parts: dict[str, feed.Part]
 ) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
-    import tensorflow as tf
-
-    from ham_ray.models.families import build
-    from ham_ray.models.weights import RANDOM
-    from ham_ray.training import loop
-
     final = build(recipe.changed(precision="float32"), config["size"], RANDOM)
     for target, source in zip(final.variables, network.variables, strict=True):
         target.assign(source.numpy())
@@ -300,4 +187,4 @@ def _finish(
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             classifier.save(path)
     forward = tf.function(lambda images: classifier(images, training=False))
-    return {name: replica.gather(loop.predict(forward, part.pixels)) for name, part in parts.items()}
+    return {name: replica.gather(predict(forward, part.pixels)) for name, part in parts.items()}

@@ -18,7 +18,6 @@ from ham_ray.models import families
 from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.training.recipe import baseline
-from ham_ray.training.workers import feature_spread
 
 pytestmark = pytest.mark.ray
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -125,7 +124,7 @@ def test_imagenet_features_differ_between_images_only_with_the_right_preprocessi
     network = families.build(baseline("resnet50_frozen"), 32, weights)
     encoded = next(iter(_encoded(images)))
     pixels = np.stack([decode(image) for image in encoded[:64]])
-    right, scaled = feature_spread(network, pixels), feature_spread(network, (pixels / 255).astype(np.uint8))
+    right, scaled = network.feature_spread(pixels), network.feature_spread((pixels / 255).astype(np.uint8))
     assert right > 0.3 > 0.1 > scaled
 
 

@@ -16,7 +16,10 @@ from ham_ray.data.shards import epoch_order
 from ham_ray.models.families import Network
 from ham_ray.training import loop
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.feed import Part
 from ham_ray.training.recipe import Recipe, make_recipe
+from ham_ray.training.schedule import Phase, learning_rate, phases
+from ham_ray.training.step import PREDICT_BATCH, Replica, predict
 
 pytestmark = pytest.mark.ray
 ROWS, SIZE = 70, 8
@@ -49,9 +52,9 @@ def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda ro
         for places in epoch_order(ROWS, 0, 1, recipe.batch_size, recipe.seed, epoch):
             yield PIXELS[places], LABELS[places]
 
-    part = loop.Part(PIXELS[:30], LABELS[:30])
+    part = Part(PIXELS[:30], LABELS[:30])
     task = loop.Task(batches, ROWS // recipe.batch_size, part, np.ones(7, np.float32))
-    replica = loop.Replica(tf.distribute.get_strategy())
+    replica = Replica(tf.distribute.get_strategy())
     said: list[str] = []
     progress = loop.train(recipe, net, task, replica, Checkpoints(str(folder)), report, said.append)
     return progress, net, said
@@ -138,7 +141,7 @@ def test_a_loss_that_is_not_finite_stops_with_place_and_rate(tmp_path: Path):
 
 
 def test_workers_that_disagree_are_found():
-    class Other(loop.Replica):
+    class Other(Replica):
         def gather(self, local: np.ndarray) -> np.ndarray:
             return np.concatenate([local, local * 1.01])
 
@@ -148,24 +151,24 @@ def test_workers_that_disagree_are_found():
 
 def test_padding_never_reaches_the_predictions():
     def forward(batch: np.ndarray) -> tf.Tensor:
-        assert len(batch) == loop.PREDICT_BATCH
+        assert len(batch) == PREDICT_BATCH
         return tf.reshape(tf.cast(batch, tf.float32), [len(batch), -1])[:, :7]
 
     many = np.concatenate([PIXELS] * 4)  # 280 images: two whole batches and a padded one
-    np.testing.assert_array_equal(loop.predict(forward, many), many.reshape(280, -1)[:, :7])
+    np.testing.assert_array_equal(predict(forward, many), many.reshape(280, -1)[:, :7])
 
 
 def test_the_learning_rate_by_hand():
-    rates = [loop.learning_rate(1.0, step, warmup=2, total=6) for step in range(6)]
+    rates = [learning_rate(1.0, step, warmup=2, total=6) for step in range(6)]
     cosine = [0.5 * (1 + np.cos(np.pi * k / 4)) for k in range(4)]
     assert rates == pytest.approx([1 / 3, 2 / 3, *cosine])
-    assert loop.learning_rate(1.0, 0, warmup=0, total=10) == 1
+    assert learning_rate(1.0, 0, warmup=0, total=10) == 1
 
 
 def test_phases_of_a_recipe():
-    assert loop.phases(recipe()) == [loop.Phase("all", 0, 4, 3e-3)]
+    assert phases(recipe()) == [Phase("all", 0, 4, 3e-3)]
     with_head = recipe(head_epochs=1, head_learning_rate=1e-2)
-    assert loop.phases(with_head) == [loop.Phase("head", 0, 1, 1e-2), loop.Phase("all", 1, 3, 3e-3)]
+    assert phases(with_head) == [Phase("head", 0, 1, 1e-2), Phase("all", 1, 3, 3e-3)]
 
 
 def test_a_seed_changes_the_order_of_training(tmp_path: Path):

@@ -16,7 +16,7 @@ from ham_ray.cluster import plan
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
 from ham_ray.models.weights import RANDOM
-from ham_ray.training import workers
+from ham_ray.training import feed, workers
 from ham_ray.training.recipe import Recipe, baseline
 
 pytestmark = pytest.mark.ray
@@ -25,7 +25,7 @@ RECIPE = baseline("simple_cnn").changed(epochs=3, batch_size=32, warmup_epochs=0
 
 
 def run(images: Images, uri: Path, count: int, recipe: Recipe = RECIPE, memory: float = 1e9) -> workers.Outcome:
-    parts = workers.split(images, recipe, count, memory)
+    parts = feed.split(images, recipe, count, memory)
     return workers.train(recipe, images, parts, RANDOM, plan(count, [2.0]), str(uri))
 
 
@@ -45,7 +45,7 @@ def single(cluster: str, images: Images, folder: Path) -> workers.Outcome:
 
 
 def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Outcome, images: Images):
-    rows = workers.split_rows(images, RECIPE)
+    rows = feed.split_rows(images, RECIPE)
     assert single.failed is None
     assert {name: len(p) for name, p in single.probabilities.items()} == {
         n: len(rows[n]) for n in ("validation", "test")
@@ -88,7 +88,7 @@ def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: I
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: Images):
     with pytest.raises(UserError, match="batch_size 32 does not divide over 3 workers"):
-        workers.split(images, RECIPE, 3, 1e9)
+        feed.split(images, RECIPE, 3, 1e9)
 
 
 def _kill_a_worker(checkpoints: Path, killed: list[int]) -> None:
