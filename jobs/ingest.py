@@ -4,7 +4,7 @@
     python jobs/ingest.py sample.zip --out images/sample --sample            # draws a small synthetic archive first
     ray job submit --working-dir . -- python jobs/ingest.py /shared/ham10000.zip --out s3://bucket/images
 
-Two cores: the 10,015 images at 600×450 take about 20 seconds. Killed, it goes on with the same command.
+Two cores: HAM10000 takes 10 to 30 seconds. Killed, it goes on with the same command.
 """
 
 from __future__ import annotations
