@@ -47,7 +47,7 @@ def run(options: Options) -> tuple[Summary, str]:
     resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
     print(f"resources: {resources.reason}", flush=True)
     precision = _precision(options.precision, resources.use_gpu)
-    recipes = {family.strip(): _recipe(family.strip(), precision, options) for family in options.families}
+    recipes = make_recipes(options, precision)
     images = _images(options)
     source, fingerprint = images.card["source"]["file"], images.fingerprint[:12]
     print(f"images: {len(images.rows):,} of {source}, {images.size} px, fingerprint {fingerprint}")
@@ -57,6 +57,18 @@ def run(options: Options) -> tuple[Summary, str]:
     place = storage.join(storage.absolute(options.out), name)
     setting = Setting(images, weights, resources, place, options.shard_memory * 2**30)
     return compare(recipes, setting), storage.join(place, REPORT)
+
+
+def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
+    """The recipe of each family named in the options.
+
+    Raises:
+        UserError: an unknown family or field, or a value out of range.
+    """
+    names = [family.strip() for family in options.families if family.strip()]
+    if not names:
+        raise UserError("--families: name at least one, for example simple_cnn,resnet50_finetuned")
+    return {name: _recipe(name, precision, options) for name in names}
 
 
 def _images(options: Options) -> Images:
@@ -87,8 +99,8 @@ def _recipe(family: str, precision: str, options: Options) -> Recipe:
     small: dict[str, Any] = {}
     if options.data is None:
         small = {"epochs": 2 if options.smoke else 6, "batch_size": 16 if options.smoke else 32}
-    epochs = options.epochs or small.get("epochs") or recipe.epochs
-    changes = {**small, "epochs": epochs, "head_epochs": min(recipe.head_epochs, epochs - 1)}
+    epochs = small.get("epochs", recipe.epochs) if options.epochs is None else options.epochs
+    changes = {**small, "epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
     return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
 
 

@@ -168,5 +168,5 @@ def _report(
         fingerprint=setting.images.fingerprint,
         licence=card["licence"],
         attribution=card["attribution"],
-        selection=f"validation {recipe.select_by.replace('_', ' ')} (fold {recipe.validation_fold})",
+        selection=f"validation {summary.METRIC_NAMES[recipe.select_by]} (fold {recipe.validation_fold})",
     )

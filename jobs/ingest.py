@@ -4,23 +4,24 @@
     python jobs/ingest.py sample.zip --out images/sample --sample            # draws a small synthetic archive first
     ray job submit --working-dir . -- python jobs/ingest.py /shared/ham10000.zip --out s3://bucket/images
 
-Two cores: HAM10000 takes 10 to 30 seconds. Killed, it goes on with the same command.
+Two cores: the 10,015 images at 600×450 take about 20 seconds. Killed, it goes on with the same command. On a cluster of
+several nodes the work is spread over them.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ham_ray import console
+from ham_ray.cluster import connected
 from ham_ray.data.ingest import IngestReport, ingest
 from ham_ray.data.sample import write_sample
-from ham_ray.errors import UserError
 
 
 def main(
@@ -33,23 +34,11 @@ def main(
     sample: Annotated[bool, typer.Option(help="draw ARCHIVE first, where it does not exist")] = False,
 ) -> None:
     """Make the IMAGES table OUT from ARCHIVE."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images, {task.fields[rate]}"), TimeRemainingColumn())
-    try:
-        if sample and not Path(archive).exists():
-            write_sample(archive)
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("", total=None, rate="")
-
-            def show(done: int, total: int) -> None:
-                progress.update(bar, completed=done, total=total)
-                progress.update(bar, rate=f"{progress.tasks[0].speed or 0:,.0f}/s")
-
-            started = time.perf_counter()
-            report = ingest(archive, out, size, geometry, layout, max_quarantined, show)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    if sample and not Path(archive).exists():
+        write_sample(archive)
+    started = time.perf_counter()
+    with connected() if "RAY_ADDRESS" in os.environ else nullcontext(), console.progress("ingest") as told:
+        report = ingest(archive, out, size, geometry, layout, max_quarantined, told)
     _summarise(report, time.perf_counter() - started)
 
 
@@ -64,4 +53,4 @@ def _summarise(report: IngestReport, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    console.run(main)

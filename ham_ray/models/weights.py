@@ -87,7 +87,7 @@ def _download() -> Weights:
     try:
         model = keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # whatever the network raises: get_file wraps it differently by cause
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = str(error).strip().rpartition(" -- ")[2].splitlines()[0][:120]  # get_file: "URL … -- cause"
         raise UserError(
             f"--weights imagenet: Keras could not download ResNet50's weights ({reason}); "
             "give a downloaded no-top .h5 file with --weights FILE, or --weights none for random ones"

@@ -118,9 +118,7 @@ def test_the_name_of_another_run_is_refused_with_the_difference(resumed: str, ou
     ("options", "message"),
     [
         (["--data", "/nowhere"], "--data /nowhere: no such file or folder"),
-        (["--families", "simple_cnm"], "unknown family 'simple_cnm'; did you mean simple_cnn"),
         (["--workers", "99"], "--workers 99 × 0.1 CPU does not fit: 1 node(s) with 2 CPUs"),
-        (["--set", "epochs"], "write it as field=value"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(options: list[str], message: str, cluster: str, tmp_path: Path):
