@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ham_ray import runs, storage
-from ham_ray.cluster import cluster_resources
+from ham_ray.cluster import cluster_resources, in_submitted_job
 from ham_ray.comparison import REPORT, Setting, compare
 from ham_ray.console import progress
 from ham_ray.data.images import Images
@@ -44,6 +44,10 @@ def run(options: Options) -> tuple[Summary, str]:
     Raises:
         UserError: an option that cannot be met; before anything is trained.
     """
+    if in_submitted_job() and storage.absolute(options.out) != options.out:
+        print(
+            f"out: {options.out!r} is a folder of this job's temporary copy; give a URI or an absolute path to keep it"
+        )
     resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
     print(f"resources: {resources.reason}", flush=True)
     precision = _precision(options.precision, resources.use_gpu)

@@ -55,6 +55,11 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
+def in_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def quiet_data() -> None:
     """No progress bars and no line for each dataset: the jobs print their own progress."""
     import ray.data
@@ -71,7 +76,7 @@ def _starting() -> dict[str, Any]:
 
 def _joining() -> dict[str, Any]:
     environment: dict[str, Any] = {"env_vars": _QUIET}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # outside a submitted job the cluster lacks this code
+    if not in_submitted_job():  # outside a submitted job the cluster lacks this code
         environment["py_modules"] = [str(Path(__file__).parent)]
     return {"runtime_env": environment}
 

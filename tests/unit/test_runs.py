@@ -34,5 +34,5 @@ def test_another_recipe_or_other_data_is_refused_with_the_difference(tmp_path: P
 
 def test_the_manifest_tells_command_commit_machine_and_versions():
     manifest = runs.environment()
-    assert {"command", "commit", "machine", "time", "python"} <= manifest.keys()
+    assert {"command", "commit", "code", "machine", "time", "python"} <= manifest.keys()
     assert {"ray", "keras", "numpy"} <= manifest["packages"].keys()
