@@ -23,7 +23,7 @@ def main(
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
 ) -> None:
     """Print a table: family, milliseconds a step by strength, and what augmentation adds."""
-    from ham_ray.training.recipe import BASELINES
+    from ham_ray.recipe import BASELINES
 
     print(f"| family, batch 64, {size} px, {precision} | off, ms a step | light | strong | strong adds |")
     print("|---|---|---|---|---|")
@@ -39,7 +39,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
 
     from ham_ray.models.families import build
     from ham_ray.models.weights import RANDOM
-    from ham_ray.training.recipe import baseline
+    from ham_ray.recipe import baseline
     from ham_ray.training.schedule import phases
     from ham_ray.training.step import Replica, Trainer
 

@@ -15,7 +15,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Summary
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
-from ham_ray.training.recipe import Recipe, baseline, digest
+from ham_ray.recipe import Recipe, baseline, digest
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
+from ham_ray.recipe import Recipe
 from ham_ray.training import feed, workers
-from ham_ray.training.recipe import Recipe
 
 METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one

@@ -14,7 +14,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import unknown_name
 from ham_ray.models.backbones import RESNET50, Backbone, unfreeze
 from ham_ray.models.weights import Weights, load_backbone
-from ham_ray.training.recipe import Recipe
+from ham_ray.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ray.data import Dataset
 from ham_ray.data.images import Images, read
 from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, training_shard
 from ham_ray.errors import UserError
-from ham_ray.training.recipe import Recipe
+from ham_ray.recipe import Recipe
 
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
+from ham_ray.recipe import Recipe
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.feed import Batches, Part
-from ham_ray.training.recipe import Recipe
 from ham_ray.training.schedule import learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ham_ray.training.recipe import Recipe
+from ham_ray.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ham_ray.data.augment import DRAWS, augment, draw
 from ham_ray.diagnoses import CODES
 from ham_ray.models.families import Network
 from ham_ray.models.losses import weighted_cross_entropy
-from ham_ray.training.recipe import Recipe
+from ham_ray.recipe import Recipe
 from ham_ray.training.schedule import Phase
 
 PREDICT_BATCH = 128

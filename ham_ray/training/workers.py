@@ -26,9 +26,9 @@ from ham_ray.errors import UserError
 from ham_ray.models.families import Network, build
 from ham_ray.models.losses import class_weights
 from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.recipe import Recipe
 from ham_ray.training import feed, loop, messages
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.recipe import Recipe
 from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed

@@ -19,7 +19,7 @@ from ham_ray.comparison import Setting, compare
 from ham_ray.data.images import Images
 from ham_ray.evaluation import predictions
 from ham_ray.models.weights import RANDOM
-from ham_ray.training.recipe import baseline
+from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]

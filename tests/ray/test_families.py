@@ -17,7 +17,7 @@ from ham_ray.errors import UserError
 from ham_ray.models import families
 from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
-from ham_ray.training.recipe import baseline
+from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)

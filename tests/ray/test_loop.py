@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from ham_ray.data.shards import epoch_order
 from ham_ray.models.families import Network
+from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.training import loop
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.feed import Part
-from ham_ray.training.recipe import Recipe, make_recipe
 from ham_ray.training.schedule import Phase, learning_rate, phases
 from ham_ray.training.step import PREDICT_BATCH, Replica, predict
 

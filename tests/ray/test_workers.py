@@ -16,8 +16,8 @@ from ham_ray.cluster import plan
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
 from ham_ray.models.weights import RANDOM
+from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed, workers
-from ham_ray.training.recipe import Recipe, baseline
 
 pytestmark = pytest.mark.ray
 # Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.

@@ -6,7 +6,7 @@ import pytest
 
 from ham_ray.errors import UserError
 from ham_ray.models.families import families
-from ham_ray.training.recipe import BASELINES, Recipe, baseline, digest, make_recipe
+from ham_ray.recipe import BASELINES, Recipe, baseline, digest, make_recipe
 
 pytestmark = pytest.mark.unit
 
