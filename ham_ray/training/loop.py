@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
 from ham_ray.recipe import Recipe
@@ -147,7 +148,11 @@ def _stalled(recipe: Recipe, progress: Progress) -> bool:
 def _resume(trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[Progress, list[np.ndarray]]:
     if checkpoint is None:
         return Progress(), _arrays(trainer.network)
-    progress = Progress(**checkpoint.facts)
+    if checkpoint.facts["recipe"] != trainer.recipe.model_dump():
+        raise UserError(
+            "the latest checkpoint is of another recipe than the run it lies in; delete it or rename the run"
+        )
+    progress = Progress(**checkpoint.facts["progress"])
     trainer.enter(phase_at(trainer.recipe, progress.epoch - 1))
     _assign(trainer.network.learned_variables, _listed(checkpoint, "network"))
     _assign(trainer.optimizer.variables, _listed(checkpoint, "optimizer"))
@@ -161,7 +166,8 @@ def _checkpoint(trainer: Trainer, progress: Progress, best: list[np.ndarray]) ->
         "optimizer": [v.numpy() for v in trainer.optimizer.variables],
     }
     arrays = {f"{group}-{i:04d}": array for group, values in groups.items() for i, array in enumerate(values)}
-    return Checkpoint(arrays, dict(vars(progress)))
+    # No generator state: every random number is a function of the recipe's seed and the step.
+    return Checkpoint(arrays, {"progress": vars(progress), "recipe": trainer.recipe.model_dump()})
 
 
 def _listed(checkpoint: Checkpoint, group: str) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from ham_ray.data.shards import epoch_order
+from ham_ray.errors import UserError
 from ham_ray.models.families import Network
 from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.training import loop
@@ -92,6 +93,12 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path):
     first, _, _ = run(recipe(), tmp_path)
     second, _, _ = run(recipe(), tmp_path, report=lambda row: pytest.fail("trained an epoch"))
     assert second.history == first.history
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path):
+    run(recipe(), tmp_path)
+    with pytest.raises(UserError, match="checkpoint is of another recipe"):
+        run(recipe(epochs=5), tmp_path)
 
 
 def test_it_learns(tmp_path: Path):
