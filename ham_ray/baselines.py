@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ham_ray import runs, storage
-from ham_ray.cluster import cluster_resources, in_submitted_job
+from ham_ray.cluster import check_shared, cluster_resources, in_submitted_job
 from ham_ray.comparison import REPORT, Setting, compare
 from ham_ray.console import progress
 from ham_ray.data.images import Images
 from ham_ray.data.prepare import prepare, prepare_sample
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Summary
-from ham_ray.models.families import pretrained
+from ham_ray.models.families import build, pretrained
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import Recipe, baseline, digest
 
@@ -50,6 +50,7 @@ def run(options: Options) -> tuple[Summary, str]:
         )
     resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
     print(f"resources: {resources.reason}", flush=True)
+    check_shared(storage.absolute(options.out))
     precision = _precision(options.precision, resources.use_gpu)
     recipes = make_recipes(options, precision)
     images = _images(options)
@@ -85,7 +86,8 @@ def _images(options: Options) -> Images:
 
 
 def _weights(options: Options, recipes: dict[str, Recipe], images: Images) -> Weights:
-    if not any(pretrained(recipe.family) for recipe in recipes.values()):
+    wanting = [recipe for recipe in recipes.values() if pretrained(recipe.family)]
+    if not wanting:
         return RANDOM
     try:
         weights = resolve_weights(options.weights)
@@ -94,6 +96,7 @@ def _weights(options: Options, recipes: dict[str, Recipe], images: Images) -> We
             raise
         print(f"weights: RANDOM, which only the synthetic sample may fall back to: {error}")
         return RANDOM
+    build(wanting[0], images.size, weights)  # refuses a file that does not fit, before anything is trained
     print(f"weights: {weights.name}" + (f", sha256 {weights.sha256[:12]}" if weights.sha256 else ""), flush=True)
     return weights
 
@@ -124,4 +127,7 @@ def _parsed(changes: list[str]) -> dict[str, str]:
     wrong = [change for change in changes if "=" not in change]
     if wrong:
         raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")
-    return {key.strip(): value.strip() for key, value in (change.split("=", 1) for change in changes)}
+    parsed = {key.strip(): value.strip() for key, value in (change.split("=", 1) for change in changes)}
+    if "family" in parsed:
+        raise UserError("--set family=…: families are chosen with --families")
+    return parsed

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ham_ray import storage
 from ham_ray.errors import UserError
+from ham_ray.runs import cores
 
 _LEAST = 0.1  # of a CPU: below it Ray's own bookkeeping outweighs the work
 
@@ -71,7 +74,8 @@ def quiet_data() -> None:
 def _starting() -> dict[str, Any]:
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     # With the dashboard: without it Ray Train cannot watch its controller, and says so every second.
-    return {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    few = {"num_cpus": 2} if cores() < 2 else {}  # else Ray's own count, which knows containers
+    return {"include_dashboard": True, "dashboard_host": "127.0.0.1", **few}
 
 
 def _joining() -> dict[str, Any]:
@@ -79,6 +83,30 @@ def _joining() -> dict[str, Any]:
     if not in_submitted_job():  # outside a submitted job the cluster lacks this code
         environment["py_modules"] = [str(Path(__file__).parent)]
     return {"runtime_env": environment}
+
+
+def check_shared(folder: str) -> None:
+    """Refuse a local folder that not all nodes of the cluster share: checkpoints and models would be scattered.
+
+    Raises:
+        UserError: a node does not see a file written here.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2 or storage.is_remote(folder):
+        return
+    marker = storage.join(folder, f".shared-{uuid.uuid4().hex[:8]}")
+    storage.write_bytes(marker, b"")
+    look = ray.remote(num_cpus=0)(os.path.exists)
+    seen = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(marker) for n in nodes
+    ]
+    blind = len(nodes) - sum(ray.get(seen))
+    storage.remove(marker)
+    if blind:
+        raise UserError(f"--out {folder}: {blind} of {len(nodes)} nodes do not see it; give a shared folder or s3://…")
 
 
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:
@@ -106,7 +134,8 @@ def plan(
     total = sum(node_cpus)
     reserve = 1.0 if total >= 2 else total / 2
     shape = f"{len(node_cpus)} node(s) with {total:g} CPUs, {reserve:g} kept for Ray Data"
-    share = cpus_per_worker or (1.0 if grows else _share(workers, node_cpus, reserve))
+    automatic = 1.0 if grows else _share(workers, node_cpus, reserve)
+    share = automatic if cpus_per_worker is None else cpus_per_worker
     if share < _LEAST or not (grows or _fits(workers, share, node_cpus, reserve)):
         raise UserError(
             f"--workers {workers} × {max(share, _LEAST):g} CPU does not fit: {shape}; "
@@ -126,5 +155,9 @@ def _share(workers: int, node_cpus: list[float], reserve: float) -> float:
 
 
 def _fits(workers: int, share: float, node_cpus: list[float], reserve: float) -> bool:
-    placed = sum(int(cpus / share + 1e-9) for cpus in node_cpus)
-    return placed >= workers and workers * share <= sum(node_cpus) - reserve + 1e-9
+    """Whether all workers find a place while some node keeps the reserve whole: a task is not split over nodes."""
+    for keeper in range(len(node_cpus)):
+        left = [cpus - reserve * (node == keeper) for node, cpus in enumerate(node_cpus)]
+        if min(left) >= 0 and sum(int(cpus / share + 1e-9) for cpus in left) >= workers:
+            return True
+    return False

@@ -68,7 +68,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
     if key not in parts:  # families with the same split share one decoding
         parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory)
     uri = _place(setting, name)
-    storage.write_bytes(storage.join(uri, ENVIRONMENT), runs.to_json(runs.environment()))
+    runs.record_start(storage.join(uri, ENVIRONMENT))
     try:
         outcome = workers.train(recipe, setting.images, parts[key], setting.weights, setting.resources, uri)
     except ray.train.TrainingFailedError as error:
@@ -103,23 +103,32 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     info = {
         "weights": _weights(recipe.family, setting),
         "minutes": outcome.facts["seconds"] / 60,
+        "commit": runs.commit(),
         "warnings": warnings,
         **outcome.facts,
     }
     evaluated = {"info": info, **summary.evaluation(predicted)}
     storage.write_bytes(storage.join(uri, METRICS), runs.to_json(evaluated))
-    storage.remove(storage.join(uri, workers.CHECKPOINTS))
+    _tidy(uri)
     return Run(predicted, outcome.history, info)
 
 
 def _finished(uri: str) -> Run | None:
     """The run whose folder is complete, read back; None where it is not."""
-    if not storage.exists(storage.join(uri, METRICS)):
+    if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, workers.MODEL)):
         return None
+    _tidy(uri)
     print("already finished: reading its results (give another --name to train it again)", flush=True)
     info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
     history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, workers.HISTORY))))
     return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
+
+
+def _tidy(uri: str) -> None:
+    """Delete what a finished run needs no more, and what killed writers left."""
+    for name in storage.listdir(uri):
+        if name == workers.CHECKPOINTS or name.startswith(("ray-", ".")):
+            storage.remove(storage.join(uri, name))
 
 
 def _place(setting: Setting, name: str) -> str:
@@ -127,12 +136,13 @@ def _place(setting: Setting, name: str) -> str:
 
 
 def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
-    """What must be the same for a run to go on; the number of workers need not be."""
+    """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
     pretrained = families.pretrained(recipe.family)
     return {
         "recipe": recipe.model_dump(),
-        "data": {"name": setting.data, "fingerprint": setting.images.fingerprint},
-        "weights": {"name": _weights(recipe.family, setting), "sha256": setting.weights.sha256 if pretrained else None},
+        "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
+        "weights": {"sha256": setting.weights.sha256 if pretrained else None},
+        "batches": feed.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),
     }
 
 
@@ -159,6 +169,9 @@ def _report(
         facts={
             "command": around["command"],
             "commit": around["commit"],
+            "models trained at": ", ".join(
+                sorted({str(run.info["commit"]) for run in trained.values() if run.history is not None})
+            ),
             "machine": around["machine"],
             "workers": setting.resources.reason,
             "time": around["time"],

@@ -15,7 +15,8 @@ from ham_ray.errors import UserError, unknown_name
 class Recipe(BaseModel):
     """All that decides what a training computes, except the images and the starting weights.
 
-    Two trainings with equal recipe, images and weights give the same losses, whatever the number of workers.
+    Two trainings with equal recipe, images and weights give the same losses, whatever the number of workers, where each
+    worker's images fit in memory.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,12 +40,14 @@ class Recipe(BaseModel):
     patience: int = Field(0, ge=0, description="epochs without a better validation score before stopping; 0 = never")
     test_fold: int = Field(0, ge=0, lt=FOLDS)
     validation_fold: int = Field(1, ge=0, lt=FOLDS)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.test_fold == self.validation_fold:
             raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
+        if self.family == "resnet50_frozen" and self.unfreeze_depth:
+            raise ValueError(f"unfreeze_depth={self.unfreeze_depth} of resnet50_frozen; unfrozen is resnet50_finetuned")
         if self.head_epochs and self.head_epochs >= self.epochs:
             raise ValueError(f"head_epochs={self.head_epochs} leaves no epoch of epochs={self.epochs} for the rest")
         return self

@@ -48,6 +48,12 @@ def claim(uri: str, identity: dict[str, Any]) -> None:
         raise UserError(f"{uri} is another run: {'; '.join(differences)}. Give another --name, or the same settings")
 
 
+def record_start(uri: str) -> None:
+    """Add this start to the run's manifest: a run that goes on may do so with other code or on another machine."""
+    starts = json.loads(storage.read_bytes(uri))["starts"] if storage.exists(uri) else []
+    storage.write_bytes(uri, to_json({"starts": [*starts, environment()]}))
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine, command and commit: the part of a manifest that is not the recipe."""
     return {
@@ -89,6 +95,12 @@ def machine() -> str:
     """Processor, cores and memory, in words."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    usable = getattr(os, "sched_getaffinity", None)  # absent on macOS
+    return len(usable(0)) if usable else os.cpu_count() or 1
 
 
 def has_bfloat16() -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,12 @@ def join(uri: str | Path, *parts: str) -> str:
     """The path of an entry below `uri`; a URI's query (`?endpoint_override=…`) stays at the end."""
     base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
     return "/".join([base.rstrip("/"), *parts]) + question + query
+
+
+def sibling(uri: str | Path, suffix: str) -> str:
+    """The path beside `uri` whose name has `.suffix` added."""
+    base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
+    return f"{base.rstrip('/')}.{suffix}{question}{query}"
 
 
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
@@ -82,9 +90,9 @@ def writing(uri: str | Path) -> Iterator[Path]:
     """A temporary local path; what the block writes there stands at `uri` afterwards, unless the block raises."""
     target = absolute(uri).removeprefix("file://")
     remote = is_remote(target)
-    folder = Path("/tmp") if remote else Path(target).parent
+    folder = Path(tempfile.gettempdir()) if remote else Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{_name(target)}.{os.getpid()}.part{Path(_name(target)).suffix}"
+    temporary = folder / f".{_name(target)}.{uuid.uuid4().hex[:8]}.part{Path(_name(target)).suffix}"
     try:
         yield temporary
         _upload(temporary, target) if remote else _replace(temporary, Path(target))
@@ -108,8 +116,12 @@ def _name(uri: str) -> str:
 
 def _upload(source: Path, uri: str) -> None:
     filesystem, path = resolve(uri)
-    with source.open("rb") as reader, filesystem.open_output_stream(path) as writer:
-        shutil.copyfileobj(reader, writer, 8 << 20)
+    try:
+        with source.open("rb") as reader, filesystem.open_output_stream(path) as writer:
+            shutil.copyfileobj(reader, writer, 8 << 20)
+    except BaseException:  # the stream closes as if all were well: what it published is a part
+        filesystem.delete_file(path)
+        raise
 
 
 def _replace(source: Path, target: Path) -> None:

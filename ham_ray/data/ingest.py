@@ -164,7 +164,7 @@ class _Ingest:
         )
 
     def _write_quarantine(self, findings: list[Finding]) -> str:
-        where = f"{self.target}.{QUARANTINE}" if not storage.is_remote(self.target) else str(self.folder / QUARANTINE)
+        where = storage.sibling(self.target, QUARANTINE)
         storage.write_bytes(where, quarantine.to_csv(findings))
         return where
 
@@ -233,6 +233,9 @@ def _publish(folder: Path, target: str) -> None:
     if not storage.is_remote(target):
         folder.rename(target)
         return
+    for name in storage.listdir(target):
+        if name.startswith("images-") and name.endswith(".parquet"):  # of a killed upload: readers would take them too
+            storage.remove(storage.join(target, name))
     names = sorted(path.name for path in folder.iterdir())
     for name in sorted(names, key=lambda name: name == CARD):  # the data card last: it makes the table readable
         storage.write_bytes(storage.join(target, name), (folder / name).read_bytes())

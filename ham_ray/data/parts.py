@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ham_ray import storage
+from ham_ray import runs, storage
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
 from ham_ray.errors import UserError
@@ -84,7 +83,7 @@ def _bad(image_id: str, member: Member, reason: str, detail: str) -> dict[str, o
 
 def over_threads(work: Callable[[Chunk], pa.Table], chunks: Iterable[Chunk]) -> Iterator[tuple[int, pa.Table]]:
     """Run chunks on this machine's cores. Threads are enough: Pillow and hashlib work outside Python's lock."""
-    cores = _cores()
+    cores = runs.cores()
     with pictures.strict_headers(), ThreadPoolExecutor(cores) as pool:
         running: dict[Future[pa.Table], int] = {}
         try:
@@ -139,12 +138,7 @@ def default_executor() -> tuple[Executor, str]:
         nodes = sum(node["Alive"] for node in ray.nodes())
         if nodes > 1:
             return over_ray, f"Ray tasks on {nodes} nodes"
-    return over_threads, f"{_cores()} threads: this machine's cores"
-
-
-def _cores() -> int:
-    usable = getattr(os, "sched_getaffinity", None)  # absent on macOS
-    return len(usable(0)) if usable else os.cpu_count() or 1
+    return over_threads, f"{runs.cores()} threads: this machine's cores"
 
 
 class Parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ def _read(spec: str) -> Weights:
 
 
 def _download() -> Weights:
+    print("weights: imagenet, from Keras's cache or its server", flush=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # Keras sets none: a network that drops packets would hold it for minutes
     try:
         model = keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # whatever the network raises: get_file wraps it differently by cause
@@ -92,6 +96,8 @@ def _download() -> Weights:
             f"--weights imagenet: Keras could not download ResNet50's weights ({reason}); "
             "give a downloaded no-top .h5 file with --weights FILE, or --weights none for random ones"
         ) from None
+    finally:
+        socket.setdefaulttimeout(before)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imagenet.weights.h5"
         model.save_weights(path)

@@ -52,12 +52,12 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
     """
     rows = split_rows(images, recipe)
     _check_sizes(rows, recipe, workers)
-    need = len(rows["training"]) / workers * images.size**2 * 3
+    need, held_out = (_decoded(images, len(rows[name])) / workers for name in ("training", "validation"))
     resident = need <= shard_memory
     print(
         f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
         + ("kept in memory" if resident else "streamed every epoch")
-        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB)"
+        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB); with {held_out / 2**20:.0f} MiB of validation, always kept"
     )
     parts = {
         _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
@@ -68,6 +68,16 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
     if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
         datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
     return Splits(rows, datasets, resident)
+
+
+def batching(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> str:
+    """How batches are made, as far as a run depends on it: streamed ones depend on the number of workers."""
+    need = _decoded(images, len(images.fold(*recipe.training_folds))) / workers
+    return "in memory" if need <= shard_memory else f"streamed by {workers}"
+
+
+def _decoded(images: Images, rows: int) -> int:
+    return rows * images.size**2 * 3
 
 
 def _check_sizes(rows: dict[str, pd.DataFrame], recipe: Recipe, workers: int) -> None:

@@ -26,6 +26,10 @@ class NonFiniteLossError(Exception):
     """The loss became NaN or infinite: going on would train on garbage."""
 
 
+class WorkersDisagreeError(Exception):
+    """The workers hold different variables or stand at different epochs: their parts were not joined."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What a worker is given. `batches(epoch)` yields its share of each step as (uint8 images, int labels)."""
@@ -59,11 +63,13 @@ def train(
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.
-        RuntimeError: the workers ended with different weights or BatchNorm statistics.
+        WorkersDisagreeError: the workers started from different checkpoints, or ended with different variables.
     """
     trainer = Trainer(recipe, network, replica, task.class_weights)
     truth = replica.gather(task.validation.labels)
     progress, best = _resume(trainer, checkpoints.latest(say))
+    if len(set(replica.gather(np.array([progress.epoch])))) > 1:
+        raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
     if progress.epoch:
         say(f"{recipe.family}: going on after epoch {progress.epoch}")
     while progress.epoch < recipe.epochs and not _stalled(recipe, progress):
@@ -128,7 +134,7 @@ def _check_agreement(network: Network, replica: Replica) -> None:
     everyone = replica.gather(sums)
     if not np.allclose(everyone, sums, rtol=1e-3, atol=1e-6):
         worst = network.learned_variables[int(np.abs(everyone - sums).max(axis=0).argmax())].path
-        raise RuntimeError(f"the workers disagree on {worst}: their updates or statistics were not joined")
+        raise WorkersDisagreeError(f"the workers disagree on {worst}: their updates or statistics were not joined")
 
 
 def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> str:

@@ -27,6 +27,7 @@ from ham_ray.models.families import Network, build
 from ham_ray.models.losses import class_weights
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
+from ham_ray.runs import cores
 from ham_ray.training import feed, loop, messages
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.step import Replica, predict
@@ -67,13 +68,15 @@ def train(
         "rows": {name: len(frame) for name, frame in splits.rows.items()},
         "counts": np.bincount(splits.rows["training"]["label"], minlength=len(CODES)),
     }
+    # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
+    name = f"ray-{time.time_ns()}"
     with messages.printed() as config["mailbox"]:
-        told = _trainer(config, splits, resources, uri).fit().return_value
-    storage.remove(storage.join(uri, "ray"))
+        told = _trainer(config, splits, resources, name).fit().return_value
+    storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
 
 
-def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, uri: str) -> Any:
+def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str) -> Any:
     return TensorflowTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
@@ -83,9 +86,8 @@ def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, 
             resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
         ),
         run_config=ray.train.RunConfig(
-            # a new name each time: Ray would silently go on with an old run of the same name, whatever its recipe
-            name=f"ray-{time.time_ns()}",
-            storage_path=storage.join(uri, "ray"),
+            name=name,
+            storage_path=config["uri"],
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
         datasets={**splits.datasets},
@@ -100,7 +102,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; it would make Keras 3 refuse to load
     try:
         return _train_part(config)
-    except (loop.NonFiniteLossError, UserError) as error:
+    except (loop.NonFiniteLossError, loop.WorkersDisagreeError, UserError) as error:
         return {"failed": str(error), "probabilities": {}, "history": [], "facts": {}}
 
 
@@ -141,8 +143,8 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 def _limit_threads() -> None:
     """Workers that share a node share its cores; TensorFlow alone would start a thread for every core in each."""
     tf.get_logger().setLevel("ERROR")  # it tells of every collective
-    cores = len(os.sched_getaffinity(0)) // ray.train.get_context().get_local_world_size()
-    tf.config.threading.set_intra_op_parallelism_threads(max(1, cores))
+    share = cores() // ray.train.get_context().get_local_world_size()
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, share))
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
 

@@ -85,6 +85,8 @@ def test_the_run_folder_holds_what_repeats_it(resumed: str, out: Path, images: I
     recorded = json.loads((run / "recipe.json").read_text())
     assert recorded["recipe"] == RECIPE.model_dump()
     assert recorded["data"]["fingerprint"] == images.fingerprint
+    starts = json.loads((run / "environment.json").read_text())["starts"]
+    assert len(starts) == 2 and all("--epochs 4" in start["command"] for start in starts)
     assert {"summary.csv", "summary.json", "report.html"} <= {p.name for p in (out / "job").iterdir()}
 
 

@@ -152,8 +152,19 @@ def test_workers_that_disagree_are_found():
         def gather(self, local: np.ndarray) -> np.ndarray:
             return np.concatenate([local, local * 1.01])
 
-    with pytest.raises(RuntimeError, match="the workers disagree on"):
+    with pytest.raises(loop.WorkersDisagreeError, match="the workers disagree on"):
         loop._check_agreement(network(), Other(tf.distribute.get_strategy()))
+
+
+def test_workers_at_different_epochs_are_refused(tmp_path: Path):
+    class Behind(Replica):
+        def gather(self, local: np.ndarray) -> np.ndarray:
+            return np.concatenate([local, local - 1]) if local.shape == (1,) else local
+
+    task = loop.Task(lambda epoch: iter([]), 4, Part(PIXELS[:30], LABELS[:30]), np.ones(7, np.float32))
+    behind, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
+    with pytest.raises(loop.WorkersDisagreeError, match="different checkpoints: is --out"):
+        loop.train(recipe(), network(), task, behind, folder, lambda row: None, lambda line: None)
 
 
 def test_padding_never_reaches_the_predictions():

@@ -68,6 +68,14 @@ def test_two_workers_give_the_losses_and_predictions_of_one(single: workers.Outc
     np.testing.assert_allclose(double.probabilities["test"], single.probabilities["test"], atol=5e-3)
 
 
+def test_two_workers_fine_tune_as_one_through_both_phases(cluster: str, images: Images, folder: Path):
+    recipe = baseline("resnet50_finetuned").changed(epochs=2, head_epochs=1, unfreeze_depth=1, batch_size=32)
+    one, two = (run(images, folder / f"finetuned-{count}", count, recipe) for count in (1, 2))
+    assert one.history["phase"].tolist() == ["head", "all"]
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-3)
+    np.testing.assert_allclose(two.probabilities["validation"], one.probabilities["validation"], atol=1e-2)
+
+
 def test_a_killed_worker_is_restarted_and_goes_on(single: workers.Outcome, images: Images, folder: Path):
     killed: list[int] = []
     place = folder / "killed"

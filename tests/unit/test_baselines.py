@@ -59,6 +59,9 @@ def test_fields_are_set_for_every_family():
     [
         ({"families": ["simple_cnm"]}, "unknown family 'simple_cnm'; did you mean simple_cnn"),
         ({"changes": ["epochs"]}, "--set 'epochs': write it as field=value"),
+        ({"changes": ["family=simple_cnn"]}, "families are chosen with --families"),
+        ({"changes": ["seed=-1"]}, "seed: .*greater than or equal to 0"),
+        ({"changes": ["unfreeze_depth=2"], "families": ["resnet50_frozen"]}, "unfrozen is resnet50_finetuned"),
         ({"changes": ["epoch=3"]}, "unknown recipe field 'epoch'; did you mean epochs"),
         ({"epochs": 0}, "epochs: .*greater than or equal to 1"),
         ({"families": []}, "--families: name at least one"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def test_another_recipe_or_other_data_is_refused_with_the_difference(tmp_path: P
     runs.claim(str(tmp_path / "run"), IDENTITY)
     with pytest.raises(UserError, match=f"is another run: {message}. Give another --name"):
         runs.claim(str(tmp_path / "run"), other)
+
+
+def test_every_start_is_in_the_manifest(tmp_path: Path):
+    place = str(tmp_path / "environment.json")
+    runs.record_start(place)
+    runs.record_start(place)
+    assert len(json.loads(Path(place).read_text())["starts"]) == 2
 
 
 def test_the_manifest_tells_command_commit_machine_and_versions():
