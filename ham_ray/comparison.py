@@ -161,6 +161,7 @@ def _report(
     recipe: Recipe,
 ) -> report.ReportData:
     around, card = runs.environment(), setting.images.card
+    commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
     return report.ReportData(
         title="Baselines on the synthetic sample" if card["synthetic"] else "Baselines on HAM10000",
         summary=result,
@@ -169,9 +170,7 @@ def _report(
         facts={
             "command": around["command"],
             "commit": around["commit"],
-            "models trained at": ", ".join(
-                sorted({str(run.info["commit"]) for run in trained.values() if run.history is not None})
-            ),
+            "models trained at": ", ".join(sorted(commits)),
             "machine": around["machine"],
             "workers": setting.resources.reason,
             "time": around["time"],

@@ -57,7 +57,7 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
     print(
         f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
         + ("kept in memory" if resident else "streamed every epoch")
-        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB); with {held_out / 2**20:.0f} MiB of validation, always kept"
+        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB); with {held_out / 2**20:.0f} MiB of validation beside"
     )
     parts = {
         _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
