@@ -35,7 +35,11 @@ RESNET50 = Backbone(
 
 
 def unfreeze(model: keras.Model, stages: tuple[str, ...], depth: int) -> None:
-    """Make the top `depth` stages trainable and the rest not; as many as there are stages unfreezes everything."""
+    """Make the convolutions of the top `depth` stages trainable and the rest not; all stages unfreeze everything.
+
+    BatchNorm stays as it was pretrained, statistics, scale and shift.
+    """
     trained = stages[len(stages) - depth :]
     for layer in model.layers:
-        layer.trainable = depth == len(stages) or layer.name.startswith(trained)
+        chosen = depth == len(stages) or layer.name.startswith(trained)
+        layer.trainable = chosen and not isinstance(layer, keras.layers.BatchNormalization)
