@@ -90,27 +90,26 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     predictions.write(predicted, storage.join(uri, PREDICTIONS))
     with storage.writing(storage.join(uri, workers.HISTORY)) as path:
         outcome.history.to_parquet(path, index=False)
-    spread = outcome.facts["feature_spread"]
-    pretrained = families.pretrained(recipe.family)
-    warnings = (
-        [
-            f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
-            "wrong preprocessing or weights?"
-        ]
-        if pretrained and spread < LEAST_SPREAD
-        else []
-    )
     info = {
         "weights": _weights(recipe.family, setting),
         "minutes": outcome.facts["seconds"] / 60,
         "commit": runs.commit(),
-        "warnings": warnings,
+        "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
         **outcome.facts,
     }
     evaluated = {"info": info, **summary.evaluation(predicted)}
     storage.write_bytes(storage.join(uri, METRICS), runs.to_json(evaluated))
     _tidy(uri)
     return Run(predicted, outcome.history, info)
+
+
+def _warnings(family: str, spread: float) -> list[str]:
+    if not families.pretrained(family) or spread >= LEAST_SPREAD:
+        return []
+    return [
+        f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
+        "wrong preprocessing or weights?"
+    ]
 
 
 def _finished(uri: str) -> Run | None:

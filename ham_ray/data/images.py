@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
+from pyarrow import fs
 
 from ham_ray import storage
 from ham_ray.errors import UserError
@@ -85,18 +86,17 @@ def open_images(uri: str) -> Images:
         raise UserError(
             f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest it again"
         )
-    filesystem, path = storage.resolve(uri)
-    dataset = pads.dataset(
-        path,
-        filesystem=filesystem,
-        format="parquet",
-        schema=SCHEMA,
-        exclude_invalid_files=False,
-        ignore_prefixes=[".", "_", "dataset", "quarantine"],
-    )
+    filesystem, files = table_files(uri)
+    dataset = pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
     light = [name for name in SCHEMA.names if name != "image"]
     rows = dataset.to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
     return Images(uri, card, rows)
+
+
+def table_files(uri: str) -> tuple[fs.FileSystem, list[str]]:
+    """The table's Parquet files in their order, as paths on the file system that comes with them."""
+    filesystem, path = storage.resolve(uri)
+    return filesystem, [f"{path}/{name}" for name in storage.listdir(uri) if name.endswith(".parquet")]
 
 
 def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
@@ -111,8 +111,7 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
     ids = rows["image_id"]
     chosen = (col("image_id") >= ids.min()) & (col("image_id") <= ids.max())
     chosen = chosen & col("fold").is_in(sorted(int(f) for f in rows["fold"].unique()))
-    filesystem, path = storage.resolve(images.uri)
-    files = [f"{path}/{name}" for name in storage.listdir(images.uri) if name.endswith(".parquet")]
+    filesystem, files = table_files(images.uri)
     table = ray.data.read_parquet(files, filesystem=filesystem).filter(expr=chosen)
     return table.select_columns(["image_id", "label", "image"]).map_batches(_decode_batch, batch_size=128)  # type: ignore[arg-type]
 

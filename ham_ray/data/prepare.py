@@ -35,9 +35,8 @@ def prepare(data: str, out: str, size: int, on_progress: Progress | None = None)
 
 def prepare_sample(out: str, size: int) -> Images:
     """The IMAGES table of the built-in synthetic sample."""
-    with tempfile.TemporaryDirectory() as folder:
-        archive = write_sample(Path(folder) / "synthetic.zip")
-        place = storage.join(out, "images", f"synthetic-{size}")
-        if storage.exists(storage.join(place, CARD)):
-            return open_images(place)
-        return open_images(ingest(archive, place, size).uri)
+    place = storage.join(out, "images", f"synthetic-{size}")
+    if not storage.exists(storage.join(place, CARD)):
+        with tempfile.TemporaryDirectory() as folder:
+            ingest(write_sample(Path(folder) / "synthetic.zip"), place, size)
+    return open_images(place)

@@ -19,8 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ham_ray import storage
-from ham_ray.data.images import Images, decode
+from ham_ray.data.images import Images, decode, table_files
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.predictions import SPLITS, predictions
@@ -133,8 +132,7 @@ def thumbnail(encoded: bytes) -> NDArray[np.float32]:
 
 def _encoded(images: Images) -> Iterator[tuple[list[str], list[bytes]]]:
     """Batches of image ids and encoded images, in the order of the files."""
-    filesystem, path = storage.resolve(images.uri)
-    files = [f"{path}/{name}" for name in storage.listdir(images.uri) if name.endswith(".parquet")]
+    filesystem, files = table_files(images.uri)
     dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
     for batch in dataset.to_batches(columns=["image_id", "image"], batch_size=_BATCH, batch_readahead=1):
         yield batch["image_id"].to_pylist(), batch["image"].to_pylist()

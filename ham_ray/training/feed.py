@@ -16,6 +16,7 @@ from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, trai
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 
+IN_MEMORY = "in memory"
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -53,7 +54,7 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
     rows = split_rows(images, recipe)
     _check_sizes(rows, recipe, workers)
     need, held_out = (_decoded(images, len(rows[name])) / workers for name in ("training", "validation"))
-    resident = need <= shard_memory
+    resident = batching(images, recipe, workers, shard_memory) == IN_MEMORY
     print(
         f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
         + ("kept in memory" if resident else "streamed every epoch")
@@ -73,7 +74,7 @@ def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> 
 def batching(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> str:
     """How batches are made, as far as a run depends on it: streamed ones depend on the number of workers."""
     need = _decoded(images, len(images.fold(*recipe.training_folds))) / workers
-    return "in memory" if need <= shard_memory else f"streamed by {workers}"
+    return IN_MEMORY if need <= shard_memory else f"streamed by {workers}"
 
 
 def _decoded(images: Images, rows: int) -> int:
