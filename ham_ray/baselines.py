@@ -104,8 +104,12 @@ def _weights(options: Options, recipes: dict[str, Recipe], images: Images) -> We
 def _recipe(family: str, precision: str, options: Options) -> Recipe:
     recipe = baseline(family)
     small: dict[str, Any] = {}
+    if options.smoke:
+        small = {"epochs": 2}
+    elif options.data is None:
+        small = {"epochs": 6}
     if options.data is None:
-        small = {"epochs": 2 if options.smoke else 6, "batch_size": 16 if options.smoke else 32}
+        small["batch_size"] = 16 if options.smoke else 32
     epochs = small.get("epochs", recipe.epochs) if options.epochs is None else options.epochs
     changes = {**small, "epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
     return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})

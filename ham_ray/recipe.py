@@ -81,11 +81,11 @@ BASELINES: dict[str, dict[str, Any]] = {
         "patience": 6,
     },
     "resnet50_finetuned": {
-        "epochs": 16,
+        "epochs": 18,
         "head_epochs": 2,
         "learning_rate": 3e-4,
         "unfreeze_depth": 5,
-        "class_weight_scale": 0.5,
+        "class_weight_scale": 0.75,
         "label_smoothing": 0.1,
         "patience": 6,
     },

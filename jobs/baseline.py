@@ -32,7 +32,7 @@ def main(
     shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
     name: Annotated[str | None, Option(help="of the run; by default made from its settings")] = None,
-    smoke: Annotated[bool, Option(help="few epochs on few images, to see that all works")] = False,
+    smoke: Annotated[bool, Option(help="two epochs, and fewer images of the sample, to see that all works")] = False,
     out: Annotated[str, Option(help="folder or URI for runs")] = "runs",
 ) -> None:
     """Train baselines on lesion-grouped folds and report them."""

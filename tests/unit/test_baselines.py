@@ -49,6 +49,13 @@ def test_the_sample_is_trained_in_a_few_small_steps_and_smoke_in_fewer():
     assert sample.batch_size == 32
 
 
+def test_smoke_shortens_training_on_ones_own_images_too_and_leaves_their_batches():
+    smoke = recipes(smoke=True)["resnet50_finetuned"]
+    assert (smoke.epochs, smoke.head_epochs) == (2, 1)
+    assert smoke.batch_size == recipes()["resnet50_finetuned"].batch_size
+    assert recipes(smoke=True, epochs=3)["resnet50_finetuned"].epochs == 3
+
+
 def test_fields_are_set_for_every_family():
     assert [r.seed for r in recipes(changes=["seed=7", "dropout = 0.1"]).values()] == [7, 7]
     assert recipes(changes=["dropout = 0.1"])["simple_cnn"].dropout == 0.1
