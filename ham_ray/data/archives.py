@@ -13,14 +13,14 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from ham_ray import storage
 from ham_ray.errors import UserError
 
 MAX_MEMBER_BYTES = 256 << 20  # the largest original is under 1 MB: anything near this is no picture
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+)\.zip", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, …, lengths of its name and extra field
 
@@ -49,16 +49,21 @@ class Member(NamedTuple):
     place: ZipPlace | None = None  # None: a plain file
 
     @property
+    def file_name(self) -> str:
+        """The last part of its name; zips made on Windows may hold backslashes."""
+        return self.name.replace("\\", "/").rpartition("/")[2]
+
+    @property
     def image_id(self) -> str:
         """The file's name without folder and suffix: the identity of an image in every layout."""
-        return PurePosixPath(self.name.replace("\\", "/")).stem
+        return self.file_name.rpartition(".")[0] or self.file_name
 
     @property
     def is_image(self) -> bool:
         """Whether the name says so; segmentation masks and macOS's hidden copies are no images of the data."""
-        path = PurePosixPath(self.name)
-        hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-        return path.suffix.lower() in _IMAGE_SUFFIXES and not hidden and not path.stem.endswith("_segmentation")
+        hidden = self.file_name.startswith(".") or "__MACOSX" in self.name
+        mask = self.image_id.endswith("_segmentation")
+        return self.file_name.lower().endswith(_IMAGE_SUFFIXES) and not hidden and not mask
 
     @property
     def is_safe(self) -> bool:

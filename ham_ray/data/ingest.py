@@ -124,7 +124,11 @@ class _Ingest:
         contents = card.write(
             self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
         )
-        finished = self._write(rows, kept.read(chunks, ["image_id", "image"]), contents, findings)
+
+        def read(first: str, last: str) -> Iterator[pa.Table]:
+            return kept.read(parts.covering(chunks, first, last), ["image_id", "image"])
+
+        finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)
         return IngestReport(self.target, contents, False, [f"ran on {how}", *_notes(contents, rows)])
 
@@ -168,15 +172,13 @@ class _Ingest:
         storage.write_bytes(where, quarantine.to_csv(findings))
         return where
 
-    def _write(
-        self, rows: pd.DataFrame, images: Iterator[pa.Table], contents: dict[str, Any], findings: list[Finding]
-    ) -> Path:
+    def _write(self, rows: pd.DataFrame, read: table.Read, contents: dict[str, Any], findings: list[Finding]) -> Path:
         """Write all files of the table into the work folder, the data card last."""
         folder = self.folder / "table"
         shutil.rmtree(folder, ignore_errors=True)  # of an ingest killed while it wrote
         folder.mkdir()
         stamp = {key: str(contents[key]) for key in ("schema_version", "fingerprint", "size")}
-        table.write(folder, rows, images, stamp, self.options.size)
+        table.write(folder, rows, read, stamp, self.options.size)
         storage.write_bytes(folder / QUARANTINE, quarantine.to_csv(findings))
         storage.write_bytes(folder / CARD, card.to_json(contents))
         return folder

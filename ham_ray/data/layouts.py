@@ -12,7 +12,7 @@ import io
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
@@ -76,7 +76,7 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
         metadata=metadata.astype(object).fillna(""),
         images=_index(safe, set(metadata["partition"]), notes),
         unsafe=[member for member in files.members if not member.is_safe],
-        synthetic=any(PurePosixPath(member.name).name == SYNTHETIC_MARKER for member in safe),
+        synthetic=any(member.file_name == SYNTHETIC_MARKER for member in safe),
         notes=notes,
     )
 
@@ -99,7 +99,7 @@ def _top(members: list[Member], most: int = 5) -> list[str]:
 
 def _named(members: list[Member], pattern: re.Pattern[str]) -> list[Member]:
     """The files of that name, the least deep first."""
-    found = [member for member in members if pattern.fullmatch(PurePosixPath(member.name).name)]
+    found = [member for member in members if pattern.fullmatch(member.file_name)]
     return sorted(found, key=lambda member: (member.label.count("/"), member.label))
 
 
@@ -153,7 +153,7 @@ def _read_isic(files: Files, members: list[Member], notes: list[str]) -> list[pd
 
 
 def _partition(member: Member, pattern: re.Pattern[str]) -> str:
-    match = pattern.fullmatch(PurePosixPath(member.name).name)
+    match = pattern.fullmatch(member.file_name)
     assert match is not None  # it was found by this pattern
     return match[1].lower()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ham_ray import runs, storage
 from ham_ray.data import archives, pictures
@@ -148,13 +147,13 @@ class Parts:
         self.folder = folder
         marker = folder / "source.json"
         if not marker.exists() or json.loads(marker.read_bytes()) != identity:
-            for entry in [*folder.glob("*.parquet"), *folder.glob(".*.part*")]:
+            for entry in [*folder.glob("part-*"), *folder.glob(".*.part*")]:
                 entry.unlink()
             storage.write_bytes(marker, json.dumps(identity, indent=1).encode())
 
     def path(self, number: int) -> Path:
         """Where that chunk's part stands, or will."""
-        return self.folder / f"part-{number:05d}.parquet"
+        return self.folder / f"part-{number:05d}.arrow"
 
     def fill(self, chunks: list[Chunk], executor: Executor, on_progress: Callable[[int, int], None]) -> None:
         """Make the missing parts; `on_progress(images done, images in all)` is called after each."""
@@ -164,15 +163,22 @@ class Parts:
         done = total - sum(lengths.values())
         on_progress(done, total)
         for number, table in executor(process, missing):
-            with storage.writing(self.path(number)) as temporary:
-                pq.write_table(table, temporary, compression="NONE", use_dictionary=False, write_statistics=False)
+            with storage.writing(self.path(number)) as temporary, pa.ipc.new_file(temporary, SCHEMA) as writer:
+                writer.write_table(table)
             done += lengths[number]
             on_progress(done, total)
 
-    def read(self, chunks: list[Chunk], columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The parts one after the other, in image_id order."""
+    def read(self, chunks: list[Chunk], columns: list[str]) -> Iterator[pa.Table]:
+        """The chunks' parts one after the other, those columns of them."""
+        options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in columns])
         for chunk in chunks:
-            yield pq.read_table(self.path(chunk.number), columns=columns, schema=None if columns else SCHEMA)
+            with pa.OSFile(str(self.path(chunk.number))) as file:
+                yield pa.ipc.open_file(file, options=options).read_all()
+
+
+def covering(chunks: list[Chunk], first: str, last: str) -> list[Chunk]:
+    """The chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
+    return [chunk for chunk in chunks if chunk.images[0][0] <= last and first <= chunk.images[-1][0]]
 
 
 @contextmanager
@@ -193,5 +199,5 @@ def work_folder(path: Path) -> Iterator[Path]:
             yield path
             done = True
         finally:
-            if done or not any(path.glob("part-*.parquet")):
+            if done or not any(path.glob("part-*")):
                 shutil.rmtree(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -11,9 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ham_ray import runs
 from ham_ray.data.images import SCHEMA
 
 ROW_GROUP = 128  # rows: the least that a worker's shard reads
+Read = Callable[[str, str], Iterable[pa.Table]]
 _LIGHT = pa.schema([field for field in SCHEMA if field.name != "image"])
 _FORMAT = {  # images are compressed already, and looking for equal ones among them costs time
     "compression": {name: "ZSTD" for name in _LIGHT.names} | {"image": "NONE"},
@@ -22,21 +25,25 @@ _FORMAT = {  # images are compressed already, and looking for equal ones among t
 }
 
 
-def write(folder: Path, rows: pd.DataFrame, parts: Iterable[pa.Table], metadata: dict[str, str], size: int) -> None:
-    """Write `images-00000.parquet`, … into the folder.
+def write(folder: Path, rows: pd.DataFrame, read: Read, metadata: dict[str, str], size: int) -> None:
+    """Write `images-00000.parquet`, … into the folder, as many at once as there are cores.
 
-    `rows` is IMAGES without the column `image`, sorted by image_id. `parts` have the columns `image_id` and `image`,
-    sorted as well, and more images than `rows` where some were quarantined. `metadata` goes into each file's schema.
+    `rows` is IMAGES without the column `image`, sorted by image_id. `read(first, last)` gives tables with the columns
+    `image_id` and `image`, sorted as well, that hold the images from first to last, and may hold others: quarantined
+    ones, and those of neighbouring files. `metadata` goes into each file's schema.
     """
     schema = SCHEMA.with_metadata({f"ham_ray.{key}": value for key, value in metadata.items()})
-    groups = _row_groups(_joined(rows, parts), ROW_GROUP)
-    number = 0
-    while first := next(groups, None):
-        path = folder / f"images-{number:05d}.parquet"
-        with pq.ParquetWriter(path, schema, **_FORMAT) as writer:
-            for group in itertools.chain([first], itertools.islice(groups, _groups_a_file(size) - 1)):
+    length = ROW_GROUP * _groups_a_file(size)
+
+    def write_file(number: int) -> None:
+        stretch = rows.iloc[number * length : (number + 1) * length]
+        tables = read(stretch["image_id"].iloc[0], stretch["image_id"].iloc[-1])
+        with pq.ParquetWriter(folder / f"images-{number:05d}.parquet", schema, **_FORMAT) as writer:
+            for group in _row_groups(_joined(stretch, tables), ROW_GROUP):
                 writer.write_table(group.cast(schema), row_group_size=ROW_GROUP)
-        number += 1
+
+    with ThreadPoolExecutor(runs.cores()) as pool:
+        list(pool.map(write_file, range(math.ceil(len(rows) / length))))
 
 
 def _groups_a_file(size: int) -> int:
