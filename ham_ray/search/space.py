@@ -1,0 +1,271 @@
+"""Search spaces: a YAML file to a validated space, its Optuna distributions and its prior points.
+
+Every mistake is told with file and line before anything starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ham_ray.errors import UserError, unknown_name
+from ham_ray.recipe import BASELINES, Recipe, baseline
+
+Value = bool | int | float | str
+Place = tuple[str | int, ...]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sampler(_Strict):
+    """Optuna's TPE, or random draws to compare it with."""
+
+    name: Literal["tpe", "random"] = "tpe"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    multivariate: bool = True
+
+
+class Scheduler(_Strict):
+    """What stops trials early: successive halving (ASHA), the median of the others, or nothing; none before `grace`."""
+
+    name: Literal["asha", "median", "none"] = "asha"
+    grace: int = Field(default=3, ge=1, description="epochs every trial may train")
+    reduction: int = Field(default=3, ge=2, description="one in this many goes on at each rung (ASHA)")
+
+
+class Numbers(_Strict):
+    """A range of numbers, ends included."""
+
+    type: Literal["float", "int"]
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+    when: dict[str, list[Value] | Value] = {}
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """The trial's value."""
+        if self.type == "int":
+            return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
+
+    def wrong(self) -> str | None:
+        """What is wrong with the range, if anything."""
+        if self.low > self.high:
+            return f"empty range: low {self.low:g} is above high {self.high:g}"
+        if self.log and self.low <= 0:
+            return f"log: true needs low above 0, got {self.low:g}"
+        if self.log and self.step:
+            return "log and step exclude each other"
+        if self.type == "int" and any(value != int(value) for value in (self.low, self.high, self.step or 1)):
+            return "type int needs whole numbers in low, high and step"
+        return None
+
+    def ends(self) -> list[Value]:
+        """Values that Recipe has to accept for the range to be fit."""
+        return [int(end) if self.type == "int" else end for end in (self.low, self.high)]
+
+
+class Choices(_Strict):
+    """Values without order."""
+
+    type: Literal["choice"]
+    choices: list[Value] = Field(min_length=1)
+    when: dict[str, list[Value] | Value] = {}
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """The trial's value."""
+        return trial.suggest_categorical(name, self.choices)
+
+    def wrong(self) -> str | None:
+        """What is wrong with the choices, if anything."""
+        return f"choices are given twice: {self.choices}" if len({*self.choices}) < len(self.choices) else None
+
+    def ends(self) -> list[Value]:
+        """Values that Recipe has to accept."""
+        return self.choices
+
+
+Parameter = Annotated[Numbers | Choices, Field(discriminator="type")]
+
+
+class Space(_Strict):
+    """What a search varies, what it holds fixed, what it maximises and how it goes about it."""
+
+    family: str
+    recipe: dict[str, Value] = {}
+    objective: Literal["balanced_accuracy", "macro_f1"] = "balanced_accuracy"
+    sampler: Sampler = Sampler()
+    scheduler: Scheduler = Scheduler()
+    parameters: dict[str, Parameter] = Field(min_length=1)
+    points: list[dict[str, Value]] = []
+
+    def base(self) -> Recipe:
+        """The family's baseline with the fixed fields of the space; early stopping looks at the objective."""
+        return baseline(self.family).changed(**{"select_by": self.objective, **self.recipe})
+
+    def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
+        """Ask the trial for every parameter that is active, in the order of the file."""
+        chosen: dict[str, Value] = {}
+        for name, parameter in self.parameters.items():
+            if _active(parameter, chosen):
+                chosen[name] = parameter.suggest(trial, name)
+        return chosen
+
+
+def load_space(path: str | Path) -> Space:
+    """Read and check a space.
+
+    Raises:
+        UserError: `file:line: what is wrong`, with the near names where one is unknown.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        root = yaml.compose(text, yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"cannot read the space {path}: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}:1: expected names and values such as 'family: resnet50_finetuned'")
+    try:
+        return _checked(content)
+    except _Wrong as error:
+        raise UserError(f"{path}:{_line(root, error.place)}: {error}") from None
+
+
+class _Wrong(Exception):
+    """A mistake at a place in the file."""
+
+    def __init__(self, place: Place, message: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def _checked(content: dict[str, Any]) -> Space:
+    _known("name", content, Space.model_fields, ())
+    try:
+        space = Space(**content)
+    except ValidationError as error:
+        raise _first(error, content) from None
+    _known("family", [space.family], BASELINES, ("family",))
+    _known("recipe field", space.recipe, Recipe.model_fields, ("recipe",))
+    _known("recipe field", space.parameters, Recipe.model_fields, ("parameters",))
+    _accepted(space, {}, ("recipe",) if space.recipe else ("family",))
+    for name in space.parameters:
+        _check_parameter(space, name)
+    for index, point in enumerate(space.points):
+        _check_point(space, point, ("points", index))
+    return space
+
+
+def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
+    """pydantic's first finding; its places name the union's member, the file does not."""
+    found = error.errors()[0]
+    place = tuple(part for part in found["loc"] if part not in ("float", "int", "choice"))
+    if found["type"] == "extra_forbidden":
+        fields = {
+            "sampler": [*Sampler.model_fields],
+            "scheduler": [*Scheduler.model_fields],
+            "parameters": [*({*Numbers.model_fields} | {*Choices.model_fields})],
+        }
+        return _Wrong(place, str(unknown_name("name", str(place[-1]), fields.get(str(place[0]), []))))
+    got = "" if found["type"] == "missing" else f", got {found['input']!r}"
+    return _Wrong(place, f"{'.'.join(map(str, place))}: {found['msg']}{got}"[:300])
+
+
+def _known(kind: str, names: Iterable[str], known: Iterable[str], place: Place) -> None:
+    listed = [*known]
+    for name in names:
+        if name not in listed:
+            raise _Wrong(place if kind == "family" else (*place, name), str(unknown_name(kind, str(name), listed)))
+
+
+def _check_parameter(space: Space, name: str) -> None:
+    parameter, place = space.parameters[name], ("parameters", name)
+    if name in ("family", "test_fold", "validation_fold", "select_by", "seed"):
+        raise _Wrong(place, f"{name} is no parameter of a search: it decides what is measured")
+    if name in space.recipe:
+        raise _Wrong(place, f"{name} is fixed under recipe: and searched as well; choose one")
+    if problem := parameter.wrong():
+        raise _Wrong(place, f"{name}: {problem}")
+    for end in parameter.ends():
+        _accepted(space, {name: end}, place)
+    before = [*space.parameters][: [*space.parameters].index(name)]
+    for other, values in parameter.when.items():
+        if other not in before:
+            raise _Wrong((*place, "when"), f"{name}: 'when' names {other!r}; known above it: {', '.join(before)}")
+        for value in _listed(values):
+            if not _contains(space.parameters[other], value):
+                raise _Wrong((*place, "when"), f"{name}: {other} never is {value!r}")
+
+
+def _check_point(space: Space, point: Mapping[str, Value], place: Place) -> None:
+    for name, value in point.items():
+        if name in Recipe.model_fields and name not in space.parameters:
+            raise _Wrong((*place, name), f"{name} is a constant in this space: leave it out of the point")
+        _known("parameter", [name], space.parameters, place)
+        if not _contains(space.parameters[name], value):
+            raise _Wrong((*place, name), f"{name}: {value!r} is outside {_range(space.parameters[name])}")
+        if not _active(space.parameters[name], point):
+            raise _Wrong((*place, name), f"{name} is not searched at this point: its 'when' does not hold")
+
+
+def _accepted(space: Space, changes: dict[str, Any], place: Place) -> None:
+    try:
+        space.base().changed(**changes)
+    except UserError as error:
+        culprit = str(error).partition(":")[0]  # of a value; fields that contradict each other have none
+        raise _Wrong((*place, culprit) if culprit in space.recipe else place, str(error)) from None
+
+
+def _contains(parameter: Numbers | Choices, value: Value) -> bool:
+    if isinstance(parameter, Choices):
+        return value in parameter.choices
+    if isinstance(value, bool | str):
+        return False
+    if not parameter.low <= value <= parameter.high or (parameter.type == "int" and value != int(value)):
+        return False
+    places = (value - parameter.low) / parameter.step if parameter.step else 0.0
+    return abs(places - round(places)) < 1e-6
+
+
+def _range(parameter: Numbers | Choices) -> str:
+    if isinstance(parameter, Choices):
+        return f"the choices {parameter.choices}"
+    return f"{parameter.low:g}–{parameter.high:g}" + (f" in steps of {parameter.step:g}" if parameter.step else "")
+
+
+def _active(parameter: Numbers | Choices, chosen: Mapping[str, Value]) -> bool:
+    return all(chosen.get(name) in _listed(values) for name, values in parameter.when.items())
+
+
+def _listed(values: list[Value] | Value) -> list[Value]:
+    return values if isinstance(values, list) else [values]
+
+
+def _line(node: yaml.Node | None, place: Place) -> int:
+    """The line of an entry, or of the nearest one around it."""
+    line = node.start_mark.line + 1 if node else 1
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+            continue
+        else:
+            return line
+        line = node.start_mark.line + 1
+    return line

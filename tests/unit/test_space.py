@@ -1,0 +1,132 @@
+"""Search spaces: what they say, and each mistake told with its file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from ham_ray.errors import UserError
+from ham_ray.recipe import Recipe
+from ham_ray.search.space import load_space
+
+pytestmark = pytest.mark.unit
+SHIPPED = sorted(Path(__file__).parents[2].joinpath("search_spaces").glob("*.yaml"))
+TEXT = """\
+family: resnet50_finetuned
+recipe:
+  epochs: 3
+  head_epochs: 1
+parameters:
+  learning_rate: {type: float, low: 1.0e-5, high: 1.0e-2, log: true}
+  unfreeze_depth: {type: int, low: 0, high: 5}
+  hidden_units:
+    type: choice
+    choices: [0, 128]
+    when: {unfreeze_depth: [0, 1]}
+points:
+  - {learning_rate: 1.0e-3, unfreeze_depth: 5}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def loaded(text: str):
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return load_space(path)
+
+    return loaded
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_spaces_load_and_suggest_recipes(path):
+    space = load_space(path)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for point in space.points:
+        study.enqueue_trial(point)
+    for point in [*space.points, *[{}] * 20]:
+        chosen = space.suggest(study.ask())
+        assert {name: chosen[name] for name in point} == point
+        assert isinstance(space.base().changed(**chosen), Recipe)
+
+
+def test_all_four_spaces_ship():
+    assert [path.stem for path in SHIPPED] == ["resnet50", "resnet50_wide", "simple_cnn", "smoke"]
+
+
+def test_the_cards_search_holds_the_original_recipe_and_ours_among_its_points():
+    points = load_space(next(path for path in SHIPPED if path.stem == "resnet50")).points
+    assert {"learning_rate", "unfreeze_depth", "class_weight_scale"} == {name for point in points for name in point}
+    assert {point["unfreeze_depth"] for point in points} == {0, 1, 5}
+
+
+def test_conditions_hold(load):
+    space = load(TEXT)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for depth in range(6):
+        study.enqueue_trial({"unfreeze_depth": depth})
+        assert ("hidden_units" in space.suggest(study.ask())) == (depth in (0, 1))
+
+
+def test_fixed_fields_and_objective_reach_the_recipe(load):
+    recipe = load(TEXT + "objective: macro_f1\n").base()
+    assert (recipe.epochs, recipe.head_epochs, recipe.select_by) == (3, 1, "macro_f1")
+    assert load(TEXT).base().select_by == "balanced_accuracy"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("family: resnet50_finetuned", "family: resnet50_fine", 1, "unknown family 'resnet50_fine'; did you mean"),
+        ("recipe:", "recipes:", 2, "unknown name 'recipes'; did you mean recipe"),
+        ("epochs: 3", "epochs: none", 3, "epochs: "),
+        ("head_epochs: 1", "head_epoch: 1", 4, "unknown recipe field 'head_epoch'; did you mean head_epochs"),
+        ("head_epochs: 1", "head_epochs: 3", 2, "head_epochs=3 leaves no epoch of epochs=3"),
+        ("learning_rate: {", "learning_rat: {", 6, "unknown recipe field 'learning_rat'; did you mean learning_rate"),
+        ("low: 1.0e-5", "low: 0", 6, "log: true needs low above 0, got 0"),
+        ("low: 1.0e-5", "low: 1", 6, "empty range: low 1 is above high 0.01"),
+        ("log: true", "log: true, step: 0.1", 6, "log and step exclude each other"),
+        ("log: true", "logs: true", 6, "unknown name 'logs'; did you mean log"),
+        ("type: float", "type: floats", 6, "floats"),
+        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: Input should be less than or equal to 5, got 6"),
+        ("low: 0, high: 5", "low: 0.5, high: 5", 7, "type int needs whole numbers"),
+        ("[0, 128]", "[0, 0]", 8, "choices are given twice"),
+        ("[0, 128]", "[]", 10, "choices"),
+        ("{unfreeze_depth: [0, 1]}", "{dropout: 0.1}", 11, "'when' names 'dropout'; known above it: learning_rate"),
+        ("{unfreeze_depth: [0, 1]}", "{unfreeze_depth: 7}", 11, "unfreeze_depth never is 7"),
+        ("unfreeze_depth: 5}", "unfreeze_depth: 9}", 13, "unfreeze_depth: 9 is outside 0–5"),
+        ("unfreeze_depth: 5}", "epochs: 5}", 13, "epochs is a constant in this space"),
+        ("unfreeze_depth: 5}", "unfreeze_dept: 5}", 13, "unknown parameter 'unfreeze_dept'; did you mean"),
+        ("unfreeze_depth: 5}", "unfreeze_depth: 5, hidden_units: 0}", 13, "hidden_units is not searched at this point"),
+        ("  epochs: 3", "  epochs: 3\n  learning_rate: 0.1", 7, "learning_rate is fixed under recipe: and searched"),
+        ("learning_rate: {", "seed: {type: int, low: 0, high: 3}\n  learning_rate: {", 6, "seed is no parameter"),
+        ("recipe:", "recipe: ]", 2, "not YAML"),
+    ],
+)
+def test_mistakes_are_told_with_their_line(load, tmp_path, old, new, line, message):
+    assert TEXT.count(old) >= 1
+    with pytest.raises(UserError) as error:
+        load(TEXT.replace(old, new, 1))
+    assert str(error.value).startswith(f"{tmp_path / 'space.yaml'}:{line}: ")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
+def test_a_file_without_names_is_refused(load, text):
+    with pytest.raises(UserError, match="space.yaml:1: expected names and values"):
+        load(text)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="cannot read the space .*nothing.yaml: No such file"):
+        load_space(tmp_path / "nothing.yaml")
+
+
+def test_values_off_the_steps_are_no_points(load):
+    text = TEXT.replace("unfreeze_depth: {type: int, low: 0", "unfreeze_depth: {type: int, step: 2, low: 1")
+    text = text.replace("[0, 1]", "[1]")
+    assert load(text).points[0]["unfreeze_depth"] == 5
+    with pytest.raises(UserError, match="unfreeze_depth: 4 is outside 1–5 in steps of 2"):
+        load(text.replace("unfreeze_depth: 5}", "unfreeze_depth: 4}"))
