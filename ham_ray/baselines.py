@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ham_ray import runs, storage
-from ham_ray.cluster import check_shared, cluster_resources, in_submitted_job
+from ham_ray import choices, storage
+from ham_ray.cluster import check_shared, cluster_resources
 from ham_ray.comparison import REPORT, Setting, compare
-from ham_ray.console import progress
-from ham_ray.data.images import Images
-from ham_ray.data.prepare import prepare, prepare_sample
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Summary
-from ham_ray.models.families import build, pretrained
-from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import Recipe, baseline, digest
 
 
@@ -32,6 +27,7 @@ class Options:
     precision: str
     changes: list[str]
     shard_memory: float
+    activations: float
     size: int | None
     name: str | None
     smoke: bool
@@ -44,23 +40,20 @@ def run(options: Options) -> tuple[Summary, str]:
     Raises:
         UserError: an option that cannot be met; before anything is trained.
     """
-    if in_submitted_job() and storage.absolute(options.out) != options.out:
-        print(
-            f"out: {options.out!r} is a folder of this job's temporary copy; give a URI or an absolute path to keep it"
-        )
+    choices.tell_temporary(options.out)
     resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
     print(f"resources: {resources.reason}", flush=True)
     check_shared(storage.absolute(options.out))
-    precision = _precision(options.precision, resources.use_gpu)
+    precision = choices.precision(options.precision, resources.use_gpu)
     recipes = make_recipes(options, precision)
-    images = _images(options)
-    source, fingerprint = images.card["source"]["file"], images.fingerprint[:12]
-    print(f"images: {len(images.rows):,} of {source}, {images.size} px, fingerprint {fingerprint}")
-    weights = _weights(options, recipes, images)
+    images = choices.images(options.data, options.out, options.size, options.smoke)
+    weights = choices.weights(options.weights, list(recipes.values()), images)
     parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
     name = options.name or f"baseline-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
-    setting = Setting(images, weights, resources, place, options.shard_memory * 2**30)
+    tables = storage.join(storage.absolute(options.out), "activations")
+    budgets = options.shard_memory * 2**30, options.activations * 2**30
+    setting = Setting(images, weights, resources, place, budgets[0], tables, budgets[1])
     return compare(recipes, setting), storage.join(place, REPORT)
 
 
@@ -76,31 +69,6 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
     return {name: _recipe(name, precision, options) for name in names}
 
 
-def _images(options: Options) -> Images:
-    out = storage.absolute(options.out)
-    if options.data is None:
-        print("images: no --data, taking the built-in synthetic sample", flush=True)
-        return prepare_sample(out, options.size or (32 if options.smoke else 64))
-    with progress("ingest") as told:
-        return prepare(options.data, out, options.size or 128, told)
-
-
-def _weights(options: Options, recipes: dict[str, Recipe], images: Images) -> Weights:
-    wanting = [recipe for recipe in recipes.values() if pretrained(recipe.family)]
-    if not wanting:
-        return RANDOM
-    try:
-        weights = resolve_weights(options.weights)
-    except UserError as error:
-        if options.weights != "imagenet" or not images.card["synthetic"]:
-            raise
-        print(f"weights: RANDOM, which only the synthetic sample may fall back to: {error}")
-        return RANDOM
-    build(wanting[0], images.size, weights)  # refuses a file that does not fit, before anything is trained
-    print(f"weights: {weights.name}" + (f", sha256 {weights.sha256[:12]}" if weights.sha256 else ""), flush=True)
-    return weights
-
-
 def _recipe(family: str, precision: str, options: Options) -> Recipe:
     recipe = baseline(family)
     small: dict[str, Any] = {}
@@ -113,17 +81,6 @@ def _recipe(family: str, precision: str, options: Options) -> Recipe:
     epochs = small.get("epochs", recipe.epochs) if options.epochs is None else options.epochs
     changes = {**small, "epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
     return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
-
-
-def _precision(asked: str, use_gpu: bool) -> str:
-    if asked != "auto":
-        return asked
-    if use_gpu:
-        print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
-        return "float32"
-    chosen, reason = ("bfloat16", "has") if runs.has_bfloat16() else ("float32", "does not have")
-    print(f"precision: {chosen}, because this processor {reason} bfloat16 instructions (weights stay float32)")
-    return chosen
 
 
 def _parsed(changes: list[str]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe
-from ham_ray.training import feed, workers
+from ham_ray.training import activations, feed, workers
 
 METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
@@ -34,6 +34,8 @@ class Setting:
     resources: Resources
     out: str
     shard_memory: float
+    activations: str  # the folder of tables that runs share
+    activations_budget: float
 
     @property
     def data(self) -> str:
@@ -64,9 +66,13 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
 
 
 def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits]) -> Run:
-    key = recipe.model_dump_json(include={"test_fold", "validation_fold", "batch_size"})
+    rows = feed.split_rows(setting.images, recipe)
+    tables = activations.prepare(
+        setting.images, rows, recipe, setting.weights, setting.activations, setting.activations_budget
+    )
+    key = json.dumps([recipe.model_dump(include={"test_fold", "validation_fold", "batch_size"}), tables])
     if key not in parts:  # families with the same split share one decoding
-        parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory)
+        parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory, tables)
     uri = _place(setting, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
     try:

@@ -6,6 +6,7 @@ shows an object only once its upload is complete.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -98,6 +99,24 @@ def writing(uri: str | Path) -> Iterator[Path]:
         _upload(temporary, target) if remote else _replace(temporary, Path(target))
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str, what: str) -> Iterator[None]:
+    """Keep a second process out of a local folder while the block runs; the kernel lets go when the process dies.
+
+    Raises:
+        UserError: another process is in it.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with Path(folder, ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{what} {folder} is being run by another process; wait for it, or give another name"
+            ) from None
+        yield
 
 
 def remove(uri: str | Path) -> None:

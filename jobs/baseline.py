@@ -30,6 +30,7 @@ def main(
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
     setting: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
     shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
+    activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take on disk; 0 = none")] = 8.0,
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
     name: Annotated[str | None, Option(help="of the run; by default made from its settings")] = None,
     smoke: Annotated[bool, Option(help="two epochs, and fewer images of the sample, to see that all works")] = False,
@@ -52,6 +53,7 @@ def main(
         precision,
         setting,
         shard_memory,
+        activations,
         size,
         name,
         smoke,

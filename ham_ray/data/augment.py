@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -28,9 +29,10 @@ STRENGTHS = {
     "strong": Strength(area=0.6, brightness=0.1, contrast=0.2, saturation=0.2, gain=0.05),
 }
 DRAWS = 12  # uniform numbers used for one image
+VIEWS = {"off": 1, "light": 8}  # how many different images the strength makes of one; others make no end of them
 
 
-def draw(seed: int, step: tf.Tensor, batch_size: int, count: int, stream: int) -> tf.Tensor:
+def draw(seed: int, step: tf.Tensor | int, batch_size: int, count: int, stream: int) -> tf.Tensor:
     """Uniform float32[batch_size, count] in [0, 1) for the global batch of a step; each `stream` is independent."""
     key = tf.stack([tf.constant(seed * 16 + stream, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_uniform([batch_size, count], key)
@@ -45,6 +47,17 @@ def augment(images: tf.Tensor, uniform: tf.Tensor, strength: str) -> tf.Tensor:
     if chosen.contrast:
         x = _colour(x, uniform, chosen)
     return tf.cast(tf.round(tf.clip_by_value(x, 0.0, 255.0)), tf.uint8)
+
+
+def chosen_views(uniform: np.ndarray) -> np.ndarray:
+    """Which of the eight symmetries `light` augmentation takes for rows of uniform numbers [B, DRAWS]: int[B]."""
+    return (uniform[:, [0, 5, 6]] < 0.5) @ np.array([4, 2, 1])
+
+
+def view(images: np.ndarray, index: int) -> np.ndarray:
+    """One of the eight symmetries of images [B, S, S, 3]; 0 leaves them as they are."""
+    turned = images.transpose(0, 2, 1, 3) if index & 4 else images
+    return turned[:, :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
 
 
 def _dihedral_and_crop(images: tf.Tensor, uniform: tf.Tensor, area: float) -> tf.Tensor:

@@ -9,7 +9,6 @@ which the shuffle draws anew each time).
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from ham_ray.errors import UserError
 
@@ -29,17 +28,16 @@ def check_batch(rows: int, batch_size: int, workers: int) -> None:
         )
 
 
-def training_shard(rows: pd.DataFrame, rank: int, workers: int, batch_size: int) -> pd.DataFrame:
+def training_bounds(rows: int, rank: int, workers: int, batch_size: int) -> slice:
     """The stretch of the training rows that a worker holds."""
-    edges = _strata(len(rows), batch_size)
+    edges = _strata(rows, batch_size)
     share = batch_size // workers
-    return rows.iloc[edges[rank * share] : edges[(rank + 1) * share]]
+    return slice(int(edges[rank * share]), int(edges[(rank + 1) * share]))
 
 
-def evaluation_shard(rows: pd.DataFrame, rank: int, workers: int) -> pd.DataFrame:
+def evaluation_bounds(rows: int, rank: int, workers: int) -> slice:
     """A worker's stretch of rows that must all be predicted, each once."""
-    edges = np.arange(workers + 1) * len(rows) // workers
-    return rows.iloc[edges[rank] : edges[rank + 1]]
+    return slice(rank * rows // workers, (rank + 1) * rows // workers)
 
 
 def epoch_order(rows: int, rank: int, workers: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:

@@ -19,37 +19,43 @@ from ham_ray.recipe import Recipe
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in two parts, between which training drops out features.
+    """A classifier in three parts.
 
-    body: uint8 RGB [B, size, size, 3] to features float32 [B, F], preprocessing inside.
+    prefix: uint8 RGB [B, size, size, 3] to what enters the first trained layer; never trained, preprocessing inside.
+        It gives the images as they are where everything is trained.
+    body: from there to features float32 [B, F], between which and the head training drops out some.
     head: features to logits float32 [B, 7].
     trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
     """
 
+    prefix: keras.Model
     body: keras.Model
     head: keras.Model
     trains_statistics: bool
 
-    def logits(self, images):
-        """Images to logits, in inference mode."""
-        return self.head(self.body(images, training=False), training=False)
+    def logits(self, activations):
+        """What the prefix gives to logits, in inference mode."""
+        return self.head(self.body(activations, training=False), training=False)
 
-    def feature_spread(self, images: np.ndarray) -> float:
-        """How much the features of 128 images differ: their standard deviation over images, mean over features, in
-        units of their mean absolute value. Below 0.1 a head can hardly tell images apart: wrong preprocessing."""
-        features = np.asarray(self.body(images[:128], training=False))
+    def feature_spread(self, activations: np.ndarray) -> float:
+        """How much the features of images differ, from what the prefix gave for them: their standard deviation over
+        images, mean over features, in units of their mean absolute value.
+
+        Below 0.1 a head can hardly tell images apart: wrong preprocessing.
+        """
+        features = np.asarray(self.body(activations, training=False))
         return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
 
     def classifier(self) -> keras.Model:
         """The model one saves: uint8 RGB in, probabilities float32 [B, 7] in the order of `diagnoses.CODES` out."""
-        images = keras.Input(self.body.input_shape[1:], dtype="uint8", name="rgb")
-        probabilities = layers.Softmax(dtype="float32", name="probabilities")(self.logits(images))
-        return keras.Model(images, probabilities, name="ham_ray")
+        images = keras.Input(self.prefix.input_shape[1:], dtype="uint8", name="rgb")
+        logits = self.logits(self.prefix(images, training=False))
+        return keras.Model(images, layers.Softmax(dtype="float32", name="probabilities")(logits), name="ham_ray")
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Of body and head, trained or not."""
-        return self.body.variables + self.head.variables
+        """Of all parts, trained or not."""
+        return self.prefix.variables + self.body.variables + self.head.variables
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -115,7 +121,7 @@ def _family(name: str) -> Family:
 @register("simple_cnn", pretrained=False)
 def _simple_cnn(recipe: Recipe, size: int, weights: Weights) -> Network:
     """Three convolution blocks (32, 64, 128 filters, BatchNorm, pooling) from scratch."""
-    images = keras.Input((size, size, 3), dtype="uint8", name="rgb")
+    images = _images(size)
     x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)
     for block, filters in enumerate((32, 64, 128), start=1):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
@@ -123,7 +129,8 @@ def _simple_cnn(recipe: Recipe, size: int, weights: Weights) -> Network:
         # synchronized: statistics over the global batch, so that they do not depend on the number of workers
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True, name=f"bn{block}")(x))
     features = layers.GlobalAveragePooling2D(dtype="float32")(x)
-    return Network(keras.Model(images, features, name="simple_cnn"), _head(128, recipe), trains_statistics=True)
+    body = keras.Model(images, features, name="simple_cnn")
+    return Network(_nothing(images), body, _head(128, recipe), trains_statistics=True)
 
 
 @register("resnet50_frozen", pretrained=True)
@@ -136,12 +143,36 @@ def _resnet50(recipe: Recipe, size: int, weights: Weights) -> Network:
 def _on_backbone(backbone: Backbone, recipe: Recipe, size: int, weights: Weights) -> Network:
     base = backbone.build(include_top=False, weights=None, input_shape=(size, size, 3))
     load_backbone(base, weights)
-    unfreeze(base, backbone.stages, recipe.unfreeze_depth)
-    images = keras.Input((size, size, 3), dtype="uint8", name="rgb")
-    x = base(backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images)))
-    features = layers.GlobalAveragePooling2D(dtype="float32")(x)
-    body = keras.Model(images, features, name=base.name + "_body")
-    return Network(body, _head(features.shape[-1], recipe), trains_statistics=False)
+    unfreeze(base, backbone, recipe.unfreeze_depth)
+    prefix, body = _cut(backbone, base, recipe.unfreeze_depth)
+    return Network(prefix, body, _head(body.output_shape[-1], recipe), trains_statistics=False)
+
+
+def _cut(backbone: Backbone, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
+    """The backbone with preprocessing and pooling, cut below its top `depth` stages."""
+    images = _images(base.input_shape[1])
+    prepared = backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images))
+    pool = layers.GlobalAveragePooling2D(dtype="float32", name="pooled")
+    if depth == 0:
+        prefix = keras.Model(images, pool(base(prepared)), name=base.name)
+        return prefix, _nothing(keras.Input(prefix.output_shape[1:], name="features"))
+    cut = backbone.cut(base, depth)
+    if cut is base.input:
+        return _nothing(images), keras.Model(images, pool(base(prepared)), name=base.name)
+    below = keras.Model(base.input, cut, name=base.name + "_below")
+    above = keras.Model(cut, base.output, name=base.name + "_above")
+    activations = keras.Input(cut.shape[1:], dtype=cut.dtype, name="activations")
+    prefix = keras.Model(images, below(prepared), name=base.name + "_prefix")
+    return prefix, keras.Model(activations, pool(above(activations)), name=base.name + "_body")
+
+
+def _images(size: int) -> keras.KerasTensor:
+    return keras.Input((size, size, 3), dtype="uint8", name="rgb")
+
+
+def _nothing(inputs: keras.KerasTensor) -> keras.Model:
+    """A part that has nothing to do."""
+    return keras.Model(inputs, layers.Identity(dtype="float32")(inputs), name="nothing")
 
 
 def _head(features: int, recipe: Recipe) -> keras.Model:

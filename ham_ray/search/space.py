@@ -5,7 +5,7 @@ Every mistake is told with file and line before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,9 +68,13 @@ class Numbers(_Strict):
             return "type int needs whole numbers in low, high and step"
         return None
 
-    def ends(self) -> list[Value]:
+    def values(self) -> Sequence[Value]:
+        """All of them, where they are whole numbers."""
+        return range(int(self.low), int(self.high) + 1, int(self.step or 1))
+
+    def ends(self) -> Sequence[Value]:
         """Values that Recipe has to accept for the range to be fit."""
-        return [int(end) if self.type == "int" else end for end in (self.low, self.high)]
+        return [int(self.low), int(self.high)] if self.type == "int" else [self.low, self.high]
 
 
 class Choices(_Strict):
@@ -82,13 +86,18 @@ class Choices(_Strict):
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
         """The trial's value."""
-        return trial.suggest_categorical(name, self.choices)
+        chosen: Any = trial.suggest_categorical(name, self.choices)
+        return chosen
 
     def wrong(self) -> str | None:
         """What is wrong with the choices, if anything."""
         return f"choices are given twice: {self.choices}" if len({*self.choices}) < len(self.choices) else None
 
-    def ends(self) -> list[Value]:
+    def values(self) -> Sequence[Value]:
+        """All of them."""
+        return self.choices
+
+    def ends(self) -> Sequence[Value]:
         """Values that Recipe has to accept."""
         return self.choices
 
@@ -110,6 +119,24 @@ class Space(_Strict):
     def base(self) -> Recipe:
         """The family's baseline with the fixed fields of the space; early stopping looks at the objective."""
         return baseline(self.family).changed(**{"select_by": self.objective, **self.recipe})
+
+    def combinations(self, *names: str) -> list[dict[str, Value]]:
+        """All values that these fields may have together in a trial; they must be whole numbers or choices."""
+        found: list[dict[str, Value]] = [{}]
+        for name, parameter in self.parameters.items():
+            if name in names:
+                inside = {other: values for other, values in parameter.when.items() if other in names}
+                always = len(inside) == len(parameter.when)  # else also without this parameter
+                found = [
+                    {**chosen, **more}
+                    for chosen in found
+                    for more in (
+                        [{name: value} for value in parameter.values()] + ([] if always else [{}])
+                        if _holds(inside, chosen)
+                        else [{}]
+                    )
+                ]
+        return found
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Ask the trial for every parameter that is active, in the order of the file."""
@@ -246,7 +273,11 @@ def _range(parameter: Numbers | Choices) -> str:
 
 
 def _active(parameter: Numbers | Choices, chosen: Mapping[str, Value]) -> bool:
-    return all(chosen.get(name) in _listed(values) for name, values in parameter.when.items())
+    return _holds(parameter.when, chosen)
+
+
+def _holds(when: Mapping[str, list[Value] | Value], chosen: Mapping[str, Value]) -> bool:
+    return all(chosen.get(name) in _listed(values) for name, values in when.items())
 
 
 def _listed(values: list[Value] | Value) -> list[Value]:

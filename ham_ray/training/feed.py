@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import ray.train
 from ray.data import Dataset
 
+from ham_ray.data.augment import DRAWS, chosen_views, draw
 from ham_ray.data.images import Images, read
-from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, training_shard
+from ham_ray.data.shards import check_batch, epoch_order, evaluation_bounds, training_bounds
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
+from ham_ray.training.activations import Activations
 
 IN_MEMORY = "in memory"
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -22,18 +25,27 @@ Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of each split, and for each worker a dataset of its part of them."""
+    """The rows of each split, for each worker a dataset of its part of them, and tables of activations, where kept."""
 
     rows: dict[str, pd.DataFrame]
     datasets: dict[str, Dataset]
     resident: bool
+    activations: dict[str, str] | None = None
+
+
+class Inputs(Protocol):
+    """An array, or what reads like one along its first axis."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images in memory: uint8[n, size, size, 3] and labels int32[n]."""
+    """Images, uint8[n, size, size, 3], or what a frozen prefix gave for them; and labels int32[n]."""
 
-    pixels: np.ndarray
+    inputs: Inputs
     labels: np.ndarray
 
 
@@ -46,29 +58,40 @@ def split_rows(images: Images, recipe: Recipe) -> dict[str, pd.DataFrame]:
     }
 
 
-def split(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> Splits:
+def split(
+    images: Images, recipe: Recipe, workers: int, shard_memory: float, activations: dict[str, str] | None = None
+) -> Splits:
     """Cut IMAGES into splits by fold and into parts by worker.
 
     A training part that fits `shard_memory` (bytes) is decoded once and kept; a larger one is decoded anew each epoch.
+    With tables of activations it is not decoded at all.
     """
     rows = split_rows(images, recipe)
     _check_sizes(rows, recipe, workers)
-    need, held_out = (_decoded(images, len(rows[name])) / workers for name in ("training", "validation"))
     resident = batching(images, recipe, workers, shard_memory) == IN_MEMORY
+    parts = {
+        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
+        for name, frame in rows.items()
+        for rank in range(workers)
+        if not (name == "training" and activations)
+    }
+    if not activations:
+        _tell_memory(images, rows, workers, shard_memory, resident)
+    datasets = {name: read(images, part) for name, part in parts.items()}
+    if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
+        datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
+    return Splits(rows, datasets, resident, activations)
+
+
+def _tell_memory(
+    images: Images, rows: dict[str, pd.DataFrame], workers: int, shard_memory: float, resident: bool
+) -> None:
+    need, held_out = (_decoded(images, len(rows[name])) / workers for name in ("training", "validation"))
     print(
         f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
         + ("kept in memory" if resident else "streamed every epoch")
         + f" (--shard-memory {shard_memory / 2**20:.0f} MiB); with {held_out / 2**20:.0f} MiB of validation beside"
     )
-    parts = {
-        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
-        for name, frame in rows.items()
-        for rank in range(workers)
-    }
-    datasets = {name: read(images, part) for name, part in parts.items()}
-    if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
-        datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
-    return Splits(rows, datasets, resident)
 
 
 def batching(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> str:
@@ -94,14 +117,44 @@ def _part(name: str, rank: int) -> str:
 
 def _part_rows(name: str, rows: pd.DataFrame, rank: int, workers: int, batch_size: int) -> pd.DataFrame:
     if name == "training":
-        return training_shard(rows, rank, workers, batch_size)
-    return evaluation_shard(rows, rank, workers)
+        return rows.iloc[training_bounds(len(rows), rank, workers, batch_size)]
+    return rows.iloc[evaluation_bounds(len(rows), rank, workers)]
+
+
+def cached_part(path: str, labels: np.ndarray, rank: int, workers: int) -> Part:
+    """This worker's part of the validation split, from a table of activations; `labels` are of the whole split."""
+    bounds = evaluation_bounds(len(labels), rank, workers)
+    return Part(Activations(path, bounds), labels[bounds])
+
+
+def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, rank: int, workers: int) -> Batches:
+    """`batches` from a table of activations: the same images in the views that augmentation would have made of them."""
+    bounds = training_bounds(len(labels), rank, workers, recipe.batch_size)
+    table, labels_here, share = Activations(path, bounds), labels[bounds], recipe.batch_size // workers
+    mine = slice(rank * share, (rank + 1) * share)
+
+    def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = epoch_order(len(labels), rank, workers, recipe.batch_size, recipe.seed, epoch)
+        for index, places in enumerate(order, start=epoch * len(order)):
+            uniform = draw(recipe.seed, index, recipe.batch_size, DRAWS, stream=0).numpy()
+            views = chosen_views(uniform[mine]) if recipe.augmentation == "light" else np.zeros(share, int)
+            yield table.take(places, views), labels_here[places]
+
+    return epoch_of
 
 
 def collect(name: str, rank: int) -> Part:
     """This worker's part of a split, decoded, in the order of image_id."""
-    shard = ray.train.get_dataset_shard(_part(name, rank))
-    blocks = list(shard.iter_batches(batch_size=None))
+    return _joined(ray.train.get_dataset_shard(_part(name, rank)))
+
+
+def decoded(images: Images, rows: pd.DataFrame) -> Part:
+    """These rows of IMAGES, decoded by Ray Data, in the order of image_id."""
+    return _joined(read(images, rows))
+
+
+def _joined(found: Any) -> Part:
+    blocks = list(found.iter_batches(batch_size=None))
     order = np.argsort(np.concatenate([block["image_id"] for block in blocks]).astype(str))
     pixels = np.concatenate([block["pixels"] for block in blocks])[order]
     return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
@@ -112,15 +165,17 @@ def batches(recipe: Recipe, rows: int, resident: bool, rank: int, workers: int) 
 
     `rows` counts the training images over all workers.
     """
-    return _kept(recipe, rows, rank, workers) if resident else _streamed(recipe, rows, rank, workers)
+    if not resident:
+        return _streamed(recipe, rows, rank, workers)
+    return kept_batches(collect("training", rank), recipe, rows, rank, workers)
 
 
-def _kept(recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
-    part = collect("training", rank)
+def kept_batches(part: Part, recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
+    """`batches` of a part in memory."""
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for places in epoch_order(rows, rank, workers, recipe.batch_size, recipe.seed, epoch):
-            yield part.pixels[places], part.labels[places]
+            yield part.inputs[places], part.labels[places]
 
     return epoch_of
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
@@ -32,12 +31,16 @@ class WorkersDisagreeError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is given. `batches(epoch)` yields its share of each step as (uint8 images, int labels)."""
+    """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
+
+    The inputs are uint8 images, or with `cached` what the network's prefix gives for them.
+    """
 
     batches: Batches
     steps: int
     validation: Part
     class_weights: np.ndarray
+    cached: bool = False
 
 
 @dataclass
@@ -65,30 +68,52 @@ def train(
         NonFiniteLossError: the loss of a step is NaN or infinite.
         WorkersDisagreeError: the workers started from different checkpoints, or ended with different variables.
     """
-    trainer = Trainer(recipe, network, replica, task.class_weights)
-    truth = replica.gather(task.validation.labels)
-    progress, best = _resume(trainer, checkpoints.latest(say))
-    if len(set(replica.gather(np.array([progress.epoch])))) > 1:
-        raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
-    if progress.epoch:
-        say(f"{recipe.family}: going on after epoch {progress.epoch}")
-    while progress.epoch < recipe.epochs and not _stalled(recipe, progress):
-        phase = phase_at(recipe, progress.epoch)
+    training = Training(Trainer(recipe, network, replica, task.class_weights, task.cached), task, checkpoints, say)
+    while not training.finished:
+        report(training.run_epoch())
+    training.restore_best()
+    return training.progress
+
+
+class Training:
+    """A training that stands after its latest checkpoint and goes on epoch by epoch; raises as `train` does."""
+
+    def __init__(self, trainer: Trainer, task: Task, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
+        self.trainer, self.task, self.checkpoints, self.say = trainer, task, checkpoints, say
+        self._truth = trainer.replica.gather(task.validation.labels)
+        self.progress, self._best = _resume(trainer, checkpoints.latest(say))
+        if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
+            raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
+        if self.progress.epoch:
+            say(f"{trainer.recipe.family}: going on after epoch {self.progress.epoch}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or it stopped getting better."""
+        recipe = self.trainer.recipe
+        return self.progress.epoch >= recipe.epochs or _stalled(recipe, self.progress)
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Train and validate one epoch and leave a checkpoint: one row of HISTORY."""
+        trainer, progress, select_by = self.trainer, self.progress, self.trainer.recipe.select_by
+        phase = phase_at(trainer.recipe, progress.epoch)
         if trainer.phase != phase:
             trainer.enter(phase)
-        row = _run_epoch(trainer, task, truth, progress.epoch, say)
+        row = _run_epoch(trainer, self.task, self._truth, progress.epoch, self.say)
         progress.epoch += 1
-        row["best"] = row[f"validation_{recipe.select_by}"] > progress.best_score
+        row["best"] = row[f"validation_{select_by}"] > progress.best_score
         if row["best"]:
-            progress.best_epoch, progress.best_score = row["epoch"], row[f"validation_{recipe.select_by}"]
-            best = _arrays(network)
+            progress.best_epoch, progress.best_score = row["epoch"], row[f"validation_{select_by}"]
+            self._best = _arrays(trainer.network)
         progress.history.append(row)
-        if replica.rank == 0:
-            checkpoints.save(progress.epoch, _checkpoint(trainer, progress, best))
-        report(row)
-    _assign(network.learned_variables, best)
-    _check_agreement(network, replica)
-    return progress
+        if trainer.replica.rank == 0:
+            self.checkpoints.save(progress.epoch, _checkpoint(trainer, progress, self._best))
+        return row
+
+    def restore_best(self) -> None:
+        """Give the network the variables of its best epoch."""
+        _assign(self.trainer.network.learned_variables, self._best)
+        _check_agreement(self.trainer.network, self.trainer.replica)
 
 
 def _run_epoch(
@@ -99,10 +124,10 @@ def _run_epoch(
     assert phase is not None
     started, losses, told = time.monotonic(), [], time.monotonic()
     before, total = (epoch - phase.first) * task.steps, phase.epochs * task.steps
-    for index, (images, labels) in enumerate(task.batches(epoch)):
+    for index, (inputs, labels) in enumerate(task.batches(epoch)):
         rate = learning_rate(phase.peak, before + index, recipe.warmup_epochs * task.steps, total)
         trainer.optimizer.learning_rate = rate
-        losses.append(float(trainer.step(images, labels, tf.constant(epoch * task.steps + index))))
+        losses.append(float(trainer.step(inputs, labels, epoch * task.steps + index)))
         if not math.isfinite(losses[-1]):
             raise NonFiniteLossError(
                 f"loss is {losses[-1]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
@@ -111,7 +136,7 @@ def _run_epoch(
             told = time.monotonic()
             say(_pace(recipe, epoch, index + 1, task.steps, told - started))
     trained = time.monotonic() - started
-    probabilities = trainer.replica.gather(trainer.predict(task.validation.pixels))
+    probabilities = trainer.replica.gather(trainer.predict(task.validation.inputs))
     if not np.isfinite(probabilities).all():
         raise NonFiniteLossError(f"validation predictions are not finite after epoch {epoch + 1}")
     return {

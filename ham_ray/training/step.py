@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.models.families import Network
 from ham_ray.models.losses import weighted_cross_entropy
 from ham_ray.recipe import Recipe
+from ham_ray.training.feed import Inputs
 from ham_ray.training.schedule import Phase
 
 PREDICT_BATCH = 128
@@ -36,70 +38,127 @@ class Replica:
         return self.strategy.gather(tf.constant(local), axis=0).numpy() if self.workers > 1 else local
 
 
-class Trainer:
-    """A network with its optimizer and compiled steps, on one replica of a strategy."""
+class Knobs(NamedTuple):
+    """What a recipe may change without a step being compiled anew."""
 
-    def __init__(self, recipe: Recipe, network: Network, replica: Replica, class_weights: np.ndarray):
-        self.recipe, self.network, self.replica = recipe, network, replica
-        self.class_weights = tf.constant(class_weights)
+    class_weights: tf.Tensor
+    label_smoothing: tf.Tensor
+    dropout: tf.Tensor
+    weight_decay: tf.Tensor
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """A phase's variables with their optimizer and compiled step."""
+
+    variables: list[keras.Variable]
+    optimizer: keras.Optimizer
+    step: Callable[..., tf.Tensor]
+
+
+class Trainer:
+    """A network with its optimizers and compiled steps, on one replica of a strategy.
+
+    The steps take images, or with `cached` what the network's prefix gave for them, already augmented.
+    """
+
+    def __init__(
+        self, recipe: Recipe, network: Network, replica: Replica, class_weights: np.ndarray, cached: bool = False
+    ):
+        self.network, self.replica, self.cached = network, replica, cached
+        self.forward = tf.function(self._forward)
+        self._initial = [variable.numpy() for variable in network.learned_variables]
+        self._compiled: dict[str, _Compiled] = {}
+        self._start(recipe, class_weights)
+
+    def restart(self, recipe: Recipe, class_weights: np.ndarray) -> None:
+        """Begin another training of the same shape from the same initial weights, with the steps compiled before.
+
+        The recipes may differ in what `Knobs`, the learning-rate curve and the epoch loop read.
+        """
+        for variable, value in zip(self.network.learned_variables, self._initial, strict=True):
+            variable.assign(value)
+        self._start(recipe, class_weights)
+
+    def _start(self, recipe: Recipe, class_weights: np.ndarray) -> None:
+        self.recipe = recipe
         self.phase: Phase | None = None
+        numbers = (recipe.label_smoothing, recipe.dropout, recipe.weight_decay)
+        self._knobs = Knobs(*(tf.constant(value, tf.float32) for value in (class_weights, *numbers)))
 
     def enter(self, phase: Phase) -> None:
         """Start a phase: its variables, a fresh optimizer, a step compiled for them."""
         self.phase = phase
-        head_only = phase.name == "head" or not self.network.body.trainable_variables
-        self.variables = (self.network.head if head_only else self.network).trainable_variables
-        with self.replica.strategy.scope():
-            self.optimizer = keras.optimizers.AdamW(phase.peak, weight_decay=self.recipe.weight_decay)
-            self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-            self.optimizer.build(self.variables)
-        trains_statistics = self.network.trains_statistics and not head_only
-        self.step = tf.function(lambda x, y, step: self._global_step(x, y, step, trains_statistics))
-        self.forward = tf.function(self._forward)
+        if phase.name not in self._compiled:
+            self._compiled[phase.name] = self._compile(phase)
+        compiled = self._compiled[phase.name]
+        self.variables, self.optimizer, self._step = compiled.variables, compiled.optimizer, compiled.step
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
 
-    def predict(self, pixels: np.ndarray) -> np.ndarray:
+    def step(self, inputs: np.ndarray, labels: np.ndarray, index: int) -> tf.Tensor:
+        """Take one step; `index` counts them over all epochs. Returns the global batch's loss."""
+        return self._step(inputs, labels, tf.constant(index), self._knobs)
+
+    def predict(self, inputs: Inputs) -> np.ndarray:
         """Probabilities float32[n, 7] of this replica's images."""
-        return predict(self.forward, pixels)
+        return predict(self.forward, inputs)
 
-    def _forward(self, images: tf.Tensor) -> tf.Tensor:
-        return self.replica.strategy.run(lambda x: tf.nn.softmax(self.network.logits(x)), (images,))
+    def _compile(self, phase: Phase) -> _Compiled:
+        head_only = phase.name == "head" or not self.network.body.trainable_variables
+        variables = (self.network.head if head_only else self.network).trainable_variables
+        with self.replica.strategy.scope():
+            optimizer = keras.optimizers.AdamW(phase.peak, weight_decay=self.recipe.weight_decay)
+            optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+            optimizer.build(variables)
+        statistics = self.network.trains_statistics and not head_only
 
-    def _global_step(self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, statistics: bool) -> tf.Tensor:
-        strategy = self.replica.strategy
-        losses = strategy.run(self._replica_step, (images, labels, step, statistics))
-        return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+        def global_step(inputs: tf.Tensor, labels: tf.Tensor, index: tf.Tensor, knobs: Knobs) -> tf.Tensor:
+            strategy = self.replica.strategy
+            losses = strategy.run(self._replica_step, (inputs, labels, index, knobs, statistics))
+            return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor, step: tf.Tensor, statistics: bool) -> tf.Tensor:
+        return _Compiled(variables, optimizer, tf.function(global_step))
+
+    def _forward(self, inputs: tf.Tensor) -> tf.Tensor:
+        def probabilities(x: tf.Tensor) -> tf.Tensor:
+            return tf.nn.softmax(self.network.logits(x if self.cached else self.network.prefix(x, training=False)))
+
+        return self.replica.strategy.run(probabilities, (inputs,))
+
+    def _replica_step(
+        self, inputs: tf.Tensor, labels: tf.Tensor, index: tf.Tensor, knobs: Knobs, statistics: bool
+    ) -> tf.Tensor:
         recipe, network = self.recipe, self.network
-        images = augment(images, self._draw(step, DRAWS, stream=0), recipe.augmentation)
+        if not self.cached:
+            images = augment(inputs, self._draw(index, DRAWS, stream=0), recipe.augmentation)
+            inputs = network.prefix(images, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in self.variables])
-            features = network.body(images, training=statistics)
-            logits = network.head(self._drop(features, step), training=True)
-            loss = weighted_cross_entropy(logits, labels, self.class_weights, recipe.label_smoothing, recipe.batch_size)
+            features = network.body(inputs, training=statistics)
+            logits = network.head(self._drop(features, index, knobs.dropout), training=True)
+            loss = weighted_cross_entropy(logits, labels, knobs.class_weights, knobs.label_smoothing, recipe.batch_size)
+        self.optimizer.weight_decay = knobs.weight_decay  # read while the step is traced
         self.optimizer.apply(tape.gradient(loss, [v.value for v in self.variables]), self.variables)
         return loss
 
-    def _drop(self, features: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+    def _drop(self, features: tf.Tensor, index: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Dropout by the image's place in the global batch; a Dropout layer would drop others on other workers."""
-        rate = self.recipe.dropout
-        if not rate:
-            return features
-        kept = self._draw(step, features.shape[-1], stream=1) >= rate
+        kept = self._draw(index, features.shape[-1], stream=1) >= rate
         return tf.where(kept, features / (1.0 - rate), 0.0)
 
-    def _draw(self, step: tf.Tensor, count: int, stream: int) -> tf.Tensor:
+    def _draw(self, index: tf.Tensor, count: int, stream: int) -> tf.Tensor:
         """This replica's rows of the random numbers of the global batch."""
         share = self.recipe.batch_size // self.replica.workers
-        everyone = draw(self.recipe.seed, step, self.recipe.batch_size, count, stream)
+        everyone = draw(self.recipe.seed, index, self.recipe.batch_size, count, stream)
         return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]
 
 
-def predict(forward: Callable[[np.ndarray], tf.Tensor], pixels: np.ndarray) -> np.ndarray:
+def predict(forward: Callable[[np.ndarray], tf.Tensor], inputs: Inputs) -> np.ndarray:
     """Probabilities float32[n, 7]; the last batch is padded, so that one compiled shape serves all."""
     probabilities = []
-    for start in range(0, len(pixels), PREDICT_BATCH):
-        batch = pixels[start : start + PREDICT_BATCH]
-        padded = np.pad(batch, [(0, PREDICT_BATCH - len(batch)), (0, 0), (0, 0), (0, 0)])
+    for start in range(0, len(inputs), PREDICT_BATCH):
+        batch = inputs[start : start + PREDICT_BATCH]
+        padded = np.pad(batch, [(0, PREDICT_BATCH - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
         probabilities.append(np.asarray(forward(padded))[: len(batch)])
     return np.concatenate(probabilities) if probabilities else np.empty((0, len(CODES)), np.float32)

@@ -65,8 +65,8 @@ def train(
         "weights": ray.put(weights),
         "uri": uri,
         "resident": splits.resident,
-        "rows": {name: len(frame) for name, frame in splits.rows.items()},
-        "counts": np.bincount(splits.rows["training"]["label"], minlength=len(CODES)),
+        "activations": splits.activations,
+        "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
@@ -115,18 +115,14 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     recipe, weights = Recipe(**config["recipe"]), ray.get(config["weights"])
     with replica.strategy.scope():
         network = build(recipe, config["size"], weights)
-    task = loop.Task(
-        batches=feed.batches(recipe, config["rows"]["training"], config["resident"], replica.rank, replica.workers),
-        steps=config["rows"]["training"] // recipe.batch_size,
-        validation=feed.collect("validation", replica.rank),
-        class_weights=class_weights(config["counts"], recipe.class_weight_scale),
-    )
+    task = _task(recipe, config, replica)
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
-    spread = network.feature_spread(task.validation.pixels)
+    first = task.validation.inputs[:128]
+    spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
     say = messages.sender(config["mailbox"], replica.rank)
     progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say)
-    test = feed.collect("test", replica.rank)
-    probabilities = _finish(recipe, config, network, replica, {"validation": task.validation, "test": test})
+    held_out = {name: feed.collect(name, replica.rank) for name in ("validation", "test")}
+    probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
         "probabilities": probabilities,
@@ -138,6 +134,19 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
             "seconds": sum(row["seconds"] for row in progress.history),
         },
     }
+
+
+def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
+    labels, tables, place = config["labels"], config["activations"], (replica.rank, replica.workers)
+    rows, counts = len(labels["training"]), np.bincount(labels["training"], minlength=len(CODES))
+    if tables:
+        batches = feed.cached_batches(tables["training"], labels["training"], recipe, *place)
+        validation = feed.cached_part(tables["validation"], labels["validation"], *place)
+    else:
+        batches = feed.batches(recipe, rows, config["resident"], *place)
+        validation = feed.collect("validation", replica.rank)
+    weights = class_weights(counts, recipe.class_weight_scale)
+    return loop.Task(batches, rows // recipe.batch_size, validation, weights, cached=bool(tables))
 
 
 def _limit_threads() -> None:
@@ -189,4 +198,4 @@ def _finish(
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             classifier.save(path)
     forward = tf.function(lambda images: classifier(images, training=False))
-    return {name: replica.gather(predict(forward, part.pixels)) for name, part in parts.items()}
+    return {name: replica.gather(predict(forward, part.inputs)) for name, part in parts.items()}

@@ -70,7 +70,7 @@ def test_a_killed_job_goes_on_with_the_same_command(resumed: str):
 
 
 def test_it_ends_in_the_losses_of_an_uninterrupted_run(resumed: str, out: Path, images: Images, cluster: str):
-    setting = Setting(images, RANDOM, plan(1, [2.0]), str(out / "whole"), 1e9)
+    setting = Setting(images, RANDOM, plan(1, [2.0]), str(out / "whole"), 1e9, str(out / "activations"), 2**30)
     compare({"simple_cnn": RECIPE}, setting)
     whole, again = (pd.read_parquet(out / name / "simple_cnn" / "history.parquet") for name in ("whole", "job"))
     np.testing.assert_allclose(again["train_loss"], whole["train_loss"], rtol=1e-5)
@@ -135,7 +135,9 @@ def test_a_family_that_diverges_does_not_stop_the_others(cluster: str, images: I
         "bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1),
         "good": RECIPE.changed(epochs=1),
     }
-    result = compare(recipes, Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9))
+    result = compare(
+        recipes, Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
+    )
     bad, good = (next(row for row in result.rows if row.name == name) for name in recipes)
     assert not bad.metrics and "stopped: loss is nan at epoch 1" in bad.warnings[0]
     assert good.metrics["accuracy"].value > 0

@@ -20,6 +20,7 @@ from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
+STAGES = list(RESNET50.stages)
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
 
 
@@ -38,7 +39,9 @@ def test_uint8_images_become_probabilities(family: str):
 def test_the_gradient_reaches_every_trained_variable(family: str):
     network = built(family)
     with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(network.head(network.body(PIXELS, training=network.trains_statistics)) ** 2)
+        loss = tf.reduce_sum(
+            network.head(network.body(network.prefix(PIXELS), training=network.trains_statistics)) ** 2
+        )
     gradients = tape.gradient(loss, [variable.value for variable in network.trainable_variables])
     assert all(gradient is not None for gradient in gradients)
     assert sum(float(tf.norm(gradient)) > 0 for gradient in gradients) == len(gradients)
@@ -72,13 +75,26 @@ def test_preprocessing_is_keras_own():
 def test_unfreeze_depth_counts_residual_stages_from_the_top(depth: int, lowest: str | None):
     body = built("resnet50_finetuned", unfreeze_depth=depth).body
     trained = {variable.path.split("/")[0].split("_")[0] for variable in body.trainable_variables}
-    expected = set() if lowest is None else set(RESNET50.stages[RESNET50.stages.index(lowest) :])
+    expected = set() if lowest is None else set(STAGES[STAGES.index(lowest) :])
     assert trained == expected
+
+
+@pytest.mark.parametrize("depth", range(6))
+def test_the_cut_changes_nothing_and_what_is_below_it_is_frozen(depth: int):
+    network, whole = built("resnet50_finetuned", unfreeze_depth=depth), built("resnet50_finetuned", unfreeze_depth=5)
+    assert not network.prefix.trainable_variables
+    assert len(network.variables) == len(whole.variables)
+    named = {variable.path: variable for variable in whole.variables}
+    for variable in network.variables:
+        named[variable.path].assign(variable)
+    np.testing.assert_allclose(network.classifier()(PIXELS), whole.classifier()(PIXELS), atol=1e-6)
 
 
 def test_the_head_is_float32_in_mixed_precision():
     network = built("resnet50_frozen", precision="bfloat16")
-    assert network.body(PIXELS).dtype == tf.float32 and network.head.layers[-1].compute_dtype == "float32"
+    assert (
+        network.body(network.prefix(PIXELS)).dtype == tf.float32 and network.head.layers[-1].compute_dtype == "float32"
+    )
 
 
 def test_the_same_seed_builds_the_same_network():

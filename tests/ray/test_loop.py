@@ -43,7 +43,8 @@ def network() -> Network:
     features = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     inputs = keras.Input((8,))
     head = keras.Model(inputs, keras.layers.Dense(7)(inputs))
-    return Network(keras.Model(images, features), head, trains_statistics=True)
+    nothing = keras.Model(images, keras.layers.Identity(dtype="float32")(images))
+    return Network(nothing, keras.Model(images, features), head, trains_statistics=True)
 
 
 def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):

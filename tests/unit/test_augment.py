@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ham_ray.data.augment import DRAWS, augment, draw
+from ham_ray.data.augment import DRAWS, VIEWS, augment, chosen_views, draw, view
 
 pytestmark = pytest.mark.unit
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)
@@ -62,3 +62,12 @@ def test_half_a_batch_is_augmented_as_in_the_whole():
 def test_streams_are_independent():
     a, b = (draw(0, tf.constant(3), 64, DRAWS, stream=stream).numpy() for stream in (0, 1))
     assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.15
+
+
+def test_views_are_what_light_augmentation_makes():
+    uniform = draw(0, tf.constant(3), 64, DRAWS, stream=0)
+    expected = augment(tf.constant(IMAGES), uniform, "light").numpy()
+    indices = chosen_views(uniform.numpy())
+    assert set(indices) == set(range(VIEWS["light"]))
+    for index, image, wanted in zip(indices, IMAGES, expected, strict=True):
+        np.testing.assert_array_equal(view(image[None], index)[0], wanted)

@@ -21,6 +21,7 @@ OPTIONS = Options(
     precision="float32",
     changes=[],
     shard_memory=4.0,
+    activations=8.0,
     size=None,
     name=None,
     smoke=False,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray.data.shards import check_batch, epoch_order, evaluation_shard, training_shard
+from ham_ray.data.shards import check_batch, epoch_order, evaluation_bounds, training_bounds
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -19,7 +19,7 @@ def global_batches(workers: int, epoch: int, seed: int = 0) -> np.ndarray:
     table = pd.DataFrame({"row": np.arange(ROWS)})
     parts = []
     for rank in range(workers):
-        held = training_shard(table, rank, workers, BATCH)["row"].to_numpy()
+        held = table.iloc[training_bounds(len(table), rank, workers, BATCH)]["row"].to_numpy()
         parts.append(held[epoch_order(ROWS, rank, workers, BATCH, seed, epoch)])
     return np.concatenate(parts, axis=1)
 
@@ -50,7 +50,7 @@ def test_epochs_and_seeds_shuffle_differently_and_repeat():
 @pytest.mark.parametrize("workers", [1, 3, 8, 200])
 def test_evaluation_shards_hold_each_row_once_in_order(workers: int):
     table = pd.DataFrame({"row": np.arange(ROWS)})
-    joined = pd.concat([evaluation_shard(table, rank, workers) for rank in range(workers)])
+    joined = pd.concat([table.iloc[evaluation_bounds(len(table), rank, workers)] for rank in range(workers)])
     assert joined["row"].tolist() == list(range(ROWS))
 
 

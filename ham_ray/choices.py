@@ -1,0 +1,66 @@
+"""What jobs that train choose from their options: images, starting weights, precision; each told with its reason."""
+
+from __future__ import annotations
+
+from ham_ray import runs, storage
+from ham_ray.cluster import in_submitted_job
+from ham_ray.console import progress
+from ham_ray.data.images import Images
+from ham_ray.data.prepare import prepare, prepare_sample
+from ham_ray.errors import UserError
+from ham_ray.models.families import build, pretrained
+from ham_ray.models.weights import RANDOM, Weights, resolve_weights
+from ham_ray.recipe import Recipe
+
+
+def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
+    """The IMAGES table of `data`, ingested into `out` where it is an archive; the synthetic sample where it is None."""
+    place = storage.absolute(out)
+    if data is None:
+        print("images: no --data, taking the built-in synthetic sample", flush=True)
+        found = prepare_sample(place, size or (32 if smoke else 64))
+    else:
+        with progress("ingest") as told:
+            found = prepare(data, place, size or 128, told)
+    source, fingerprint = found.card["source"]["file"], found.fingerprint[:12]
+    print(f"images: {len(found.rows):,} of {source}, {found.size} px, fingerprint {fingerprint}")
+    return found
+
+
+def weights(spec: str, recipes: list[Recipe], images: Images) -> Weights:
+    """The starting weights, checked against the first recipe that wants any.
+
+    Raises:
+        UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
+    """
+    wanting = [recipe for recipe in recipes if pretrained(recipe.family)]
+    if not wanting:
+        return RANDOM
+    try:
+        found = resolve_weights(spec)
+    except UserError as error:
+        if spec != "imagenet" or not images.card["synthetic"]:
+            raise
+        print(f"weights: RANDOM, which only the synthetic sample may fall back to: {error}")
+        return RANDOM
+    build(wanting[0], images.size, found)  # refuses a file that does not fit, before anything is trained
+    print(f"weights: {found.name}" + (f", sha256 {found.sha256[:12]}" if found.sha256 else ""), flush=True)
+    return found
+
+
+def precision(asked: str, use_gpu: bool) -> str:
+    """`asked`, or for `auto` what the processor is fast in."""
+    if asked != "auto":
+        return asked
+    if use_gpu:
+        print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
+        return "float32"
+    chosen, reason = ("bfloat16", "has") if runs.has_bfloat16() else ("float32", "does not have")
+    print(f"precision: {chosen}, because this processor {reason} bfloat16 instructions (weights stay float32)")
+    return chosen
+
+
+def tell_temporary(out: str) -> None:
+    """Say where a submitted job would lose what it writes."""
+    if in_submitted_job() and storage.absolute(out) != out:
+        print(f"out: {out!r} is a folder of this job's temporary copy; give a URI or an absolute path to keep it")

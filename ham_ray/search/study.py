@@ -1,0 +1,205 @@
+"""The durable study: an Optuna study in a database is the whole truth of a search.
+
+A search that goes on, or is extended, reads everything from it: finished trials, those cut off by a kill (they go on
+under their own number), values between for the pruner. The sampler is seeded anew for each trial from the space's seed
+and the trial's number, so that a resumed search asks for the points an uninterrupted one would have asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import pandas as pd
+import sqlalchemy.exc
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from ham_ray.errors import UserError
+from ham_ray.search.space import Space, Value
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A trial to run: its number in the study and its values."""
+
+    number: int
+    values: dict[str, Value]
+
+
+class Study:
+    """A search's Optuna study, asked for trials and told of them."""
+
+    def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
+        self.study, self.space, self.trials = study, space, trials
+        self._cut_off = deque(trial.number for trial in self._in(TrialState.RUNNING))
+
+    def finished(self) -> int:
+        """Trials that need not be run any more: complete, pruned and failed ones."""
+        return len(self._in(*FINISHED))
+
+    def finished_numbers(self) -> list[int]:
+        """Of those trials."""
+        return [trial.number for trial in self._in(*FINISHED)]
+
+    def open(self) -> int:
+        """How many are still to be finished of those asked for."""
+        return max(0, self.trials - self.finished())
+
+    def ask(self) -> Ask | None:
+        """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike."""
+        if self._cut_off:
+            number = self._cut_off.popleft()
+            return Ask(number, dict(self._frozen(number).params))
+        if self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials or self.failing_alike():
+            return None
+        self.study.sampler = make_sampler(self.space, self.trials, len(self.study.get_trials(deepcopy=False)))
+        trial = self.study.ask()
+        return Ask(trial.number, self.space.suggest(trial))
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Tell the score after an epoch (counted from 1); True where the scheduler would stop the trial now."""
+        trial = self._live(number)
+        if epoch not in self._frozen(number).intermediate_values:  # a resumed trial may repeat its last epoch
+            trial.report(value, epoch)
+        return trial.should_prune()
+
+    def complete(self, number: int, value: float) -> None:
+        """The trial trained to its end."""
+        self.study.tell(number, value)
+
+    def prune(self, number: int) -> None:
+        """The trial was stopped by the scheduler: for the sampler worse than every complete one."""
+        self.study.tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """The trial gave nothing; the reason is kept."""
+        self.note(number, reason=reason)
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def note(self, number: int, **facts: Any) -> None:
+        """Keep facts beside a trial."""
+        for name, value in facts.items():
+            self._live(number).set_user_attr(name, value)
+
+    def failing_alike(self) -> str | None:
+        """The reason for which every finished trial failed, where there are enough of them."""
+        done = self._in(*FINISHED)
+        reasons = {trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL}
+        all_failed = all(trial.state == TrialState.FAIL for trial in done)
+        return reasons.pop() if all_failed and len(reasons) == 1 and len(done) >= _ALIKE else None
+
+    def best(self, most: int) -> list[FrozenTrial]:
+        """The complete trials of the highest values, best first."""
+        return sorted(self._in(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))[:most]
+
+    def table(self) -> pd.DataFrame:
+        """TRIALS: a row a trial, in the order of numbers."""
+        return pd.DataFrame([_row(trial, self.space) for trial in self.study.get_trials(deepcopy=False)])
+
+    def _in(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _live(self, number: int) -> optuna.Trial:
+        return optuna.Trial(self.study, self._frozen(number)._trial_id)
+
+
+def open_study(name: str, url: str, space: Space, trials: int, facts: dict[str, Any], other_ok: bool = False) -> Study:
+    """Open the study of that name in a database, or make it with the space's prior points queued.
+
+    `facts` say what a trial's value depends on beside its parameters; a study that was made with others is refused, or
+    with `other_ok` continued, and what it was continued with is added to its facts.
+
+    Raises:
+        UserError: the database cannot be opened, or the study has other facts.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=_patience(url))
+        study = optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", pruner=make_pruner(space), load_if_exists=True
+        )
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise UserError(f"cannot open the study at {url}: {str(error).splitlines()[0]}") from None
+    _check_facts(study, facts, other_ok)
+    for place, point in enumerate(space.points):
+        if place >= study.user_attrs.get("points", 0):
+            study.enqueue_trial(point, skip_if_exists=True)  # a kill between the two lines queues none twice
+            study.set_user_attr("points", place + 1)
+    return Study(study, space, trials)
+
+
+def startup_trials(trials: int, points: int) -> int:
+    """Trials drawn at random before the model is asked: a quarter of the budget, 2 to 10, and no fewer than points."""
+    return max(min(10, max(2, trials // 4)), min(points, trials // 2))
+
+
+def make_sampler(space: Space, trials: int, number: int) -> BaseSampler:
+    """The space's sampler for the trial of that number in a search of so many.
+
+    Running trials count as bad ones (constant liar), so that parallel trials do not crowd together.
+    """
+    seed = space.sampler.seed * 100_003 + number
+    if space.sampler.name == "random":
+        return RandomSampler(seed=seed)
+    return TPESampler(
+        seed=seed,
+        n_startup_trials=startup_trials(trials, len(space.points)),
+        multivariate=space.sampler.multivariate,
+        constant_liar=True,
+    )
+
+
+def make_pruner(space: Space) -> BasePruner:
+    """The space's scheduler as Optuna's pruner: it decides from the study alone, also after a kill."""
+    scheduler = space.scheduler
+    if scheduler.name == "asha":
+        return SuccessiveHalvingPruner(min_resource=scheduler.grace, reduction_factor=scheduler.reduction)
+    if scheduler.name == "median":
+        return MedianPruner(n_startup_trials=4, n_warmup_steps=scheduler.grace)
+    return NopPruner()
+
+
+def _patience(url: str) -> dict[str, Any]:
+    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+
+
+def _check_facts(study: optuna.Study, facts: dict[str, Any], other_ok: bool) -> None:
+    before = study.user_attrs.get("facts")
+    if before is None:
+        study.set_user_attr("facts", facts)
+    elif changed := [name for name in facts if facts[name] != before.get(name)]:
+        told = "; ".join(f"{name}: {before.get(name)} there, {facts[name]} now" for name in changed)
+        if not other_ok:
+            raise UserError(
+                f"study {study.study_name!r} was made with something else ({told}); take another --name, or "
+                "--mixed, which goes on although values of old and new trials are not comparable"
+            )
+        print(f"study: going on with something else, values of old and new trials are not comparable: {told}")
+        study.set_user_attr("facts", facts)
+        study.set_user_attr("mixed", [*study.user_attrs.get("mixed", []), told])
+
+
+def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:
+    scores = trial.intermediate_values
+    value = trial.value if trial.value is not None else max(scores.values(), default=math.nan)
+    return {
+        "trial": trial.number,
+        "state": trial.state.name.lower(),
+        space.objective: value,
+        "epochs": max(scores, default=0),
+        **{name: trial.params.get(name) for name in space.parameters},
+        "seconds": trial.user_attrs.get("seconds", math.nan),
+        "run": trial.user_attrs.get("run", ""),
+        "reason": trial.user_attrs.get("reason", ""),
+    }

@@ -1,0 +1,159 @@
+"""A trial in a warm process: TensorFlow stays imported, data and activations mapped, compiled steps in use.
+
+Trials whose recipes differ only in what a step takes as an argument (learning rate, class weights, dropout, label
+smoothing, weight decay, length) share a network and its compiled steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import tensorflow as tf
+from ray import tune
+
+from ham_ray import runs, storage
+from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError
+from ham_ray.models.families import build
+from ham_ray.models.losses import class_weights
+from ham_ray.recipe import Recipe
+from ham_ray.training import feed, loop
+from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.step import Replica, Trainer
+
+CHECKPOINTS, HISTORY = "checkpoints", "history.json"
+_ARGUMENTS = {  # of a step or of the loop: another value needs no other graph
+    "learning_rate",
+    "head_learning_rate",
+    "warmup_epochs",
+    "epochs",
+    "head_epochs",
+    "weight_decay",
+    "label_smoothing",
+    "dropout",
+    "class_weight_scale",
+    "select_by",
+    "patience",
+}
+_SHAPES = 6  # networks kept: a ResNet50 with its optimizer's state has some 400 MB
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a search have in common. Arrays lie in Ray's object store, once on each node.
+
+    tables: activations by `table_key`; recipes that are not in it take the plain path.
+    """
+
+    base: Recipe
+    size: int
+    weights: ray.ObjectRef
+    pixels: dict[str, ray.ObjectRef]
+    labels: dict[str, np.ndarray]
+    tables: dict[str, dict[str, str]]
+    place: str
+    threads: int
+
+    def recipe(self, values: dict[str, Any]) -> Recipe:
+        """The recipe of a trial with these parameter values."""
+        return self.base.changed(**values)
+
+    def folder(self, number: int) -> str:
+        """A trial's folder."""
+        return storage.join(self.place, f"trial-{number:04d}")
+
+
+def table_key(recipe: Recipe) -> str:
+    """What a table of activations depends on, among what a search may vary."""
+    return f"depth {recipe.unfreeze_depth}, {recipe.augmentation}"
+
+
+class WarmTrial(tune.Trainable):
+    """One epoch a step. A result has `scores` (of all epochs so far), `finished` and `failed`."""
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it
+        os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        tf.get_logger().setLevel("ERROR")
+        tf.config.threading.set_intra_op_parallelism_threads(shared.threads)
+        for gpu in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(gpu, True)
+        self.shared = shared
+        self.trainers: OrderedDict[str, Trainer] = OrderedDict()
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial, in this process."""
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; what would only happen again is told, not raised, so that nobody retries it."""
+        try:
+            training = self._training()
+            if not training.finished:
+                training.run_epoch()
+        except (loop.NonFiniteLossError, UserError) as error:
+            return {"failed": str(error), "finished": False, "scores": [], "seconds": 0.0, "done": True}
+        progress = training.progress
+        if training.finished:
+            storage.write_bytes(storage.join(self.folder, HISTORY), runs.to_json(progress.history))
+        return {
+            "failed": "",
+            "finished": training.finished,
+            "scores": [row[f"validation_{self.shared.base.select_by}"] for row in progress.history],
+            "seconds": sum(row["seconds"] for row in progress.history),
+            "done": training.finished,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the training leaves its own checkpoints, which a kill does not tear."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: a training goes on from its own checkpoints."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.number, self.values = config["trial"], config["values"]
+        self.folder = self.shared.folder(self.number)
+        self.training: loop.Training | None = None
+
+    def _training(self) -> loop.Training:
+        """The trial's training, made at its first step: a failure then is the trial's and not the process's."""
+        if self.training is None:
+            recipe = self.shared.recipe(self.values)
+            task = _task(recipe, self.shared)
+            checkpoints = Checkpoints(storage.join(self.folder, CHECKPOINTS))
+            trainer = self._trainer(recipe, task)
+            self.training = loop.Training(trainer, task, checkpoints, lambda line: None)
+        return self.training
+
+    def _trainer(self, recipe: Recipe, task: loop.Task) -> Trainer:
+        shape = recipe.model_dump_json(exclude=_ARGUMENTS)
+        if shape in self.trainers:
+            self.trainers.move_to_end(shape)
+            self.trainers[shape].restart(recipe, task.class_weights)
+            return self.trainers[shape]
+        while len(self.trainers) >= _SHAPES:
+            self.trainers.popitem(last=False)
+        network = build(recipe, self.shared.size, ray.get(self.shared.weights))
+        replica = Replica(tf.distribute.get_strategy())
+        self.trainers[shape] = Trainer(recipe, network, replica, task.class_weights, task.cached)
+        return self.trainers[shape]
+
+
+def _task(recipe: Recipe, shared: Shared) -> loop.Task:
+    labels, tables = shared.labels, shared.tables.get(table_key(recipe))
+    rows = len(labels["training"])
+    if tables:
+        batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank=0, workers=1)
+        validation = feed.cached_part(tables["validation"], labels["validation"], rank=0, workers=1)
+    else:
+        parts = {name: feed.Part(ray.get(pixels), labels[name]) for name, pixels in shared.pixels.items()}
+        batches, validation = feed.kept_batches(parts["training"], recipe, rows, 0, 1), parts["validation"]
+    counts = np.bincount(labels["training"], minlength=len(CODES))
+    weights = class_weights(counts, recipe.class_weight_scale)
+    return loop.Task(batches, rows // recipe.batch_size, validation, weights, cached=bool(tables))

@@ -1,0 +1,168 @@
+"""Ray Tune as the study's hands: it runs what the study asks for and tells it what came of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from ham_ray import storage
+from ham_ray.search.study import Study
+from ham_ray.search.trial import CHECKPOINTS, Shared, WarmTrial
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a search may use: trials at once, CPUs and GPUs of each, restarts of a trial whose process died."""
+
+    concurrent: int
+    cpus: float
+    gpus: float
+    max_failures: int
+
+
+def run(study: Study, shared: Shared, means: Means) -> None:
+    """Run trials until the study has enough finished ones, or all fail alike."""
+    _forget_checkpoints(study, shared)
+    if not study.open():
+        return
+    # A new name each time: what Tune leaves on disk is never read back. The study is.
+    name, place = f"ray-{time.time_ns()}", shared.place
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    told = _Told(study, shared)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(WarmTrial, shared=shared), {"CPU": means.cpus, **_gpu(means)}),
+        tune_config=tune.TuneConfig(
+            search_alg=_Asker(study, told),
+            scheduler=_Stopper(study, told),
+            num_samples=study.open(),
+            max_concurrent_trials=means.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=place,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=means.max_failures),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+    storage.remove(storage.join(place, name))
+
+
+class _Told:
+    """What Tune's trials are in the study, and a line for the user at each turn."""
+
+    def __init__(self, study: Study, shared: Shared) -> None:
+        self.study, self.shared = study, shared
+        self.numbers: dict[str, int] = {}
+        self.reasons: dict[str, str] = {}
+        self.started, self.before = time.monotonic(), study.finished()
+
+    def epoch(self, number: int, scores: list[float], epochs: int) -> None:
+        """A trial trained an epoch."""
+        best = self.study.best(1)
+        so_far = f", best trial so far {best[0].value:.3f}" if best else ""
+        print(f"trial {number} epoch {len(scores)}/{epochs}: {scores[-1]:.3f}{so_far}", flush=True)
+
+    def end(self, number: int, how: str) -> None:
+        """A trial is finished."""
+        storage.remove(storage.join(self.shared.folder(number), CHECKPOINTS))
+        done = self.study.finished()
+        pace = (time.monotonic() - self.started) / max(1, done - self.before)
+        left = self.study.open() * pace / 60
+        print(f"trial {number} {how}; {done} of {self.study.trials} finished, about {left:.0f} min left", flush=True)
+
+
+class _Asker(Searcher):
+    """Takes trials from the study, and tells it how they ended."""
+
+    def __init__(self, study: Study, told: _Told) -> None:
+        super().__init__(metric="score", mode="max")
+        self.study, self.told = study, told
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's number and values."""
+        ask = self.study.ask()
+        if ask is None:
+            return Searcher.FINISHED
+        self.told.numbers[trial_id] = ask.number
+        self.study.note(ask.number, run=self.told.shared.folder(ask.number))
+        values = ", ".join(f"{name} {_short(value)}" for name, value in ask.values.items())
+        print(f"trial {ask.number}: {values}", flush=True)
+        return {"trial": ask.number, "values": ask.values}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study the trial's state: complete, pruned or failed."""
+        number = self.told.numbers[trial_id]
+        failed = self.told.reasons.get(trial_id, "no reason known") if error else (result or {}).get("failed")
+        if failed:
+            self.study.fail(number, failed)
+            self.told.end(number, f"failed: {failed}")
+        elif result and result["scores"]:
+            self.study.note(number, seconds=result["seconds"])
+            self._tell_scored(number, result)
+
+    def _tell_scored(self, number: int, result: dict[str, Any]) -> None:
+        best = max(result["scores"])
+        if result["finished"]:
+            self.study.complete(number, best)
+            self.told.end(number, f"complete: {best:.3f}")
+        else:
+            self.study.prune(number)
+            self.told.end(number, f"stopped after epoch {len(result['scores'])}: {best:.3f}")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is saved already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class _Stopper(FIFOScheduler):
+    """Stops trials where the study's pruner says so."""
+
+    def __init__(self, study: Study, told: _Told) -> None:
+        super().__init__()
+        self.study, self.told = study, told
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
+        number, scores = self.told.numbers[trial.trial_id], result["scores"]
+        if result["failed"]:
+            return self.CONTINUE
+        verdicts = [self.study.report(number, epoch, score) for epoch, score in enumerate(scores, start=1)]
+        self.told.epoch(number, scores, self.told.shared.base.epochs)
+        return self.STOP if verdicts[-1] and not result["finished"] else self.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Keep the reason for the study."""
+        self.told.reasons[trial.trial_id] = _reason(trial)
+
+
+def _reason(trial: Trial) -> str:
+    error = trial.get_pickled_error() or trial.get_error()
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
+
+
+def _forget_checkpoints(study: Study, shared: Shared) -> None:
+    """Of finished trials: a kill may have come between the word to the study and this."""
+    for number in study.finished_numbers():
+        storage.remove(storage.join(shared.folder(number), CHECKPOINTS))
+
+
+def _gpu(means: Means) -> dict[str, float]:
+    return {"GPU": means.gpus} if means.gpus else {}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,221 @@
+"""ACTIVATIONS: what a network's frozen prefix gives for each image and view, computed once, read memory-mapped.
+
+A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray Data, each written
+aside and renamed; `table.json` with their checksums comes last. A killed build goes on where it was, and a table with
+a block that has not its checksum is built again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pandas as pd
+import ray
+import ray.data
+import tensorflow as tf
+
+from ham_ray import runs, storage
+from ham_ray.console import progress
+from ham_ray.data.augment import VIEWS, view
+from ham_ray.data.images import Images, read_pixels
+from ham_ray.models.families import build, pretrained
+from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.recipe import Recipe, digest
+
+BLOCK = 128  # images a file: as many as IMAGES has in a row group
+DEEPEST = 2  # unfreeze depth: what lies below that gives more bytes than it saves time (docs/performance.md)
+_ABOUT = "table.json"
+_DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16"), "float32": np.dtype("float32")}
+
+
+class Activations:
+    """An opened table: half precision on disk, the prefix's own dtype when taken. `rows` is a stretch of it."""
+
+    def __init__(self, path: str, rows: slice = slice(None)) -> None:
+        about = json.loads(Path(path, _ABOUT).read_bytes())
+        self._dtype, stored = (_DTYPES[about[name]] for name in ("dtype", "stored"))
+        self._blocks = [np.load(Path(path, name), mmap_mode="r").view(stored) for name in about["checksums"]]
+        self._rows = range(about["rows"])[rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, stretch: slice | np.ndarray) -> np.ndarray:
+        """The activations of the images as they are: view 0."""
+        places = np.arange(len(self))[stretch]
+        return self.take(places, np.zeros(len(places), int))
+
+    def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """The activations of these images, each in its view."""
+        pairs = zip((places + self._rows.start).tolist(), views.tolist(), strict=True)
+        found = [self._blocks[place // BLOCK][place % BLOCK, chosen] for place, chosen in pairs]
+        return np.stack(found).astype(self._dtype, copy=False)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table to be built: its place, the rows of IMAGES, and how many views of each."""
+
+    path: Path
+    rows: pd.DataFrame
+    views: int
+
+    @property
+    def blocks(self) -> list[str]:
+        """The names of its files."""
+        return [f"block-{number:05d}.npy" for number in range(-(-len(self.rows) // BLOCK))]
+
+    def stretch(self, block: str) -> pd.DataFrame:
+        """The rows of a block."""
+        number = int(block[6:11])
+        return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
+
+
+def prepare(
+    images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
+) -> dict[str, str] | None:
+    """Tables of the training and validation rows, built where they are not yet; None where the plain path is taken.
+
+    Args:
+        folder: where tables are kept; the same for all runs that are to share them.
+        budget: the most bytes that these tables may take.
+    """
+    if reason := _unfit(recipe, folder):
+        print(f"activations: computed anew each step, because {reason}", flush=True)
+        return None
+    shape, dtype = _output(recipe, images.size)
+    tables = {
+        "training": _table(images, rows["training"], VIEWS[recipe.augmentation], recipe, weights, folder),
+        "validation": _table(images, rows["validation"], 1, recipe, weights, folder),
+    }
+    missing = {name: table for name, table in tables.items() if not _sound(table)}
+    need = {name: len(table.rows) * table.views * int(np.prod(shape)) * 2 for name, table in tables.items()}
+    if reason := _too_large(sum(need.values()), sum(need[name] for name in missing), folder, budget):
+        print(f"activations: computed anew each step, because {reason}", flush=True)
+        return None
+    print(
+        f"activations: {sum(need.values()) / 2**30:.2f} GiB in {folder}, " + _told(tables, missing, shape), flush=True
+    )
+    for table in missing.values():
+        _build(table, images, recipe, weights, dtype)
+    return {name: str(table.path) for name, table in tables.items()}
+
+
+def _unfit(recipe: Recipe, folder: str) -> str | None:
+    if not pretrained(recipe.family):
+        return f"{recipe.family} has no frozen part"
+    if recipe.unfreeze_depth > DEEPEST:
+        return f"at unfreeze depth {recipe.unfreeze_depth} they are larger than they are worth"
+    if recipe.augmentation not in VIEWS:
+        return f"augmentation {recipe.augmentation!r} never gives the same image twice"
+    if storage.is_remote(folder):
+        return f"they are memory-mapped, which {folder} cannot be; give a local or shared folder"
+    return None
+
+
+def _too_large(whole: int, missing: int, folder: str, budget: float) -> str | None:
+    if whole > budget:
+        return f"they need {whole / 2**30:.1f} GiB, more than --activations {budget / 2**30:g} (GiB)"
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if missing > 0.9 * free:
+        return f"they need {missing / 2**30:.1f} GiB more and {folder} has {free / 2**30:.1f} GiB free"
+    return None
+
+
+def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[int, ...]) -> str:
+    views = "×".join(map(str, shape)) + f" for each image and view ({tables['training'].views} in training)"
+    return views + ("; computed once now" if missing else "; there already")
+
+
+def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of what the prefix gives, from a network with random weights."""
+    prefix = build(recipe, size, RANDOM).prefix
+    return tuple(prefix.output.shape[1:]), str(prefix.output.dtype)
+
+
+def _table(images: Images, rows: pd.DataFrame, views: int, recipe: Recipe, weights: Weights, folder: str) -> _Table:
+    """The table, its folder named by what it depends on. Random weights come from the seed."""
+    ids = hashlib.sha256("\0".join(rows["image_id"]).encode()).hexdigest()
+    start = weights.sha256 or f"random from seed {recipe.seed}"
+    key = digest(images.fingerprint, images.size, start, recipe.unfreeze_depth, recipe.precision, views, ids, BLOCK)
+    return _Table(Path(folder, key), rows, views)
+
+
+def _sound(table: _Table) -> bool:
+    """Whether the table is complete and every block has its checksum. A damaged block is deleted."""
+    if not (table.path / _ABOUT).exists():
+        return False
+    checksums = json.loads((table.path / _ABOUT).read_bytes())["checksums"]
+    damaged = [name for name, expected in checksums.items() if _checksum(table.path / name) != expected]
+    for name in damaged:
+        print(f"activations: {table.path / name} is damaged or gone; computing it again", flush=True)
+        (table.path / name).unlink(missing_ok=True)
+        (table.path / _ABOUT).unlink(missing_ok=True)
+    return not damaged
+
+
+def _checksum(path: Path) -> int | None:
+    """Of a whole block file; None where it is torn or gone."""
+    try:
+        return zlib.crc32(np.load(path, mmap_mode="r").data)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _build(table: _Table, images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
+    """Compute the missing blocks by Ray Data, an actor a node, then write the list of all."""
+    done = {name: _checksum(table.path / name) for name in table.blocks}
+    missing = [name for name, checksum in done.items() if checksum is None]
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    stored = "bfloat16" if dtype == "bfloat16" else "float16"
+    work = ray.data.from_items([{"block": name} for name in missing], override_num_blocks=max(1, len(missing)))
+    computed = work.map_batches(
+        _Builder,
+        fn_constructor_args=(table, images, recipe, ray.put(weights), stored),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(nodes, max(1, len(missing)))),
+        num_cpus=1,
+        num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
+    )
+    with progress("activations") as told:
+        made = sum(len(table.stretch(name)) for name in table.blocks if name not in missing)
+        for row in computed.iter_rows() if missing else []:
+            done[str(row["block"])] = int(row["checksum"])
+            made += len(table.stretch(row["block"]))
+            told(made, len(table.rows))
+    about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored, "checksums": done}
+    storage.write_bytes(table.path / _ABOUT, runs.to_json(about))
+
+
+class _Builder:
+    """Computes and writes blocks; one an actor, the network loaded once."""
+
+    def __init__(self, table: _Table, images: Images, recipe: Recipe, weights: Any, stored: str) -> None:
+        self.table, self.images = table, images
+        prefix = build(recipe, images.size, ray.get(weights)).prefix
+        self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
+            lambda pixels: tf.cast(prefix(pixels, training=False), stored)
+        )
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        names = [str(name) for name in batch["block"]]
+        return {"block": names, "checksum": [self._write(name) for name in names]}
+
+    def _write(self, name: str) -> int:
+        pixels = read_pixels(self.images, self.table.stretch(name))
+        padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
+        found = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(self.table.views)]
+        block = np.stack(found, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
+        with storage.writing(self.table.path / name) as path:
+            np.save(path, block)
+        return zlib.crc32(block.data)

@@ -1,0 +1,66 @@
+"""Search the fine-tuned ResNet50's learning rate, unfreeze depth and class-weight scaling: Ray Tune runs, Optuna asks.
+
+    python jobs/tune_resnet.py --smoke                                            # synthetic sample; 1 minute
+    python jobs/tune_resnet.py --data images/ham10000 --name resnet50-a --trials 30    # hours on two cores
+    ray job submit --working-dir . -- python jobs/tune_resnet.py --data … --out …
+
+The same command goes on after a kill; with more --trials it extends a finished search.
+"""
+
+from typing import Annotated
+
+from typer import Option
+
+from ham_ray import console
+
+
+def main(
+    data: Annotated[
+        str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")
+    ] = None,
+    name: Annotated[str | None, Option(help="of the search; by default made from what it depends on")] = None,
+    trials: Annotated[int | None, Option(help="finished trials wanted in all; default 30, smoke 4")] = None,
+    space: Annotated[str | None, Option(help="YAML; default search_spaces/resnet50.yaml")] = None,
+    max_concurrent: Annotated[int | None, Option(help="trials at once")] = None,
+    max_failures: Annotated[int, Option(help="restarts of a trial whose process died")] = 2,
+    epochs: Annotated[int | None, Option(help="of each trial, instead of the space's")] = None,
+    weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
+    precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
+    activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take, each depth")] = 8.0,
+    size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
+    storage: Annotated[str | None, Option(help="database URL of the study; default a file in its folder")] = None,
+    mixed: Annotated[bool, Option(help="go on with other data, space or weights; values do not compare")] = False,
+    smoke: Annotated[bool, Option(help="four short trials on few images, to see that all works")] = False,
+    out: Annotated[str, Option(help="folder for runs")] = "runs",
+) -> None:
+    """Run a Bayesian search, or go on with one."""
+    with console.quiet_imports():  # here, so that --help is quick
+        from ham_ray import tuning
+        from ham_ray.cluster import connected
+
+    wanted = trials or (4 if smoke else 30)
+    options = tuning.Options(
+        data,
+        name,
+        wanted,
+        space,
+        max_concurrent,
+        max_failures,
+        epochs,
+        weights,
+        precision,
+        activations,
+        size,
+        storage,
+        mixed,
+        smoke,
+        out,
+    )
+    with connected():
+        table, space_used, place = tuning.run(options)
+    tuning.show(table, space_used)
+    print(f"trials: {place}/trials.csv")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,132 @@
+"""The cache of a frozen prefix: the same training as without it, and never a wrong or torn table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ham_ray.cluster import plan
+from ham_ray.data.images import Images, read_pixels
+from ham_ray.models.families import build
+from ham_ray.models.weights import RANDOM
+from ham_ray.recipe import Recipe, baseline
+from ham_ray.training import activations, feed, workers
+from ham_ray.training.activations import Activations
+
+pytestmark = pytest.mark.ray
+FROZEN = baseline("resnet50_frozen").changed(epochs=2, batch_size=32, hidden_units=0)
+FINETUNED = baseline("resnet50_finetuned").changed(
+    epochs=2, head_epochs=1, batch_size=32, unfreeze_depth=1, augmentation="light"
+)
+
+
+def tables(images: Images, recipe: Recipe, folder: Path, budget: float = 2**30) -> dict[str, str] | None:
+    return activations.prepare(images, feed.split_rows(images, recipe), recipe, RANDOM, str(folder), budget)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("activations")
+
+
+def test_a_table_holds_what_the_prefix_gives(cluster: str, images: Images, folder: Path):
+    recipe = FINETUNED.changed(augmentation="off")
+    found = tables(images, recipe, folder)
+    assert found is not None
+    rows = images.fold(*recipe.training_folds)
+    expected = build(recipe, images.size, RANDOM).prefix(read_pixels(images, rows)[100:140]).numpy()
+    table = Activations(found["training"], slice(90, len(rows)))
+    assert len(table) == len(rows) - 90
+    np.testing.assert_allclose(table[10:50], expected, rtol=2e-3, atol=1e-3)
+    np.testing.assert_array_equal(table.take(np.array([49, 10]), np.array([0, 0])), table[10:50][[39, 0]])
+    assert table[:1].dtype == expected.dtype == np.float32
+
+
+@pytest.mark.parametrize("recipe", [FROZEN, FINETUNED], ids=["frozen", "depth 1"])
+def test_training_from_the_table_is_training_from_images(cluster: str, images: Images, folder: Path, recipe: Recipe):
+    found = tables(images, recipe, folder)
+    outcomes = []
+    for name, chosen in (("plain", None), ("cached", found)):
+        parts = feed.split(images, recipe, 1, 1e9, chosen)
+        place = folder / f"{name}-{recipe.family}"
+        outcomes.append(workers.train(recipe, images, parts, RANDOM, plan(1, [2.0]), str(place)))
+    plain, cached = outcomes
+    np.testing.assert_allclose(cached.history["train_loss"], plain.history["train_loss"], rtol=5e-3)
+    np.testing.assert_allclose(cached.history["validation_loss"], plain.history["validation_loss"], rtol=5e-3)
+    np.testing.assert_allclose(cached.probabilities["test"], plain.probabilities["test"], atol=1e-2)
+    assert abs(cached.facts["feature_spread"] - plain.facts["feature_spread"]) < 1e-2
+
+
+def test_two_workers_share_a_table(cluster: str, images: Images, folder: Path):
+    losses = []
+    for count in (1, 2):
+        parts = feed.split(images, FROZEN, count, 1e9, tables(images, FROZEN, folder))
+        place = folder / f"workers-{count}"
+        losses.append(workers.train(FROZEN, images, parts, RANDOM, plan(count, [2.0]), str(place)).history)
+    np.testing.assert_allclose(losses[1]["train_loss"], losses[0]["train_loss"], rtol=1e-3)
+
+
+def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
+    cluster: str, images: Images, tmp_path: Path, capsys
+):
+    found = tables(images, FROZEN, tmp_path)
+    path = Path(found["training"])
+    blocks = sorted(path.glob("block-*.npy"))
+    before = {block: (block.read_bytes(), block.stat().st_mtime_ns) for block in blocks}
+    assert len(blocks) > 1 and tables(images, FROZEN, tmp_path) == found
+    assert "there already" in capsys.readouterr().out
+    assert all(block.stat().st_mtime_ns == before[block][1] for block in blocks)
+    with blocks[1].open("r+b") as file:  # one bit flipped, far behind the header
+        file.seek(-1000, 2)
+        byte = file.read(1)
+        file.seek(-1000, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    assert tables(images, FROZEN, tmp_path) == found
+    assert "is damaged or gone" in capsys.readouterr().out
+    blocks[0].write_bytes(before[blocks[0]][0][:500])
+    tables(images, FROZEN, tmp_path)
+    assert all(block.read_bytes() == before[block][0] for block in blocks)
+    assert blocks[-1].stat().st_mtime_ns == before[blocks[-1]][1]
+
+
+def test_a_killed_build_goes_on(cluster: str, images: Images, tmp_path: Path):
+    found = tables(images, FROZEN, tmp_path)
+    path = Path(found["training"])
+    (path / "table.json").unlink()
+    first, *rest = sorted(path.glob("block-*.npy"))
+    kept = first.stat().st_mtime_ns
+    rest[0].unlink()
+    (path / f".{rest[0].name}.0.part.npy").write_bytes(b"half")
+    assert tables(images, FROZEN, tmp_path) == found
+    assert first.stat().st_mtime_ns == kept and rest[0].exists()
+    assert len(json.loads((path / "table.json").read_bytes())["checksums"]) == 1 + len(rest)
+
+
+def test_what_changes_the_content_changes_the_table(cluster: str, images: Images, tmp_path: Path):
+    recipes = [FROZEN, FROZEN.changed(seed=1), FROZEN.changed(augmentation="off"), FROZEN.changed(validation_fold=2)]
+    found = [tables(images, recipe, tmp_path)["training"] for recipe in recipes]
+    assert len(set(found)) == len(found)
+    assert tables(images, FROZEN.changed(learning_rate=0.5, epochs=7), tmp_path)["training"] == found[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "budget", "reason"),
+    [
+        ({"augmentation": "strong"}, 2**30, "'strong' never gives the same image twice"),
+        ({}, 1e5, "more than --activations"),
+        ({"family": "resnet50_finetuned", "unfreeze_depth": 5}, 2**30, "unfreeze depth 5"),
+        ({"family": "simple_cnn"}, 2**30, "simple_cnn has no frozen part"),
+    ],
+)
+def test_the_plain_path_is_taken_with_its_reason(images: Images, tmp_path: Path, capsys, changes, budget, reason):
+    assert tables(images, FROZEN.changed(**changes), tmp_path, budget) is None
+    assert reason in capsys.readouterr().out
+
+
+def test_a_full_disk_is_seen_before_the_work(images: Images, tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(activations.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    assert tables(images, FROZEN, tmp_path) is None
+    assert "GiB free" in capsys.readouterr().out

@@ -1,0 +1,183 @@
+"""The durable study: resumed and extended from its database alone, without zombies, repeats or forgotten reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ham_ray.errors import UserError
+from ham_ray.search.space import Space
+from ham_ray.search.study import Study, make_sampler, open_study, startup_trials
+
+pytestmark = pytest.mark.unit
+FACTS = {"images": "abc at 128 px", "space": "01234567"}
+SPACE = Space(
+    family="resnet50_finetuned",
+    scheduler={"name": "asha", "grace": 1, "reduction": 2},
+    parameters={
+        "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+        "unfreeze_depth": {"type": "int", "low": 0, "high": 5},
+    },
+    points=[{"learning_rate": 1e-3, "unfreeze_depth": 5}, {"unfreeze_depth": 0}],
+)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def opened(url: str, trials: int = 10, facts: dict = FACTS, other_ok: bool = False, space: Space = SPACE) -> Study:
+    return open_study("s", url, space, trials, facts, other_ok)
+
+
+def objective(values: dict) -> float:
+    return 0.8 - 0.1 * abs(values["unfreeze_depth"] - 4) - values["learning_rate"]
+
+
+def finish(study: Study, count: int | None = None) -> list[dict]:
+    """Run that many trials one after the other; all that are open where None. Returns their values."""
+    asked = []
+    while (count is None or len(asked) < count) and (ask := study.ask()):
+        asked.append(ask.values)
+        study.complete(ask.number, objective(ask.values))
+    return asked
+
+
+def test_prior_points_come_first_and_missing_values_are_drawn(url: str):
+    first, second = finish(opened(url), 2)
+    assert first == {"learning_rate": 1e-3, "unfreeze_depth": 5}
+    assert second["unfreeze_depth"] == 0 and 1e-5 <= second["learning_rate"] <= 1e-2
+
+
+def test_the_budget_counts_finished_trials_and_an_extension_adds_to_it(url: str):
+    assert len(finish(opened(url, 6))) == 6
+    assert opened(url, 6).ask() is None and opened(url, 6).open() == 0
+    assert len(finish(opened(url, 9))) == 3
+    assert opened(url, 9).finished() == 9
+    assert len(opened(url, 9).table()) == 9
+
+
+def test_points_are_queued_once(url: str):
+    finish(opened(url, 4), 1)
+    for _ in range(3):
+        opened(url, 4)
+    asked = finish(opened(url, 8))
+    assert sum(values["unfreeze_depth"] == 5 and values["learning_rate"] == 1e-3 for values in asked) == 0
+    assert len(optuna.load_study(study_name="s", storage=url).get_trials(states=[TrialState.WAITING])) == 0
+
+
+def test_a_trial_cut_off_goes_on_under_its_number_before_any_new_one(url: str):
+    killed = opened(url, 4)
+    finish(killed, 1)
+    running = [killed.ask(), killed.ask()]
+    killed.report(running[0].number, 1, 0.3)
+    again = opened(url, 4)
+    assert [again.ask(), again.ask()] == running
+    again.complete(running[0].number, 0.4)
+    again.complete(running[1].number, 0.5)
+    assert len(finish(again)) == 1
+    states = [trial.state for trial in again.study.get_trials()]
+    assert states == [TrialState.COMPLETE] * 4
+    assert again.study.get_trials()[running[0].number].intermediate_values == {1: 0.3}
+
+
+def test_a_resumed_search_asks_for_what_an_uninterrupted_one_asks_for(tmp_path: Path):
+    whole = finish(opened(f"sqlite:///{tmp_path / 'whole.db'}", 16))
+    url = f"sqlite:///{tmp_path / 'cut.db'}"
+    assert finish(opened(url, 16), 5) + finish(opened(url, 16), 6) + finish(opened(url, 16)) == whole
+    other = SPACE.model_copy(update={"sampler": SPACE.sampler.model_copy(update={"seed": 1})})
+    assert finish(opened(f"sqlite:///{tmp_path / 'other.db'}", 16, space=other)) != whole
+
+
+def test_the_search_learns(tmp_path: Path):
+    """After twenty trials the model's points are better than random ones, on average."""
+
+    def last(name: str) -> float:
+        sampler = SPACE.sampler.model_copy(update={"name": name})
+        space = SPACE.model_copy(update={"sampler": sampler, "points": []})
+        asked = finish(opened(f"sqlite:///{tmp_path / name}.db", 40, space=space))
+        return sum(map(objective, asked[20:])) / 20
+
+    assert last("tpe") > last("random") + 0.03
+
+
+def test_a_small_budget_is_not_spent_at_random():
+    assert [startup_trials(trials, 0) for trials in (4, 10, 24, 100)] == [2, 2, 6, 10]
+    assert startup_trials(30, 9) == 9 and startup_trials(10, 9) == 5
+
+
+def test_running_trials_count_as_bad_ones():
+    assert make_sampler(SPACE, 30, 3)._constant_liar
+
+
+def test_other_facts_are_refused_with_the_difference_or_continued_and_remembered(url: str, capsys):
+    finish(opened(url, 2))
+    other = {**FACTS, "images": "xyz at 64 px"}
+    with pytest.raises(UserError, match="images: abc at 128 px there, xyz at 64 px now.*--mixed"):
+        opened(url, 4, other)
+    finish(opened(url, 4, other, other_ok=True))
+    assert "not comparable" in capsys.readouterr().out
+    study = optuna.load_study(study_name="s", storage=url)
+    assert study.user_attrs["facts"] == other and "abc" in study.user_attrs["mixed"][0]
+    opened(url, 4, other)
+
+
+def test_stopped_trials_are_pruned_and_failed_ones_keep_their_reason(url: str):
+    study = opened(url, 3)
+    good, stopped, failed = (study.ask() for _ in range(3))
+    assert not study.report(good.number, 1, 0.9)
+    study.complete(good.number, 0.9)
+    assert study.report(stopped.number, 1, 0.1)  # the worse half ends at the first rung
+    study.prune(stopped.number)
+    study.fail(failed.number, "loss is nan at epoch 1")
+    table = study.table()
+    assert table["state"].tolist() == ["complete", "pruned", "fail"]
+    assert table["balanced_accuracy"].tolist()[:2] == [0.9, 0.1]
+    assert table["reason"].tolist() == ["", "", "loss is nan at epoch 1"]
+    assert study.ask() is None and study.failing_alike() is None
+
+
+def test_nobody_is_stopped_before_the_grace_or_without_a_scheduler(tmp_path: Path):
+    for name, scheduler in (("grace", {"name": "asha", "grace": 3}), ("none", {"name": "none"})):
+        space = Space(**{**SPACE.model_dump(), "scheduler": scheduler})
+        study = opened(f"sqlite:///{tmp_path / name}.db", 3, space=space)
+        for score in (0.9, 0.1):
+            number = study.ask().number
+            assert not any(study.report(number, epoch, score) for epoch in (1, 2))
+            study.complete(number, score)
+
+
+def test_an_epoch_told_twice_counts_once(url: str):
+    study = opened(url)
+    number = study.ask().number
+    study.report(number, 1, 0.4)
+    study.report(number, 1, 0.7)
+    assert study.study.get_trials()[number].intermediate_values == {1: 0.4}
+
+
+def test_when_all_fail_alike_the_search_ends(url: str):
+    study = opened(url, 30)
+    for _ in range(3):
+        assert study.failing_alike() is None
+        study.fail(study.ask().number, "out of memory")
+    assert study.ask() is None and study.failing_alike() == "out of memory"
+    assert opened(url, 30).ask() is None
+
+
+def test_different_reasons_do_not_end_it(url: str):
+    study = opened(url, 30)
+    for reason in ("nan", "nan", "out of memory"):
+        study.fail(study.ask().number, reason)
+    assert study.ask() is not None
+
+
+def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path):
+    with pytest.raises(UserError, match="cannot open the study at sqlite:////"):
+        opened(f"sqlite:///{tmp_path / 'no' / 'folder' / 'study.db'}")
+    (tmp_path / "text.db").write_text("this is no database, though long enough to be looked at\n" * 50)
+    with pytest.raises(UserError, match="cannot open the study"):
+        opened(f"sqlite:///{tmp_path / 'text.db'}")
