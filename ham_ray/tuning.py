@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import ray
+from ray import tune
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ham_ray import choices, runs, storage
-from ham_ray.cluster import check_shared
+from ham_ray.cluster import Resources, check_shared, cluster_resources
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
 from ham_ray.search import tuner
+from ham_ray.search.joined import JoinedTrial
 from ham_ray.search.space import Space, load_space
 from ham_ray.search.study import open_study
-from ham_ray.search.trial import Shared, table_key
+from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 TRIALS = "trials"
+_WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
 
 
@@ -39,10 +42,13 @@ class Options:
     trials: int
     space: str | None
     max_concurrent: int | None
+    workers_per_trial: int
+    cpus_per_worker: float | None
     max_failures: int
     epochs: int | None
     weights: str
     precision: str
+    shard_memory: float
     activations: float
     size: int | None
     storage: str | None
@@ -79,7 +85,8 @@ def run(options: Options) -> tuple[pd.DataFrame, Space, str]:
         study = open_study(name, url, space, options.trials, facts, options.mixed)
         print(f"study {url}: {study.finished()} of {options.trials} trials finished", flush=True)
         if study.open():
-            tuner.run(study, _shared(options, space, base, images, weights, place), means)
+            shared = _shared(options, space, base, images, weights, place)
+            tuner.run(study, shared, means, _trainable(options, shared, images))
         table = study.table()
         _write(table, place)
     if reason := study.failing_alike():
@@ -107,9 +114,19 @@ def _space_file(options: Options) -> str:
     return str(SPACES / ("smoke.yaml" if options.smoke else "resnet50.yaml"))
 
 
+def _resources(options: Options) -> Resources:
+    """Of a trial's workers, where trials have several or one; all that run at once are added up."""
+    at_once = options.max_concurrent or 1
+    return cluster_resources(at_once * options.workers_per_trial, options.cpus_per_worker)
+
+
 def _means(options: Options) -> tuner.Means:
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 1.0), int(cluster.get("GPU", 0))
+    if options.workers_per_trial > 1:
+        resources = _resources(options)
+        print(f"resources: {resources.reason}")
+        return tuner.Means(options.max_concurrent or 1, _WATCHER, 0.0, options.max_failures)
     automatic = gpus or max(1, int(cpus // 4))
     concurrent = options.max_concurrent or automatic
     if concurrent > cpus:
@@ -121,6 +138,16 @@ def _means(options: Options) -> tuner.Means:
         + f", {share:g} of {cpus:g} CPUs each"
     )
     return tuner.Means(concurrent, share, gpus / concurrent if gpus else 0.0, options.max_failures)
+
+
+def _trainable(options: Options, shared: Shared, images: Images) -> Any:
+    """What runs a trial: a warm process, or Ray Train where it has several workers."""
+    if options.workers_per_trial == 1:
+        return tune.with_parameters(WarmTrial, shared=shared)
+    total = _resources(options)
+    resources = replace(total, workers=options.workers_per_trial)
+    memory = options.shard_memory * 2**30
+    return tune.with_parameters(JoinedTrial, shared=shared, images=images, resources=resources, shard_memory=memory)
 
 
 def _facts(space: Space, base: Recipe, images: Images, weights: Weights) -> dict[str, Any]:

@@ -71,9 +71,11 @@ class Study:
             trial.report(value, epoch)
         return trial.should_prune()
 
-    def complete(self, number: int, value: float) -> None:
-        """The trial trained to its end."""
+    def complete(self, number: int) -> float:
+        """The trial trained to its end. Returns its value, the best of its epochs: that is the one a run keeps."""
+        value = max(self._frozen(number).intermediate_values.values())
         self.study.tell(number, value)
+        return value
 
     def prune(self, number: int) -> None:
         """The trial was stopped by the scheduler: for the sampler worse than every complete one."""

@@ -68,13 +68,18 @@ class Shared:
         return storage.join(self.place, f"trial-{number:04d}")
 
 
+def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, float]]:
+    """Pairs of epoch and score. No dict: Tune would flatten it."""
+    return [(row["epoch"], row[f"validation_{recipe.select_by}"]) for row in history]
+
+
 def table_key(recipe: Recipe) -> str:
     """What a table of activations depends on, among what a search may vary."""
     return f"depth {recipe.unfreeze_depth}, {recipe.augmentation}"
 
 
 class WarmTrial(tune.Trainable):
-    """One epoch a step. A result has `scores` (of all epochs so far), `finished` and `failed`."""
+    """One epoch a step. A result has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training."""
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
@@ -105,7 +110,7 @@ class WarmTrial(tune.Trainable):
         return {
             "failed": "",
             "finished": training.finished,
-            "scores": [row[f"validation_{self.shared.base.select_by}"] for row in progress.history],
+            "scores": scores(progress.history, self.shared.base),
             "seconds": sum(row["seconds"] for row in progress.history),
             "done": training.finished,
         }

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ham_ray import storage
 from ham_ray.search.study import Study
-from ham_ray.search.trial import CHECKPOINTS, Shared, WarmTrial
+from ham_ray.search.trial import CHECKPOINTS, Shared
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,11 @@ class Means:
     max_failures: int
 
 
-def run(study: Study, shared: Shared, means: Means) -> None:
-    """Run trials until the study has enough finished ones, or all fail alike."""
+def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainable]) -> None:
+    """Run trials until the study has enough finished ones, or all fail alike.
+
+    `trainable` is WarmTrial or JoinedTrial with its parameters.
+    """
     _forget_checkpoints(study, shared)
     if not study.open():
         return
@@ -37,7 +40,7 @@ def run(study: Study, shared: Shared, means: Means) -> None:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     told = _Told(study, shared)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(WarmTrial, shared=shared), {"CPU": means.cpus, **_gpu(means)}),
+        tune.with_resources(trainable, {"CPU": means.cpus, **({"GPU": means.gpus} if means.gpus else {})}),
         tune_config=tune.TuneConfig(
             search_alg=_Asker(study, told),
             scheduler=_Stopper(study, told),
@@ -66,11 +69,11 @@ class _Told:
         self.reasons: dict[str, str] = {}
         self.started, self.before = time.monotonic(), study.finished()
 
-    def epoch(self, number: int, scores: list[float], epochs: int) -> None:
+    def epoch(self, number: int, epoch: int, score: float) -> None:
         """A trial trained an epoch."""
         best = self.study.best(1)
         so_far = f", best trial so far {best[0].value:.3f}" if best else ""
-        print(f"trial {number} epoch {len(scores)}/{epochs}: {scores[-1]:.3f}{so_far}", flush=True)
+        print(f"trial {number} epoch {epoch}/{self.shared.base.epochs}: {score:.3f}{so_far}", flush=True)
 
     def end(self, number: int, how: str) -> None:
         """A trial is finished."""
@@ -111,13 +114,12 @@ class _Asker(Searcher):
             self._tell_scored(number, result)
 
     def _tell_scored(self, number: int, result: dict[str, Any]) -> None:
-        best = max(result["scores"])
         if result["finished"]:
-            self.study.complete(number, best)
-            self.told.end(number, f"complete: {best:.3f}")
+            self.told.end(number, f"complete: {self.study.complete(number):.3f}")
         else:
             self.study.prune(number)
-            self.told.end(number, f"stopped after epoch {len(result['scores'])}: {best:.3f}")
+            epoch, score = result["scores"][-1]
+            self.told.end(number, f"stopped after epoch {epoch}: {score:.3f}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is saved already."""
@@ -138,9 +140,11 @@ class _Stopper(FIFOScheduler):
         number, scores = self.told.numbers[trial.trial_id], result["scores"]
         if result["failed"]:
             return self.CONTINUE
-        verdicts = [self.study.report(number, epoch, score) for epoch, score in enumerate(scores, start=1)]
-        self.told.epoch(number, scores, self.told.shared.base.epochs)
-        return self.STOP if verdicts[-1] and not result["finished"] else self.CONTINUE
+        stop = False
+        for epoch, score in scores:
+            stop = self.study.report(number, epoch, score)
+        self.told.epoch(number, *scores[-1])
+        return self.STOP if stop and not result["finished"] else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keep the reason for the study."""
@@ -158,10 +162,6 @@ def _forget_checkpoints(study: Study, shared: Shared) -> None:
     """Of finished trials: a kill may have come between the word to the study and this."""
     for number in study.finished_numbers():
         storage.remove(storage.join(shared.folder(number), CHECKPOINTS))
-
-
-def _gpu(means: Means) -> dict[str, float]:
-    return {"GPU": means.gpus} if means.gpus else {}
 
 
 def _short(value: Any) -> str:

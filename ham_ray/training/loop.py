@@ -50,6 +50,7 @@ class Progress:
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -1.0
+    stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -59,10 +60,12 @@ def train(
     task: Task,
     replica: Replica,
     checkpoints: Checkpoints,
-    report: Callable[[dict[str, Any]], None],
+    report: Callable[[dict[str, Any]], bool | None],
     say: Callable[[str], None],
 ) -> Progress:
     """Train from the latest checkpoint (or from the start) to the end of the recipe, then restore the best epoch.
+
+    `report` gets each row of HISTORY; where it returns False the training stops there.
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.
@@ -70,7 +73,9 @@ def train(
     """
     training = Training(Trainer(recipe, network, replica, task.class_weights, task.cached), task, checkpoints, say)
     while not training.finished:
-        report(training.run_epoch())
+        if report(training.run_epoch()) is False:
+            training.progress.stopped = True
+            return training.progress
     training.restore_best()
     return training.progress
 

@@ -30,9 +30,11 @@ from ham_ray.recipe import Recipe
 from ham_ray.runs import cores
 from ham_ray.training import feed, loop, messages
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.gate import may_go_on
 from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
+STOPPED = "stopped at the gate"
 MODEL, HISTORY, CHECKPOINTS = "model.keras", "history.parquet", "checkpoints"
 
 
@@ -50,11 +52,19 @@ class Outcome:
 
 
 def train(
-    recipe: Recipe, images: Images, splits: feed.Splits, weights: Weights, resources: Resources, uri: str
+    recipe: Recipe,
+    images: Images,
+    splits: feed.Splits,
+    weights: Weights,
+    resources: Resources,
+    uri: str,
+    gate: Any = None,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
+    Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails as
+    STOPPED.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -66,6 +76,7 @@ def train(
         "uri": uri,
         "resident": splits.resident,
         "activations": splits.activations,
+        "gate": gate,
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
@@ -120,7 +131,10 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     first = task.validation.inputs[:128]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
     say = messages.sender(config["mailbox"], replica.rank)
-    progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say)
+    report = _reporter(recipe, say, config["gate"], replica.rank)
+    progress = loop.train(recipe, network, task, replica, checkpoints, report, say)
+    if progress.stopped:
+        return {"failed": STOPPED, "probabilities": {}, "history": progress.history, "facts": {}}
     held_out = {name: feed.collect(name, replica.rank) for name in ("validation", "test")}
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
@@ -169,11 +183,11 @@ def _join() -> Replica:
     return Replica(strategy, rank, context.get_world_size())
 
 
-def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
-    """Tells the job and Ray Train of each epoch."""
+def _reporter(recipe: Recipe, say: Callable[[str], None], gate: Any, rank: int) -> Callable[[dict[str, Any]], bool]:
+    """Tells the job, Ray Train and the gate of each epoch; what comes back says whether to go on."""
     started, before = time.monotonic(), itertools.count(1)
 
-    def report(row: dict[str, Any]) -> None:
+    def report(row: dict[str, Any]) -> bool:
         left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
             f"{recipe.family} epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, validation macro-F1 "
@@ -182,6 +196,11 @@ def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str,
             f"at most {left / 60:.0f} min left"
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})
+        if gate is None:
+            return True
+        if rank == 0:
+            ray.get(gate.tell.remote(row))
+        return row["epoch"] == recipe.epochs or may_go_on(gate, row["epoch"])
 
     return report
 

@@ -20,7 +20,7 @@ from ham_ray.training import loop
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.feed import Part
 from ham_ray.training.schedule import Phase, learning_rate, phases
-from ham_ray.training.step import PREDICT_BATCH, Replica, predict
+from ham_ray.training.step import PREDICT_BATCH, Replica, Trainer, predict
 
 pytestmark = pytest.mark.ray
 ROWS, SIZE = 70, 8
@@ -47,18 +47,20 @@ def network() -> Network:
     return Network(nothing, keras.Model(images, features), head, trains_statistics=True)
 
 
-def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):
-    net = net or network()
-
+def task(recipe: Recipe) -> loop.Task:
     def batches(epoch: int):
         for places in epoch_order(ROWS, 0, 1, recipe.batch_size, recipe.seed, epoch):
             yield PIXELS[places], LABELS[places]
 
     part = Part(PIXELS[:30], LABELS[:30])
-    task = loop.Task(batches, ROWS // recipe.batch_size, part, np.ones(7, np.float32))
+    return loop.Task(batches, ROWS // recipe.batch_size, part, np.ones(7, np.float32))
+
+
+def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):
+    net = net or network()
     replica = Replica(tf.distribute.get_strategy())
     said: list[str] = []
-    progress = loop.train(recipe, net, task, replica, Checkpoints(str(folder)), report, said.append)
+    progress = loop.train(recipe, net, task(recipe), replica, Checkpoints(str(folder)), report, said.append)
     return progress, net, said
 
 
@@ -194,3 +196,35 @@ def test_a_seed_changes_the_order_of_training(tmp_path: Path):
     a, b = (run(recipe(seed=seed), tmp_path / str(seed))[0] for seed in (0, 1))
     assert losses(a) != losses(b)
     assert dataclasses.asdict(a)["epoch"] == 4
+
+
+def test_a_trainer_used_again_trains_as_a_fresh_one(tmp_path: Path):
+    """Another learning rate, dropout, decay, smoothing and class weights, with the steps compiled for the first."""
+    changes = {"learning_rate": 1e-2, "dropout": 0.1, "weight_decay": 0.3, "label_smoothing": 0.2, "head_epochs": 1}
+    other, weights = recipe(**changes), np.linspace(0.5, 2.0, 7, dtype=np.float32)
+    fresh = Trainer(other, network(), Replica(tf.distribute.get_strategy()), weights)
+    used = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    trained(used, recipe(), tmp_path / "before")
+    used.restart(other, weights)
+    assert losses(trained(used, other, tmp_path / "used")) == losses(trained(fresh, other, tmp_path / "fresh"))
+
+
+@pytest.mark.parametrize("knob", ["dropout", "weight_decay", "label_smoothing", "learning_rate", "class weights"])
+def test_each_argument_of_a_compiled_step_matters(tmp_path: Path, knob: str):
+    trainer = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    before = losses(trained(trainer, recipe(), tmp_path / "before"))
+    other = recipe() if knob == "class weights" else recipe(**{knob: 0.4 if knob != "learning_rate" else 0.1})
+    trainer.restart(other, np.full(7, 1.0 if knob != "class weights" else 2.0, np.float32))
+    assert losses(trained(trainer, other, tmp_path / "after"))[-1] != before[-1]
+
+
+def test_a_report_that_says_no_ends_the_training(tmp_path: Path):
+    progress, _, _ = run(recipe(), tmp_path, lambda row: row["epoch"] < 2)
+    assert progress.stopped and progress.epoch == 2
+
+
+def trained(trainer: Trainer, recipe: Recipe, folder: Path) -> loop.Progress:
+    training = loop.Training(trainer, task(recipe), Checkpoints(str(folder)), print)
+    while not training.finished:
+        training.run_epoch()
+    return training.progress

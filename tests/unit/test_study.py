@@ -38,12 +38,17 @@ def objective(values: dict) -> float:
     return 0.8 - 0.1 * abs(values["unfreeze_depth"] - 4) - values["learning_rate"]
 
 
+def complete(study: Study, number: int, score: float) -> None:
+    study.report(number, 9, score)
+    study.complete(number)
+
+
 def finish(study: Study, count: int | None = None) -> list[dict]:
     """Run that many trials one after the other; all that are open where None. Returns their values."""
     asked = []
     while (count is None or len(asked) < count) and (ask := study.ask()):
         asked.append(ask.values)
-        study.complete(ask.number, objective(ask.values))
+        complete(study, ask.number, objective(ask.values))
     return asked
 
 
@@ -77,12 +82,12 @@ def test_a_trial_cut_off_goes_on_under_its_number_before_any_new_one(url: str):
     killed.report(running[0].number, 1, 0.3)
     again = opened(url, 4)
     assert [again.ask(), again.ask()] == running
-    again.complete(running[0].number, 0.4)
-    again.complete(running[1].number, 0.5)
+    complete(again, running[0].number, 0.4)
+    complete(again, running[1].number, 0.5)
     assert len(finish(again)) == 1
     states = [trial.state for trial in again.study.get_trials()]
     assert states == [TrialState.COMPLETE] * 4
-    assert again.study.get_trials()[running[0].number].intermediate_values == {1: 0.3}
+    assert again.study.get_trials()[running[0].number].intermediate_values == {1: 0.3, 9: 0.4}
 
 
 def test_a_resumed_search_asks_for_what_an_uninterrupted_one_asks_for(tmp_path: Path):
@@ -130,7 +135,7 @@ def test_stopped_trials_are_pruned_and_failed_ones_keep_their_reason(url: str):
     study = opened(url, 3)
     good, stopped, failed = (study.ask() for _ in range(3))
     assert not study.report(good.number, 1, 0.9)
-    study.complete(good.number, 0.9)
+    complete(study, good.number, 0.9)
     assert study.report(stopped.number, 1, 0.1)  # the worse half ends at the first rung
     study.prune(stopped.number)
     study.fail(failed.number, "loss is nan at epoch 1")
@@ -148,7 +153,7 @@ def test_nobody_is_stopped_before_the_grace_or_without_a_scheduler(tmp_path: Pat
         for score in (0.9, 0.1):
             number = study.ask().number
             assert not any(study.report(number, epoch, score) for epoch in (1, 2))
-            study.complete(number, score)
+            complete(study, number, score)
 
 
 def test_an_epoch_told_twice_counts_once(url: str):

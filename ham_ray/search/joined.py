@@ -1,0 +1,98 @@
+"""A trial of several workers: Ray Train inside Tune, stopped through a gate so that nothing of it stays behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import ray
+import ray.train
+from ray import tune
+
+from ham_ray.cluster import Resources, quiet_data
+from ham_ray.data.images import Images
+from ham_ray.search.trial import Shared, scores, table_key
+from ham_ray.training import feed, workers
+from ham_ray.training.gate import Gate
+
+
+class JoinedTrial(tune.Trainable):
+    """One epoch a step, with the results of `WarmTrial`."""
+
+    thread: threading.Thread | None
+    epoch: int
+
+    def setup(  # type: ignore[override]  # Tune passes the others
+        self, config: dict[str, Any], shared: Shared, images: Images, resources: Resources, shard_memory: float
+    ) -> None:
+        quiet_data()
+        self.shared, self.images, self.resources, self.shard_memory = shared, images, resources, shard_memory
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial, after the workers of the last one have ended."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Let the workers go on, and wait for their next epoch."""
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._train, daemon=True)
+            self.thread.start()
+        else:
+            ray.get(self.gate.allow.remote(self.epoch))
+        rows = self._next_rows()
+        finished = not self.thread.is_alive() and not self.failed
+        self.epoch = max(rows, default=0)
+        return {
+            "failed": self.failed,
+            "finished": finished,
+            "scores": scores(list(rows.values()), self.shared.base),
+            "seconds": sum(row["seconds"] for row in rows.values()),
+            "done": finished or bool(self.failed),
+        }
+
+    def cleanup(self) -> None:
+        """End the workers: they stop at the gate, and Ray Train takes down what it started."""
+        if self.thread is not None:
+            ray.get(self.gate.close.remote())
+            self.thread.join()
+            ray.kill(self.gate)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the training leaves its own."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: it goes on from its own."""
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.folder = self.shared.folder(config["trial"])
+        self.values, self.failed, self.epoch = config["values"], "", 0
+        self.gate: Any = Gate.remote()  # type: ignore[attr-defined]
+        self.thread = None
+
+    def _next_rows(self) -> dict[int, dict[str, Any]]:
+        """The rows told so far, once there is a new one and the training stands at the gate, or has ended."""
+        assert self.thread is not None
+        last = self.shared.base.epochs
+        while self.thread.is_alive():
+            rows = ray.get(self.gate.told.remote())
+            if self.epoch < max(rows, default=0) < last:
+                return rows
+            time.sleep(0.05)
+        return ray.get(self.gate.told.remote())
+
+    def _train(self) -> None:
+        try:
+            recipe = self.shared.recipe(self.values)
+            tables = self.shared.tables.get(table_key(recipe))
+            parts = feed.split(self.images, recipe, self.resources.workers, self.shard_memory, tables)
+            weights = ray.get(self.shared.weights)
+            outcome = workers.train(recipe, self.images, parts, weights, self.resources, self.folder, self.gate)
+            self.failed = outcome.failed or ""
+        except ray.train.TrainingFailedError as error:
+            self.failed = str(error).strip().splitlines()[-1][:300]
+        except Exception as error:  # whatever it is, the search has to hear of it
+            self.failed = f"{type(error).__name__}: {error}"[:300]

@@ -1,0 +1,235 @@
+"""Searches by Ray Tune: finished, extended, repeated, pruned, failed and killed; the study is always right."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import psutil
+import pytest
+from optuna.trial import TrialState
+from ray.util import placement_group_table
+
+from ham_ray import tuning
+from ham_ray.data.images import Images
+from ham_ray.errors import UserError
+from ham_ray.search.trial import CHECKPOINTS
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+SPACE = """\
+family: simple_cnn
+objective: macro_f1
+sampler: {name: tpe, seed: 3}
+scheduler: {name: none}
+recipe: {epochs: 2, batch_size: 64, patience: 0, precision: float32}
+parameters:
+  learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+  dropout: {type: float, low: 0.0, high: 0.5}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+def options(images: Images, folder: Path, text: str = SPACE, **changes) -> tuning.Options:
+    path = folder / f"space-{abs(hash(text))}.yaml"
+    path.write_text(text)
+    settings = {
+        "data": images.uri,
+        "name": "s",
+        "trials": 3,
+        "space": str(path),
+        "max_concurrent": 1,
+        "workers_per_trial": 1,
+        "cpus_per_worker": None,
+        "max_failures": 2,
+        "epochs": None,
+        "weights": "none",
+        "precision": "float32",
+        "shard_memory": 1.0,
+        "activations": 1.0,
+        "size": None,
+        "storage": None,
+        "mixed": False,
+        "smoke": False,
+        "out": str(folder),
+    }
+    return tuning.Options(**{**settings, **changes})
+
+
+def search(images: Images, folder: Path, text: str = SPACE, **changes) -> pd.DataFrame:
+    return tuning.run(options(images, folder, text, **changes))[0]
+
+
+def study(folder: Path, name: str = "s") -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / name / 'study.db'}")
+
+
+@pytest.fixture(scope="module")
+def first(cluster: str, images: Images, folder: Path) -> pd.DataFrame:
+    """A finished search of three trials."""
+    return search(images, folder)
+
+
+def test_a_search_ends_with_its_trials_and_leaves_no_checkpoints(first: pd.DataFrame, folder: Path):
+    assert first["state"].tolist() == ["complete"] * 3
+    assert first["epochs"].tolist() == [2, 2, 2] and first["macro_f1"].between(0, 1).all()
+    assert not list(folder.rglob(CHECKPOINTS)) and not list((folder / "s").glob("ray-*"))
+    history = json.loads((folder / "s" / "trial-0000" / "history.json").read_text())
+    assert max(row["validation_macro_f1"] for row in history) == first["macro_f1"][0]
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "s" / "trials.parquet"), first)
+
+
+def test_the_same_command_again_runs_nothing(first: pd.DataFrame, images: Images, folder: Path):
+    before = (folder / "s" / "trial-0002" / "history.json").stat().st_mtime_ns
+    pd.testing.assert_frame_equal(search(images, folder), first)
+    assert (folder / "s" / "trial-0002" / "history.json").stat().st_mtime_ns == before
+
+
+def test_more_trials_extend_it(first: pd.DataFrame, images: Images, folder: Path):
+    longer = search(images, folder, trials=5)
+    pd.testing.assert_frame_equal(longer.head(3), first)
+    assert longer["state"].tolist() == ["complete"] * 5
+
+
+def test_one_at_a_time_repeats_exactly(first: pd.DataFrame, images: Images, folder: Path):
+    again = search(images, folder, name="again")
+    columns = ["trial", "state", "macro_f1", "learning_rate", "dropout"]
+    pd.testing.assert_frame_equal(again[columns], first[columns])
+
+
+def test_a_warm_trial_gives_what_a_fresh_process_gives(first: pd.DataFrame, images: Images, folder: Path):
+    """The third trial of a process, with steps compiled for the first, against the same point in a fresh one."""
+    point = {name: float(first[name][2]) for name in ("learning_rate", "dropout")}
+    fresh = search(images, folder, SPACE + f"points: [{json.dumps(point)}]\n", name="fresh", trials=1)
+    assert fresh["macro_f1"][0] == pytest.approx(first["macro_f1"][2], abs=1e-6)
+
+
+def test_trials_share_one_process(cluster: str, images: Images, folder: Path, capsys):
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            seen.update(process.pid for process in _trial_processes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    search(images, folder, name="shared")
+    done.set()
+    thread.join()
+    assert len(seen) == 1
+
+
+def test_other_data_is_refused(first: pd.DataFrame, images: Images, folder: Path):
+    with pytest.raises(UserError, match="space: .* there, .* now.*--mixed"):
+        search(images, folder, SPACE.replace("high: 0.5", "high: 0.6"))
+
+
+def test_a_diverging_trial_fails_with_its_reason_and_the_others_go_on(cluster: str, images: Images, folder: Path):
+    text = SPACE.replace("high: 1.0e-2", "high: 1.0e+32") + "points: [{learning_rate: 1.0e+32, dropout: 0.1}]\n"
+    table = search(images, folder, text.replace("low: 1.0e-4", "low: 1.0e-3"), name="diverges", trials=2)
+    assert table["state"][0] == "fail" and "learning rate" in table["reason"][0]
+    assert len(table) == 2
+
+
+def test_when_every_trial_fails_alike_the_search_stops_and_says_it(cluster: str, images: Images, folder: Path):
+    text = SPACE.replace("batch_size: 64", "batch_size: 2048")
+    with pytest.raises(UserError, match="every trial failed for the same reason.*batch_size 2048 is more than"):
+        search(images, folder, text, name="hopeless", trials=20)
+    assert len(study(folder, "hopeless").get_trials()) == 3
+
+
+def test_the_scheduler_stops_bad_trials_early(cluster: str, images: Images, folder: Path):
+    points = "points: [{learning_rate: 3.0e-3}, {learning_rate: 1.0e-30}, {learning_rate: 1.1e-30}]\n"
+    text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 2").replace("low: 1.0e-4", "low: 1.0e-30")
+    table = search(images, folder, text + points, name="pruned", trials=3)
+    assert table["state"][0] == "complete" and "pruned" in table["state"].tolist()
+    assert table.loc[table["state"] == "pruned", "epochs"].tolist().count(1) >= 1
+    assert {t.state for t in study(folder, "pruned").get_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def _trial_processes() -> list[psutil.Process]:
+    return [p for p in psutil.process_iter(["cmdline"]) if any("WarmTrial" in word for word in p.info["cmdline"] or [])]
+
+
+def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images: Images, folder: Path):
+    text = SPACE.replace("epochs: 2", "epochs: 8")
+    killed: list[int] = []
+
+    def kill() -> None:
+        while not list((folder / "killed").glob("trial-0000/checkpoints/epoch-00002.npz")):
+            time.sleep(0.05)
+        for process in _trial_processes():
+            process.send_signal(signal.SIGKILL)
+            killed.append(process.pid)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    table = search(images, folder, text, name="killed", trials=1)
+    thread.join()
+    whole = search(images, folder, text, name="unharmed", trials=1)
+    assert killed and table["state"].tolist() == ["complete"]
+    assert table["macro_f1"][0] == pytest.approx(whole["macro_f1"][0], abs=1e-6)
+    scores = [study(folder, name).get_trials()[0].intermediate_values for name in ("killed", "unharmed")]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-6) and len(scores[0]) == 8
+
+
+def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Images, tmp_path: Path):
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE.replace("epochs: 2", "epochs: 6"))
+    command = [sys.executable, str(ROOT / "jobs" / "tune_resnet.py"), "--data", images.uri, "--name", "s"]
+    command += ["--trials", "3", "--space", str(space), "--weights", "none", "--out", str(tmp_path)]
+    command += ["--precision", "float32", "--max-concurrent", "1"]
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while job.poll() is None and not list(tmp_path.glob("s/trial-0001/checkpoints/epoch-00002.npz")):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    before = study(tmp_path).get_trials()
+    assert [trial.state for trial in before] == [TrialState.COMPLETE, TrialState.RUNNING]
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stdout + again.stderr
+    after = study(tmp_path).get_trials()
+    assert [trial.state for trial in after] == [TrialState.COMPLETE] * 3
+    assert after[0].datetime_complete == before[0].datetime_complete
+    assert after[1].params == before[1].params
+    assert "best trials" in again.stdout and "trial 1 epoch 1/6" not in again.stdout
+
+
+def test_trials_of_two_workers_stopped_early_many_times_leave_nothing_behind(
+    cluster: str, images: Images, folder: Path
+):
+    points = "points: [{learning_rate: 3.0e-3}" + ", {learning_rate: 1.0e-30}" * 5 + "]\n"
+    text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 2").replace("low: 1.0e-4", "low: 1.0e-30")
+    points = points.replace("1.0e-30}", "1.0e-30, dropout: 0.{}}")
+    for place in range(1, 6):
+        points = points.replace("{}", str(place % 5), 1)
+    table = search(images, folder, text + points, name="joined", trials=6, workers_per_trial=2)
+    assert set(table["state"]) == {"complete", "pruned"} and (table["state"] == "pruned").sum() >= 3
+    deadline = time.monotonic() + 30
+    while placement_groups() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert not placement_groups()
+
+
+def placement_groups() -> list[dict]:
+    """Those that hold resources."""
+    return [group for group in placement_group_table().values() if group["state"] not in ("REMOVED",)]
+
+
+def test_two_workers_give_the_scores_of_one(first: pd.DataFrame, images: Images, folder: Path):
+    joined = search(images, folder, name="two", trials=1, workers_per_trial=2)
+    assert joined["macro_f1"][0] == pytest.approx(first["macro_f1"][0], abs=0.02)
