@@ -81,13 +81,14 @@ BASELINES: dict[str, dict[str, Any]] = {
         "patience": 6,
     },
     "resnet50_finetuned": {
-        "epochs": 18,
-        "head_epochs": 2,
+        "epochs": 20,
+        "head_epochs": 1,
+        "batch_size": 32,
         "learning_rate": 3e-4,
         "unfreeze_depth": 5,
-        "class_weight_scale": 0.75,
+        "class_weight_scale": 0.6,
         "label_smoothing": 0.1,
-        "patience": 6,
+        "patience": 8,
     },
 }
 

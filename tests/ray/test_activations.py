@@ -19,7 +19,7 @@ from ham_ray.training.activations import Activations
 pytestmark = pytest.mark.ray
 FROZEN = baseline("resnet50_frozen").changed(epochs=2, batch_size=32, hidden_units=0)
 FINETUNED = baseline("resnet50_finetuned").changed(
-    epochs=2, head_epochs=1, batch_size=32, unfreeze_depth=1, augmentation="light"
+    epochs=2, head_epochs=1, batch_size=32, unfreeze_depth=1, augmentation="light", learning_rate=1e-5
 )
 
 
