@@ -48,6 +48,11 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
 
     A family that fails has its reason in the table; the others go on.
     """
+    return publish(train(recipes, setting), setting, next(iter(recipes.values())), "Baselines")
+
+
+def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
+    """The runs of these recipes by name, each in its folder; finished ones are read."""
     for name, recipe in recipes.items():
         runs.claim(_place(setting, name), _identity(recipe, setting))
     parts: dict[str, feed.Splits] = {}
@@ -55,13 +60,18 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
     for name, recipe in recipes.items():
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
         trained[name] = _finished(_place(setting, name)) or _train(name, recipe, setting, parts)
-    first = next(iter(recipes.values()))
-    rows = feed.split_rows(setting.images, first)
+    return trained
+
+
+def publish(trained: dict[str, Run], setting: Setting, recipe: Recipe, title: str) -> Summary:
+    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json and report.html."""
+    rows = feed.split_rows(setting.images, recipe)
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
     floor = floors(setting.images, rows)
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
-    report.write(_report(result, trained, floor, rows, setting, first), storage.join(setting.out, REPORT))
+    page = _report(result, trained, floor, rows, setting, recipe, title)
+    report.write(page, storage.join(setting.out, REPORT))
     return result
 
 
@@ -164,11 +174,12 @@ def _report(
     rows: dict[str, pd.DataFrame],
     setting: Setting,
     recipe: Recipe,
+    title: str,
 ) -> report.ReportData:
     around, card = runs.environment(), setting.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
     return report.ReportData(
-        title="Baselines on the synthetic sample" if card["synthetic"] else "Baselines on HAM10000",
+        title=f"{title} on the synthetic sample" if card["synthetic"] else f"{title} on HAM10000",
         summary=result,
         runs=trained,
         floors=floor,

@@ -16,8 +16,11 @@ from rich.table import Table
 
 from ham_ray import choices, runs, storage
 from ham_ray.cluster import Resources, check_shared, cluster_resources
+from ham_ray.comparison import Setting
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
+from ham_ray.evaluation.summary import Summary
+from ham_ray.finals import finals
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
 from ham_ray.search import tuner
@@ -53,12 +56,25 @@ class Options:
     size: int | None
     storage: str | None
     mixed: bool
+    finalists: int
+    seeds: int
+    ensemble: int
     smoke: bool
     out: str
 
 
-def run(options: Options) -> tuple[pd.DataFrame, Space, str]:
-    """Search until the study has enough finished trials. Returns TRIALS, the space, and the search's folder.
+@dataclass(frozen=True)
+class Found:
+    """What a search gave: TRIALS, the space they are from, the search's folder, and the table of the finals."""
+
+    trials: pd.DataFrame
+    space: Space
+    place: str
+    summary: Summary | None
+
+
+def run(options: Options) -> Found:
+    """Search until the study has enough finished trials, then train the best of them again.
 
     Raises:
         UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason.
@@ -91,7 +107,18 @@ def run(options: Options) -> tuple[pd.DataFrame, Space, str]:
         _write(table, place)
     if reason := study.failing_alike():
         raise UserError(f"every trial failed for the same reason, the search was stopped: {reason}")
-    return table, space, place
+    summary = None
+    if options.finalists:
+        setting = _final_setting(options, images, weights, place)
+        summary = finals(study.best(options.finalists), base, options.seeds, options.ensemble, setting)
+    return Found(table, space, place, summary)
+
+
+def _final_setting(options: Options, images: Images, weights: Weights, place: str) -> Setting:
+    resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
+    tables = storage.join(storage.absolute(options.out), "activations")
+    budgets = options.shard_memory * 2**30, options.activations * 2**30
+    return Setting(images, weights, resources, storage.join(place, "finals"), budgets[0], tables, budgets[1])
 
 
 def show(table: pd.DataFrame, space: Space, most: int = 10) -> None:
@@ -100,7 +127,7 @@ def show(table: pd.DataFrame, space: Space, most: int = 10) -> None:
     shown = Table(box=box.SIMPLE, title=f"best trials by {space.objective} on the validation fold")
     names = ["trial", space.objective, "epochs", *space.parameters, "seconds"]
     for name in names:
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", overflow="fold")
     for _, row in ranked.iterrows():
         shown.add_row(*(_cell(row[name]) for name in names))
     Console().print(shown)

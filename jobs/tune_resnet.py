@@ -33,6 +33,9 @@ def main(
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
     storage: Annotated[str | None, Option(help="database URL of the study; default a file in its folder")] = None,
     mixed: Annotated[bool, Option(help="go on with other data, space or weights; values do not compare")] = False,
+    finalists: Annotated[int | None, Option(help="best trials trained again; default 3, smoke 1; 0 = none")] = None,
+    seeds: Annotated[int | None, Option(help="trainings of each; default 3, smoke 1")] = None,
+    ensemble: Annotated[int, Option(help="also average the probabilities of that many of them")] = 1,
     smoke: Annotated[bool, Option(help="four short trials on few images, to see that all works")] = False,
     out: Annotated[str, Option(help="folder for runs")] = "runs",
 ) -> None:
@@ -40,6 +43,7 @@ def main(
     with console.quiet_imports():  # here, so that --help is quick
         from ham_ray import tuning
         from ham_ray.cluster import connected
+        from ham_ray.evaluation import summary
 
     wanted = trials or (4 if smoke else 30)
     options = tuning.Options(
@@ -59,13 +63,19 @@ def main(
         size,
         storage,
         mixed,
+        (1 if smoke else 3) if finalists is None else finalists,
+        seeds or (1 if smoke else 3),
+        ensemble,
         smoke,
         out,
     )
     with connected():
-        table, space_used, place = tuning.run(options)
-    tuning.show(table, space_used)
-    print(f"trials: {place}/trials.csv")
+        found = tuning.run(options)
+    tuning.show(found.trials, found.space)
+    if found.summary:
+        summary.show(found.summary)
+        print(f"report: {found.place}/finals/report.html")
+    print(f"trials: {found.place}/trials.csv")
 
 
 if __name__ == "__main__":

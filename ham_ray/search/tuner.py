@@ -37,7 +37,7 @@ def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainab
         return
     # A new name each time: what Tune leaves on disk is never read back. The study is.
     name, place = f"ray-{time.time_ns()}", shared.place
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", AIR_VERBOSITY="0")  # the lines below tell more
     told = _Told(study, shared)
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": means.cpus, **({"GPU": means.gpus} if means.gpus else {})}),
@@ -69,11 +69,16 @@ class _Told:
         self.reasons: dict[str, str] = {}
         self.started, self.before = time.monotonic(), study.finished()
 
-    def epoch(self, number: int, epoch: int, score: float) -> None:
-        """A trial trained an epoch."""
+    def scores(self, number: int, scores: list[tuple[int, float]]) -> bool:
+        """A trial has these scores; True where it is not worth going on."""
+        stop = False
+        for epoch, score in scores:
+            stop = self.study.report(number, epoch, score)
         best = self.study.best(1)
         so_far = f", best trial so far {best[0].value:.3f}" if best else ""
+        epoch, score = scores[-1]
         print(f"trial {number} epoch {epoch}/{self.shared.base.epochs}: {score:.3f}{so_far}", flush=True)
+        return stop
 
     def end(self, number: int, how: str) -> None:
         """A trial is finished."""
@@ -88,7 +93,7 @@ class _Asker(Searcher):
     """Takes trials from the study, and tells it how they ended."""
 
     def __init__(self, study: Study, told: _Told) -> None:
-        super().__init__(metric="score", mode="max")
+        super().__init__()
         self.study, self.told = study, told
 
     def suggest(self, trial_id: str) -> Any:
@@ -110,6 +115,7 @@ class _Asker(Searcher):
             self.study.fail(number, failed)
             self.told.end(number, f"failed: {failed}")
         elif result and result["scores"]:
+            self.told.scores(number, result["scores"])  # of the last epoch nobody has heard yet
             self.study.note(number, seconds=result["seconds"])
             self._tell_scored(number, result)
 
@@ -137,13 +143,9 @@ class _Stopper(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
-        number, scores = self.told.numbers[trial.trial_id], result["scores"]
         if result["failed"]:
             return self.CONTINUE
-        stop = False
-        for epoch, score in scores:
-            stop = self.study.report(number, epoch, score)
-        self.told.epoch(number, *scores[-1])
+        stop = self.told.scores(self.told.numbers[trial.trial_id], result["scores"])
         return self.STOP if stop and not result["finished"] else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:

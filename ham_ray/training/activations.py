@@ -181,7 +181,7 @@ def _build(table: _Table, images: Images, recipe: Recipe, weights: Weights, dtyp
     work = ray.data.from_items([{"block": name} for name in missing], override_num_blocks=max(1, len(missing)))
     computed = work.map_batches(
         _Builder,
-        fn_constructor_args=(table, images, recipe, ray.put(weights), stored),
+        fn_constructor_args=(table, images, recipe, weights, stored),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(nodes, max(1, len(missing)))),
         num_cpus=1,
@@ -200,9 +200,9 @@ def _build(table: _Table, images: Images, recipe: Recipe, weights: Weights, dtyp
 class _Builder:
     """Computes and writes blocks; one an actor, the network loaded once."""
 
-    def __init__(self, table: _Table, images: Images, recipe: Recipe, weights: Any, stored: str) -> None:
+    def __init__(self, table: _Table, images: Images, recipe: Recipe, weights: Weights, stored: str) -> None:
         self.table, self.images = table, images
-        prefix = build(recipe, images.size, ray.get(weights)).prefix
+        prefix = build(recipe, images.size, weights).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
             lambda pixels: tf.cast(prefix(pixels, training=False), stored)
         )

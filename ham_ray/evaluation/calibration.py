@@ -1,0 +1,75 @@
+"""Temperature and logit adjustment: one number each, fitted on validation images only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from ham_ray.diagnoses import PROBABILITIES
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.predictions import arrays, of_split
+
+Score = Callable[[NDArray, NDArray], float]
+TAUS = np.round(np.arange(0.0, 1.51, 0.05), 2)
+_BOUNDS = (0.05, 20.0)  # of a temperature
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is done to probabilities: `p ∝ p^(1/temperature) / prior^tau`.
+
+    Temperature scaling: Guo et al. 2017. Post-hoc logit adjustment: Menon et al. 2021, eq. 9.
+    """
+
+    temperature: float
+    tau: float
+    prior: tuple[float, ...]
+
+    def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Adjusted probabilities float64[N, 7], each row summing to 1."""
+        logits = _logs(probabilities) / self.temperature - self.tau * _logs(np.asarray(self.prior))
+        return _softmax(logits)
+
+    def applied(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """A PREDICTIONS table with adjusted probabilities, validation and test alike."""
+        adjusted = self.apply(arrays(predictions)[1]).astype(np.float32)
+        return predictions.assign(**dict(zip(PROBABILITIES, adjusted.T, strict=True)))
+
+
+def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score) -> Calibration:
+    """The temperature of least negative log-likelihood and the tau of the best score, on the validation images.
+
+    Args:
+        predictions: a PREDICTIONS table; its test images are not looked at.
+        prior: float[7], class shares of the training images; a class without any is not adjusted.
+        score: takes y_true int[N] and probabilities [N, 7]; the greater the better. Of equal ones the least tau wins.
+    """
+    truth, probabilities = arrays(of_split(predictions, "validation"))
+    prior = np.where(prior > 0, prior, 1.0)
+    warmth = temperature(truth, probabilities)
+    candidates = [Calibration(warmth, float(tau), tuple(prior.tolist())) for tau in TAUS]
+    scores = [score(truth, candidate.apply(probabilities)) for candidate in candidates]
+    return candidates[int(np.argmax(scores))]
+
+
+def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
+    """The T of least negative log-likelihood of `p^(1/T)`, normalised: above 1 for a model that is too sure."""
+
+    def loss(log_temperature: float) -> float:
+        return metrics.nll(truth, _softmax(_logs(probabilities) / np.exp(log_temperature)))
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(_BOUNDS), method="bounded").x))
+
+
+def _logs(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-12))
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)

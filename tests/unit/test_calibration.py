@@ -1,0 +1,88 @@
+"""Temperature and logit adjustment, by hand and by what they must recover; test images are never looked at."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.calibration import Calibration, fit, temperature
+from ham_ray.evaluation.predictions import arrays, predictions
+
+pytestmark = pytest.mark.unit
+RANDOM = np.random.default_rng(0)
+UNIFORM = np.full(7, 1 / 7)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities, and labels drawn from them: calibrated by construction."""
+    p = softmax(2 * RANDOM.normal(size=(count, 7)))
+    return np.array([RANDOM.choice(7, p=row) for row in p]), p
+
+
+def table(truth: np.ndarray, p: np.ndarray, split: str = "validation") -> pd.DataFrame:
+    names = [f"{split}-{place}" for place in range(len(truth))]
+    rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 1, "label": truth})
+    return predictions(rows, split, p)
+
+
+def test_it_is_the_formula():
+    p, prior = np.array([[0.5, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02]]), np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.1])
+    expected = p**0.5 / prior**0.3
+    np.testing.assert_allclose(Calibration(2.0, 0.3, tuple(prior)).apply(p), expected / expected.sum(), rtol=1e-12)
+    np.testing.assert_allclose(Calibration(1.0, 0.0, tuple(prior)).apply(p), p, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0])
+def test_the_temperature_of_a_calibrated_model_made_sharper_is_its_sharpness(sharpness: float):
+    truth, p = drawn()
+    assert temperature(truth, softmax(sharpness * np.log(p))) == pytest.approx(sharpness, rel=0.08)
+
+
+def test_the_temperature_does_not_change_who_is_called():
+    _, p = drawn(200)
+    called = Calibration(3.0, 0.0, tuple(UNIFORM)).apply(p).argmax(axis=1)
+    np.testing.assert_array_equal(called, p.argmax(axis=1))
+
+
+def test_tau_raises_the_balanced_accuracy_of_a_model_that_favours_the_common_class():
+    prior = np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.88, 0.02])
+    truth = RANDOM.choice(7, 3000, p=prior)
+    signal = np.eye(7)[truth] * 2 + RANDOM.normal(size=(3000, 7))
+    p = softmax(signal + np.log(prior))
+    found = fit(table(truth, p), prior, metrics.balanced_accuracy)
+    assert found.tau >= 0.6
+    assert metrics.balanced_accuracy(truth, found.apply(p)) > metrics.balanced_accuracy(truth, p) + 0.1
+
+
+def test_without_gain_nothing_is_adjusted():
+    truth = np.arange(700) % 7
+    assert fit(table(truth, softmax(9.0 * np.eye(7)[truth])), UNIFORM, metrics.macro_f1).tau == 0.0
+
+
+def test_test_images_do_not_matter():
+    truth, p = drawn(500)
+    alone = fit(table(truth, p), UNIFORM, metrics.macro_f1)
+    beside = pd.concat([table(truth, p), table(truth, p[::-1], "test")], ignore_index=True)
+    assert fit(beside, UNIFORM, metrics.macro_f1) == alone
+
+
+def test_a_class_without_training_images_is_left_alone():
+    prior = np.array([0.0, 0.1, 0.1, 0.1, 0.1, 0.5, 0.1])
+    truth, p = drawn(300)
+    assert np.isfinite(fit(table(truth, p), prior, metrics.macro_f1).apply(p)).all()
+
+
+def test_both_splits_of_a_table_are_adjusted_and_stay_valid():
+    truth, p = drawn(50)
+    frame = pd.concat([table(truth, p), table(truth, p, "test")], ignore_index=True)
+    adjusted = Calibration(2.0, 0.5, tuple(np.linspace(0.1, 0.2, 7))).applied(frame)
+    assert list(adjusted.columns) == list(frame.columns)
+    np.testing.assert_allclose(arrays(adjusted)[1].sum(axis=1), 1, atol=1e-5)
+    assert not np.allclose(arrays(adjusted)[1], arrays(frame)[1])
