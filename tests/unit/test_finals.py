@@ -1,0 +1,101 @@
+"""The finals: validation alone names the winner, and averages are of the same images."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham_ray import finals as module
+from ham_ray.errors import UserError
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.predictions import arrays, of_split, predictions
+from ham_ray.evaluation.summary import Run
+from ham_ray.finals import average, finals
+from ham_ray.recipe import baseline
+
+pytestmark = pytest.mark.unit
+TRUTH = np.arange(70) % 7
+BASE = baseline("resnet50_finetuned").changed(select_by="balanced_accuracy", epochs=3)
+
+
+def predicted(right: dict[str, float], seed: int = 0) -> pd.DataFrame:
+    """PREDICTIONS of which that share is right in each split."""
+    tables = []
+    for split, share in right.items():
+        called = np.where(np.arange(70) < 70 * share, TRUTH, (TRUTH + 1 + seed) % 7)
+        p = np.full((70, 7), 0.02)
+        p[np.arange(70), called] = 0.88
+        names = [f"{split}-{place}" for place in range(70)]
+        rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 1, "label": TRUTH})
+        tables.append(predictions(rows, split, p))
+    return pd.concat(tables, ignore_index=True)
+
+
+def run(validation: float, test: float, seed: int = 0) -> Run:
+    return Run(predicted({"validation": validation, "test": test}, seed), None, {"weights": "w", "minutes": 2.0})
+
+
+def trial(number: int, depth: int) -> SimpleNamespace:
+    return SimpleNamespace(number=number, params={"unfreeze_depth": depth})
+
+
+@pytest.fixture
+def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
+    """`finals` without training: runs by name, and what was published."""
+    shown: dict[str, Run] = {}
+
+    def arrange(found: dict[str, Run], seeds: int, ensemble: int = 1) -> dict[str, Run]:
+        monkeypatch.setattr(module, "train", lambda recipes, setting: {name: found[name] for name in recipes})
+        monkeypatch.setattr(module, "publish", lambda trained, *rest: shown.update(trained))
+        labels = pd.DataFrame({"label": TRUTH})
+        monkeypatch.setattr(module.feed, "split_rows", lambda images, recipe: {"training": labels})
+        setting = SimpleNamespace(images=None, out=str(tmp_path))
+        finals([trial(4, 5), trial(9, 1)], BASE, seeds, ensemble, setting)  # type: ignore[arg-type, list-item]
+        return shown
+
+    return arrange
+
+
+def test_validation_names_the_winner_and_not_the_test_fold(arranged):
+    shown = arranged({"trial-4-seed-0": run(0.8, 0.2), "trial-9-seed-0": run(0.6, 0.99)}, seeds=1)
+    assert list(shown) == ["trial 4, one seed", "the last one, calibrated"]
+
+
+def test_the_mean_over_seeds_decides_and_the_first_seed_is_shown(arranged):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": run(0.3, 0.5, 1)}
+    found |= {"trial-9-seed-0": run(0.7, 0.5), "trial-9-seed-1": run(0.8, 0.5, 1)}
+    shown = arranged(found, seeds=2)
+    assert list(shown) == ["trial 9, one seed", "trial 9, 2 seeds averaged", "the last one, calibrated"]
+    assert shown["trial 9, one seed"] is found["trial-9-seed-0"]
+
+
+def test_an_ensemble_averages_trials(arranged):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    shown = arranged(found, seeds=1, ensemble=2)
+    expected = average([found["trial-4-seed-0"], found["trial-9-seed-0"]])
+    pd.testing.assert_frame_equal(shown["2 trials averaged"].predictions, expected.predictions)
+
+
+def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
+    found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-9-seed-0": run(0.3, 0.3)}
+    assert "trial 9, one seed" in arranged(found, seeds=1)
+    with pytest.raises(UserError, match="none of the best trials could be trained again"):
+        arranged({name: found["trial-4-seed-0"] for name in found}, seeds=1)
+
+
+def test_no_complete_trial_is_told():
+    with pytest.raises(UserError, match="no trial is complete"):
+        finals([], BASE, 1, 1, SimpleNamespace())  # type: ignore[arg-type]
+
+
+def test_an_average_is_the_mean_of_probabilities():
+    one, two = run(0.5, 0.5), run(0.9, 0.9, 1)
+    mean = average([one, Run(None, None, {}), two])
+    assert mean.predictions is not None and one.predictions is not None and two.predictions is not None
+    expected = (arrays(one.predictions)[1] + arrays(two.predictions)[1]) / 2
+    np.testing.assert_allclose(arrays(mean.predictions)[1], expected, rtol=1e-6)
+    truth, p = arrays(of_split(mean.predictions, "validation"))
+    assert metrics.accuracy(truth, p) >= 0.5 and mean.info["minutes"] == 4.0
