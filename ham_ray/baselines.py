@@ -54,7 +54,8 @@ def run(options: Options) -> tuple[Summary, str]:
     tables = storage.join(storage.absolute(options.out), "activations")
     budgets = options.shard_memory * 2**30, options.activations * 2**30
     setting = Setting(images, weights, resources, place, budgets[0], tables, budgets[1])
-    return compare(recipes, setting), storage.join(place, REPORT)
+    with storage.locked(place):
+        return compare(recipes, setting), storage.join(place, REPORT)
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:

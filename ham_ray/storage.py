@@ -102,20 +102,24 @@ def writing(uri: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: str, what: str) -> Iterator[None]:
+def locked(folder: str) -> Iterator[None]:
     """Keep a second process out of a local folder while the block runs; the kernel lets go when the process dies.
+
+    An object store has no locks: there the block runs without.
 
     Raises:
         UserError: another process is in it.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with Path(folder, ".lock").open("w") as lock:
+    if is_remote(folder):
+        yield
+        return
+    path = Path(folder.removeprefix("file://"))
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{what} {folder} is being run by another process; wait for it, or give another name"
-            ) from None
+            raise UserError(f"another process is at work in {folder}; wait for it, or give another --name") from None
         yield
 
 

@@ -96,7 +96,7 @@ def run(options: Options) -> Found:
     place = storage.join(out, name)
     url = options.storage or f"sqlite:///{place}/study.db"
     print(f"search {name!r}: {place}")
-    with storage.locked(place if not storage.is_remote(place) else str(Path.cwd()), "search"):
+    with storage.locked(place):
         runs.record_start(storage.join(place, "environment.json"))
         study = open_study(name, url, space, options.trials, facts, options.mixed)
         print(f"study {url}: {study.finished()} of {options.trials} trials finished", flush=True)

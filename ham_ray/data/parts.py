@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import sys
@@ -17,7 +16,6 @@ import pyarrow as pa
 from ham_ray import runs, storage
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
-from ham_ray.errors import UserError
 
 CHUNK = 256  # images: a third of a second of work, some 5 MB at 128 px; each part is synced to disk
 SCHEMA = pa.schema(
@@ -188,12 +186,7 @@ def work_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: another process is at work there.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it when the process dies
-        except BlockingIOError:
-            raise UserError(f"another ingest is writing {path}; wait for it, or choose another --out") from None
+    with storage.locked(str(path)):
         done = False
         try:
             yield path

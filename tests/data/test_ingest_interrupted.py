@@ -136,7 +136,7 @@ def test_a_second_ingest_to_the_same_place_is_refused(archive, tmp_path):
 
     def second(done, total):
         if not refusals:
-            with pytest.raises(UserError, match=r"another ingest is writing .*images\.partial") as caught:
+            with pytest.raises(UserError, match=r"another process is at work in .*images\.partial") as caught:
                 ingest(archive, out, size=SIZE)
             refusals.append(str(caught.value))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,18 @@ def test_an_unknown_scheme_is_refused_in_words():
 def test_file_uris_are_local_paths(tmp_path: Path):
     storage.write_bytes(f"file://{tmp_path}/x", b"1")
     assert (tmp_path / "x").read_bytes() == b"1"
+
+
+def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
+    code = (
+        "import sys, time\nfrom ham_ray.storage import locked\n"
+        "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another process is at work in"), storage.locked(str(tmp_path)):
+        pytest.fail("entered")
+    holder.kill()
+    holder.wait()
+    with storage.locked(str(tmp_path)):
+        pass
