@@ -46,7 +46,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     random = np.random.default_rng(0)
     trainers = {}
     for strength in STRENGTHS:
-        recipe = baseline(family).changed(augmentation=strength, precision=precision)
+        recipe = baseline(family).changed(augmentation=strength, precision=precision, batch_size=64)
         network = build(recipe, size, RANDOM)
         trainers[strength] = Trainer(recipe, network, Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
         trainers[strength].enter(phases(recipe)[-1])
@@ -56,7 +56,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     for turn in range(rounds + 1):
         for strength, trainer in trainers.items():
             started = time.perf_counter()
-            float(trainer.step(images, labels, tf.constant(turn)))
+            float(trainer.step(images, labels, turn))
             if turn:  # the first compiles
                 times[strength].append(time.perf_counter() - started)
     return times
