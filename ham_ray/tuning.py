@@ -1,4 +1,4 @@
-"""The search job's choices, from options to study, tables of activations, trials and the table of what they gave."""
+"""The search job: from its options to a study, trials, the best of them trained again, and a page."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from rich.console import Console
 from rich.table import Table
 
 from ham_ray import choices, runs, storage
-from ham_ray.cluster import Resources, check_shared, cluster_resources
-from ham_ray.comparison import Setting
+from ham_ray.cluster import check_shared, cluster_resources
+from ham_ray.comparison import REPORT, Setting
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
+from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import Summary
 from ham_ray.finals import finals
+from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
 from ham_ray.search import tuner
 from ham_ray.search.joined import JoinedTrial
 from ham_ray.search.space import Space, load_space
-from ham_ray.search.study import open_study
+from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
-TRIALS = "trials"
-_WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
+TRIALS, STUDY, ENVIRONMENT = "trials", "study.db", "environment.json"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
+_WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ class Options:
     smoke: bool
     out: str
 
+    @property
+    def space_file(self) -> str:
+        """The space that was named, or the default one."""
+        return self.space or str(SPACES / ("smoke.yaml" if self.smoke else "resnet50.yaml"))
+
 
 @dataclass(frozen=True)
 class Found:
@@ -79,134 +86,186 @@ def run(options: Options) -> Found:
     Raises:
         UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason.
     """
-    space = load_space(_space_file(options))
-    if options.trials < 1:
-        raise UserError(f"--trials {options.trials}: at least 1")
-    if storage.is_remote(options.out) and not options.storage:
-        raise UserError(f"--out {options.out}: a study needs a database; give --storage postgresql://… as well")
-    choices.tell_temporary(options.out)
-    out = storage.absolute(options.out)
-    check_shared(out)
-    means = _means(options)
-    base = space.base().changed(epochs=options.epochs, precision=choices.precision(options.precision, means.gpus > 0))
-    images = choices.images(options.data, options.out, options.size, options.smoke)
-    weights = choices.weights(options.weights, [base], images)
-    facts = _facts(space, base, images, weights)
-    name = options.name or f"search-{Path(_space_file(options)).stem}-{digest(facts)}"
-    place = storage.join(out, name)
-    url = options.storage or f"sqlite:///{place}/study.db"
-    print(f"search {name!r}: {place}")
-    with storage.locked(place):
-        runs.record_start(storage.join(place, "environment.json"))
-        study = open_study(name, url, space, options.trials, facts, options.mixed)
-        print(f"study {url}: {study.finished()} of {options.trials} trials finished", flush=True)
+    search = _prepared(options)
+    print(f"search {search.name!r}: {search.place}")
+    with storage.locked(search.place):
+        runs.record_start(storage.join(search.place, ENVIRONMENT))
+        study = search.study()
         if study.open():
-            shared = _shared(options, space, base, images, weights, place)
-            tuner.run(study, shared, means, _trainable(options, shared, images))
+            shared = search.shared()
+            tuner.run(study, shared, search.means, search.trainable(shared))
         table = study.table()
-        _write(table, place)
-    if reason := study.failing_alike():
-        raise UserError(f"every trial failed for the same reason, the search was stopped: {reason}")
-    summary = None
-    if options.finalists:
-        setting = _final_setting(options, images, weights, place)
-        summary = finals(study.best(options.finalists), base, options.seeds, options.ensemble, setting)
-    return Found(table, space, place, summary)
+        _write(table, search.place)
+        if reason := study.failing_alike():
+            raise UserError(f"every trial failed for the same reason, the search was stopped: {reason}")
+        summary = None
+        if options.finalists:
+            best = study.best(options.finalists)
+            summary = finals(best, search.base, options.seeds, options.ensemble, search.final_setting())
+        search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
+    return Found(table, search.space, search.place, summary)
 
 
-def _final_setting(options: Options, images: Images, weights: Weights, place: str) -> Setting:
-    resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
-    tables = storage.join(storage.absolute(options.out), "activations")
-    budgets = options.shard_memory * 2**30, options.activations * 2**30
-    return Setting(images, weights, resources, storage.join(place, "finals"), budgets[0], tables, budgets[1])
-
-
-def show(table: pd.DataFrame, space: Space, most: int = 10) -> None:
+def show(found: Found, most: int = 10) -> None:
     """The best trials, the noise of their differences, and how many ended how."""
+    table, space = found.trials, found.space
     ranked = table[table["state"] == "complete"].sort_values(space.objective, ascending=False).head(most)
     shown = Table(box=box.SIMPLE, title=f"best trials by {space.objective} on the validation fold")
     names = ["trial", space.objective, "epochs", *space.parameters, "seconds"]
     for name in names:
         shown.add_column(name, justify="right", overflow="fold")
     for _, row in ranked.iterrows():
-        shown.add_row(*(_cell(row[name]) for name in names))
+        shown.add_row(*(search_report.text(row[name]) for name in names))
     Console().print(shown)
     counts = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
     print(f"{len(table)} trials: {counts}; differences below ±{NOISE:g} are noise of one validation fold")
 
 
-def _space_file(options: Options) -> str:
-    if options.space:
-        return options.space
-    return str(SPACES / ("smoke.yaml" if options.smoke else "resnet50.yaml"))
+@dataclass(frozen=True)
+class _Search:
+    """A search's options with all that was chosen from them."""
+
+    options: Options
+    space: Space
+    base: Recipe
+    images: Images
+    weights: Weights
+    means: tuner.Means
+
+    @property
+    def name(self) -> str:
+        """As given, or made from what the search depends on."""
+        return self.options.name or f"search-{Path(self.options.space_file).stem}-{digest(self.facts)}"
+
+    @property
+    def place(self) -> str:
+        """The search's folder."""
+        return storage.join(storage.absolute(self.options.out), self.name)
+
+    @property
+    def tables(self) -> str:
+        """The folder of activations, which all runs and searches of `out` share."""
+        return storage.join(storage.absolute(self.options.out), "activations")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the value of a trial depends on, beside its parameters."""
+        return {
+            "images": f"{self.images.fingerprint[:12]} at {self.images.size} px",
+            "space": digest(self.space.model_dump(exclude={"points", "sampler", "scheduler"})),
+            "recipe": digest(self.base.model_dump()),
+            "weights": (self.weights.sha256 or self.weights.name)[:12],
+        }
+
+    def study(self) -> Study:
+        """The study, opened or made."""
+        url, trials = self.options.storage or f"sqlite:///{self.place}/{STUDY}", self.options.trials
+        study = open_study(self.name, url, self.space, trials, self.facts, self.options.mixed)
+        print(f"study {url}: {study.finished()} of {trials} trials finished", flush=True)
+        return study
+
+    def shared(self) -> Shared:
+        """What trials share, in the object store and on disk."""
+        rows, tables = feed.split_rows(self.images, self.base), {}
+        for values in self.space.combinations("unfreeze_depth", "augmentation"):
+            recipe = self.base.changed(**values)
+            print(f"{table_key(recipe)}: ", end="", flush=True)
+            budget = self.options.activations * 2**30
+            if found := activations.prepare(self.images, rows, recipe, self.weights, self.tables, budget):
+                tables[table_key(recipe)] = found
+        parts = {name: feed.decoded(self.images, rows[name]) for name in ("training", "validation")}
+        return Shared(
+            base=self.base,
+            size=self.images.size,
+            weights=ray.put(self.weights),
+            pixels={name: ray.put(part.inputs) for name, part in parts.items()},
+            labels={name: part.labels for name, part in parts.items()},
+            tables=tables,
+            place=self.place,
+            threads=max(1, runs.cores() // self.means.concurrent),
+        )
+
+    def trainable(self, shared: Shared) -> Any:
+        """What runs a trial: a warm process, or Ray Train where it has several workers."""
+        if self.options.workers_per_trial == 1:
+            return tune.with_parameters(WarmTrial, shared=shared)
+        workers = self.options.workers_per_trial
+        together = cluster_resources(self.means.concurrent * workers, self.options.cpus_per_worker)
+        return tune.with_parameters(
+            JoinedTrial,
+            shared=shared,
+            images=self.images,
+            resources=replace(together, workers=workers),
+            shard_memory=self.options.shard_memory * 2**30,
+        )
+
+    def final_setting(self) -> Setting:
+        """Where and with what the best are trained again."""
+        options = self.options
+        resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
+        budgets = options.shard_memory * 2**30, options.activations * 2**30
+        out = storage.join(self.place, "finals")
+        return Setting(self.images, self.weights, resources, out, budgets[0], self.tables, budgets[1])
+
+    def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
+        """What the search's page shows."""
+        around, card = runs.environment(), self.images.card
+        random = self.weights.content is None and pretrained(self.base.family)
+        labels = {
+            "SYNTHETIC DATA: these figures say nothing about skin lesions": card["synthetic"],
+            "RANDOM WEIGHTS, nothing pretrained": random,
+        }
+        return search_report.SearchData(
+            name=self.name,
+            labels=tuple(label for label, holds in labels.items() if holds),
+            trials=table,
+            parameters=[*self.space.parameters],
+            objective=self.space.objective,
+            scores={number: scores for number, scores in study.scores().items() if scores},
+            importances=study.importances(),
+            noise=NOISE,
+            facts={
+                **{key: around[key] for key in ("command", "commit", "machine", "time")},
+                "packages": ", ".join(f"{package} {version}" for package, version in around["packages"].items()),
+                "data": f"{card['source']['file']} at {self.images.size} px, fingerprint {self.images.fingerprint}",
+                "weights": self.weights.name,
+                "licence of the data": card["licence"],
+                "attribution": card["attribution"],
+            },
+            finals=summary,
+        )
 
 
-def _resources(options: Options) -> Resources:
-    """Of a trial's workers, where trials have several or one; all that run at once are added up."""
-    at_once = options.max_concurrent or 1
-    return cluster_resources(at_once * options.workers_per_trial, options.cpus_per_worker)
+def _prepared(options: Options) -> _Search:
+    space = load_space(options.space_file)
+    if options.trials < 1:
+        raise UserError(f"--trials {options.trials}: at least 1")
+    if storage.is_remote(options.out) and not options.storage:
+        raise UserError(f"--out {options.out}: a study needs a database; give --storage postgresql://… as well")
+    choices.tell_temporary(options.out)
+    check_shared(storage.absolute(options.out))
+    means = _means(options)
+    precision = choices.precision(options.precision, means.gpus > 0)
+    base = space.base().changed(epochs=options.epochs, precision=precision)
+    images = choices.images(options.data, options.out, options.size, options.smoke)
+    return _Search(options, space, base, images, choices.weights(options.weights, [base], images), means)
 
 
 def _means(options: Options) -> tuner.Means:
+    """Trials at once, with what each takes; told with the reason."""
     cluster = ray.cluster_resources()
     cpus, gpus = cluster.get("CPU", 1.0), int(cluster.get("GPU", 0))
     if options.workers_per_trial > 1:
-        resources = _resources(options)
-        print(f"resources: {resources.reason}")
-        return tuner.Means(options.max_concurrent or 1, _WATCHER, 0.0, options.max_failures)
-    automatic = gpus or max(1, int(cpus // 4))
-    concurrent = options.max_concurrent or automatic
+        concurrent = options.max_concurrent or 1
+        print(f"resources: {cluster_resources(concurrent * options.workers_per_trial, options.cpus_per_worker).reason}")
+        return tuner.Means(concurrent, _WATCHER, 0.0, options.max_failures)
+    reason = "" if options.max_concurrent else " (one a GPU)" if gpus else " (one for each 4 CPUs, at least 1)"
+    concurrent = options.max_concurrent or gpus or max(1, int(cpus // 4))
     if concurrent > cpus:
         raise UserError(f"--max-concurrent {concurrent}: more than the cluster's {cpus:g} CPUs")
-    share = cpus / concurrent if gpus or concurrent > 1 else max(1.0, cpus - 1)
-    print(
-        f"trials at once: {concurrent}"
-        + ("" if options.max_concurrent else f" ({'one a GPU' if gpus else 'one for each 4 CPUs, at least 1'})")
-        + f", {share:g} of {cpus:g} CPUs each"
-    )
-    return tuner.Means(concurrent, share, gpus / concurrent if gpus else 0.0, options.max_failures)
-
-
-def _trainable(options: Options, shared: Shared, images: Images) -> Any:
-    """What runs a trial: a warm process, or Ray Train where it has several workers."""
-    if options.workers_per_trial == 1:
-        return tune.with_parameters(WarmTrial, shared=shared)
-    total = _resources(options)
-    resources = replace(total, workers=options.workers_per_trial)
-    memory = options.shard_memory * 2**30
-    return tune.with_parameters(JoinedTrial, shared=shared, images=images, resources=resources, shard_memory=memory)
-
-
-def _facts(space: Space, base: Recipe, images: Images, weights: Weights) -> dict[str, Any]:
-    return {
-        "images": f"{images.fingerprint[:12]} at {images.size} px",
-        "space": digest(space.model_dump(exclude={"points", "sampler", "scheduler"})),
-        "recipe": digest(base.model_dump()),
-        "weights": (weights.sha256 or weights.name)[:12],
-    }
-
-
-def _shared(options: Options, space: Space, base: Recipe, images: Images, weights: Weights, place: str) -> Shared:
-    """What trials share, in the object store and on disk."""
-    rows = feed.split_rows(images, base)
-    tables, folder = {}, storage.join(storage.absolute(options.out), "activations")
-    for values in space.combinations("unfreeze_depth", "augmentation"):
-        recipe = base.changed(**values)
-        print(f"{table_key(recipe)}: ", end="", flush=True)
-        found = activations.prepare(images, rows, recipe, weights, folder, options.activations * 2**30)
-        if found:
-            tables[table_key(recipe)] = found
-    parts = {name: feed.decoded(images, rows[name]) for name in ("training", "validation")}
-    return Shared(
-        base=base,
-        size=images.size,
-        weights=ray.put(weights),
-        pixels={name: ray.put(part.inputs) for name, part in parts.items()},
-        labels={name: part.labels for name, part in parts.items()},
-        tables=tables,
-        place=place,
-        threads=max(1, runs.cores() // (options.max_concurrent or 1)),
-    )
+    share = max(1.0, cpus - 1) if concurrent == 1 else cpus / concurrent
+    print(f"trials at once: {concurrent}{reason}, {share:g} of {cpus:g} CPUs each")
+    return tuner.Means(concurrent, share, gpus / concurrent, options.max_failures)
 
 
 def _write(table: pd.DataFrame, place: str) -> None:
@@ -214,9 +273,3 @@ def _write(table: pd.DataFrame, place: str) -> None:
     table.to_parquet(buffer, index=False)
     storage.write_bytes(storage.join(place, f"{TRIALS}.parquet"), buffer.getvalue())
     storage.write_bytes(storage.join(place, f"{TRIALS}.csv"), table.to_csv(index=False).encode())
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

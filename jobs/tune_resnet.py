@@ -71,11 +71,10 @@ def main(
     )
     with connected():
         found = tuning.run(options)
-    tuning.show(found.trials, found.space)
+    tuning.show(found)
     if found.summary:
         summary.show(found.summary)
-        print(f"report: {found.place}/finals/report.html")
-    print(f"trials: {found.place}/trials.csv")
+    print(f"report: {found.place}/report.html; trials: {found.place}/trials.csv")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.intervals import Interval
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -36,7 +36,7 @@ def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
     """A confusion matrix int[7, 7] (rows: true classes): counts and, as colour and below them, shares of each row."""
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.0), layout="constrained")
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -47,7 +47,7 @@ def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
         axes.set(xlabel="predicted", ylabel="true (images)")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        return _bytes(figure, form)
+        return to_bytes(figure, form)
 
 
 def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
@@ -55,7 +55,7 @@ def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
 
     The kept epoch (`best`) is a dotted line; a change of `phase` (head, then fine-tuning) is a grey line with its name.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         losses, scores, rate = figure.subplots(1, 3)
         _lines(losses, history, {"train_loss": "training", "validation_loss": "validation"}, "loss")
@@ -68,7 +68,7 @@ def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
         for axes in (losses, scores, rate):
             _mark_phases(axes, history)
             _mark_best(axes, history)
-        return _bytes(figure, form)
+        return to_bytes(figure, form)
 
 
 def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[str, str], form: str = "svg") -> bytes:
@@ -78,7 +78,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[
         values: model -> metric -> interval; a metric a model lacks is left blank.
         titles: metric -> title of its panel.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(values)), layout="constrained")
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for axes, (metric, title) in zip(panels, titles.items(), strict=True):
@@ -86,7 +86,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[
             axes.set_title(title)
         panels[0].set_yticks(range(len(values)), list(values))
         panels[0].invert_yaxis()
-        return _bytes(figure, form)
+        return to_bytes(figure, form)
 
 
 def _matrix_cell(axes: Axes, row: int, column: int, count: int, share: float) -> None:
@@ -163,7 +163,8 @@ def _interval_panel(axes: Axes, found: Sequence[Interval | None]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _bytes(figure: Figure, form: str) -> bytes:
+def to_bytes(figure: Figure, form: str) -> bytes:
+    """A figure as a file's content, "svg" or "png"."""
     buffer = io.BytesIO()
     # without a date the same figure is the same file
     figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)

@@ -52,25 +52,34 @@ def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table
 
 
-def render(data: ReportData) -> str:
-    """The page as HTML text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Where the pages' templates are, and their filters."""
+    found = Environment(
         loader=PackageLoader("ham_ray.evaluation"),
         autoescape=True,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": _signed}
-    return environment.get_template("report.html.jinja").render(
-        data=data,
-        summary=data.summary,
-        metric_names=METRIC_NAMES,
-        resamples=RESAMPLES,
-        diagnoses=DIAGNOSES,
-        intervals=_intervals_image(data.summary),
-        differences=_differences(data),
-        families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
+    found.filters |= {"number": number, "signed": _signed}
+    return found
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML text."""
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            data=data,
+            summary=data.summary,
+            metric_names=METRIC_NAMES,
+            resamples=RESAMPLES,
+            diagnoses=DIAGNOSES,
+            intervals=_intervals_image(data.summary),
+            differences=_differences(data),
+            families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
+        )
     )
 
 
@@ -84,10 +93,10 @@ def _family(row: Row, run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None}
     if run.predictions is not None:
         found["test"] = metrics.evaluate(*arrays(of_split(run.predictions, "test")))
-        found["matrix"] = _image(figures.confusion_matrix(found["test"]["confusion"]))
+        found["matrix"] = as_address(figures.confusion_matrix(found["test"]["confusion"]))
         found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
     if run.history is not None and len(run.history):
-        found["curves"] = _image(figures.learning_curves(run.history))
+        found["curves"] = as_address(figures.learning_curves(run.history))
     return found
 
 
@@ -106,13 +115,13 @@ def _differences(data: ReportData) -> dict[str, dict[str, Interval]]:
 
 def _intervals_image(summary: Summary) -> str:
     values = {row.name: row.metrics for row in summary.rows if row.kind != "reference" and row.metrics}
-    return _image(figures.interval_plot(values, {name: METRIC_NAMES[name] for name in SHOWN}))
+    return as_address(figures.interval_plot(values, {name: METRIC_NAMES[name] for name in SHOWN}))
 
 
 def _signed(value: float) -> str:
     return f"{'−' if value < 0 else '+'}{number(abs(value))}"
 
 
-def _image(svg: bytes) -> str:
+def as_address(svg: bytes) -> str:
     """An SVG picture as the address of an `img`."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -23,6 +23,7 @@ from ham_ray.errors import UserError
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_TELLING = 4  # complete trials below which importances say nothing
 _ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
 
 
@@ -105,6 +106,21 @@ class Study:
     def table(self) -> pd.DataFrame:
         """TRIALS: a row a trial, in the order of numbers."""
         return pd.DataFrame([_row(trial, self.space) for trial in self.study.get_trials(deepcopy=False)])
+
+    def scores(self) -> dict[int, dict[int, float]]:
+        """By trial and epoch."""
+        trials = self.study.get_trials(deepcopy=False)
+        return {trial.number: dict(sorted(trial.intermediate_values.items())) for trial in trials}
+
+    def importances(self) -> dict[str, float]:
+        """The share of the values' variance each parameter explains (fANOVA), greatest first; empty for few trials."""
+        if len(self._in(TrialState.COMPLETE)) < _TELLING:
+            return {}
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        try:
+            return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
+        except (ValueError, RuntimeError):  # all values equal, or no parameter that every trial has
+            return {}
 
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)

@@ -1,0 +1,76 @@
+"""The page of a search: what was tried, what mattered, what came out. One HTML file without scripts or requests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from ham_ray import storage
+from ham_ray.evaluation import search_figures as figures
+from ham_ray.evaluation.report import as_address, environment
+from ham_ray.evaluation.summary import METRIC_NAMES, Summary
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """All the page shows. `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the
+    best trials trained again, where they were."""
+
+    name: str
+    labels: tuple[str, ...]
+    trials: pd.DataFrame
+    parameters: list[str]
+    objective: str
+    scores: Mapping[int, Mapping[int, float]]
+    importances: Mapping[str, float]
+    noise: float
+    facts: Mapping[str, str]
+    finals: Summary | None
+
+
+def render(data: SearchData) -> str:
+    """The page as HTML text."""
+    ranked = data.trials[data.trials["state"] == "complete"].sort_values(data.objective, ascending=False)
+    best = int(ranked["trial"].iloc[0]) if len(ranked) else None
+    pictures = {"history": figures.history(data.trials, data.objective)}
+    if data.scores:
+        pictures["curves"] = figures.curves(data.scores, best, data.objective)
+    if data.importances:
+        pictures["importances"] = figures.importances(data.importances)
+    if data.trials[data.objective].notna().sum() > 1:
+        pictures["parallel"] = figures.parallel(data.trials, data.parameters, data.objective)
+    return (
+        environment()
+        .get_template("search.html.jinja")
+        .render(
+            data=data,
+            counts=data.trials["state"].value_counts().to_dict(),
+            rows=[_shown(row, data) for _, row in ranked.head(10).iterrows()],
+            failures=data.trials[data.trials["state"] == "fail"][["trial", "reason"]].to_dict("records"),
+            close=int((ranked[data.objective] >= ranked[data.objective].max() - data.noise).sum())
+            if len(ranked)
+            else 0,
+            pictures={name: as_address(picture) for name, picture in pictures.items()},
+            metric_names=METRIC_NAMES,
+        )
+    )
+
+
+def write(data: SearchData, uri: str) -> None:
+    """Render the page to a path or URI."""
+    storage.write_bytes(uri, render(data).encode())
+
+
+def _shown(row: pd.Series, data: SearchData) -> list[str]:
+    return [text(row[name]) for name in ("trial", data.objective, "epochs", *data.parameters, "seconds")]
+
+
+def text(value: Any) -> str:
+    """A cell of the table of trials; a dash where a parameter was not searched."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
