@@ -17,6 +17,7 @@ import tensorflow as tf
 from ray import tune
 
 from ham_ray import runs, storage
+from ham_ray.data.shards import check_batch
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
@@ -153,6 +154,7 @@ class WarmTrial(tune.Trainable):
 def _task(recipe: Recipe, shared: Shared) -> loop.Task:
     labels, tables = shared.labels, shared.tables.get(table_key(recipe))
     rows = len(labels["training"])
+    check_batch(rows, recipe.batch_size, workers=1)
     if tables:
         batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank=0, workers=1)
         validation = feed.cached_part(tables["validation"], labels["validation"], rank=0, workers=1)
