@@ -67,6 +67,7 @@ class _Told:
         self.study, self.shared = study, shared
         self.numbers: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
+        self.epochs: dict[int, int] = {}
         self.started, self.before = time.monotonic(), study.finished()
 
     def scores(self, number: int, scores: list[tuple[int, float]]) -> bool:
@@ -74,10 +75,12 @@ class _Told:
         stop = False
         for epoch, score in scores:
             stop = self.study.report(number, epoch, score)
-        best = self.study.best(1)
-        so_far = f", best trial so far {best[0].value:.3f}" if best else ""
         epoch, score = scores[-1]
-        print(f"trial {number} epoch {epoch}/{self.shared.base.epochs}: {score:.3f}{so_far}", flush=True)
+        if epoch > self.epochs.get(number, 0):
+            self.epochs[number] = epoch
+            best = self.study.best(1)
+            so_far = f", best trial so far {best[0].value:.3f}" if best else ""
+            print(f"trial {number} epoch {epoch}/{self.shared.base.epochs}: {score:.3f}{so_far}", flush=True)
         return stop
 
     def end(self, number: int, how: str) -> None:
