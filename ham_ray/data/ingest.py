@@ -32,7 +32,6 @@ from ham_ray.errors import UserError, unknown_name
 
 SIZES = range(16, 1025)  # pixels
 QUARANTINE = "quarantine.csv"
-_FACTS = [name for name in parts.SCHEMA.names if name != "image"]
 Progress = Callable[[int, int], None]
 
 
@@ -116,7 +115,7 @@ class _Ingest:
         chosen, how = (executor, "the executor given") if executor else default_executor()
         kept = Parts(self.folder, self._identity())
         kept.fill(chunks, chosen, on_progress)
-        good, bad = _sift(pa.concat_tables(kept.read(chunks, _FACTS)).to_pandas())
+        good, bad = _sift(kept.facts(chunks).to_pandas())
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good)
