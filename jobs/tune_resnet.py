@@ -1,6 +1,6 @@
 """Search the fine-tuned ResNet50's learning rate, unfreeze depth and class-weight scaling: Ray Tune runs, Optuna asks.
 
-    python jobs/tune_resnet.py --smoke                                            # synthetic sample; 1 minute
+    python jobs/tune_resnet.py --smoke                                            # synthetic sample; 2 minutes
     python jobs/tune_resnet.py --data images/ham10000 --name resnet50-a --trials 30    # hours on two cores
     ray job submit --working-dir . -- python jobs/tune_resnet.py --data … --out …
 
