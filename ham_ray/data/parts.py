@@ -173,7 +173,6 @@ class Parts:
             with pa.OSFile(str(self.path(chunk.number))) as file:
                 yield pa.ipc.open_file(file, options=options).read_all()
 
-
     def facts(self, chunks: list[Chunk]) -> pa.Table:
         """All columns but the images, of all parts. Copied: Arrow would keep each part's images beside them."""
         names = [name for name in SCHEMA.names if name != "image"]

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,10 @@ class _Table:
         number = int(block[6:11])
         return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
 
+    def cost(self, block: str) -> int:
+        """Forward passes of a block: its images in all views."""
+        return len(self.stretch(block)) * self.views
+
 
 def prepare(
     images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
@@ -105,8 +109,8 @@ def prepare(
     print(
         f"activations: {sum(need.values()) / 2**30:.2f} GiB in {folder}, " + _told(tables, missing, shape), flush=True
     )
-    for table in missing.values():
-        _build(table, images, recipe, weights, dtype)
+    if missing:
+        _build(missing, images, recipe, weights, dtype)
     return {name: str(table.path) for name, table in tables.items()}
 
 
@@ -172,50 +176,71 @@ def _checksum(path: Path) -> int | None:
         return None
 
 
-def _build(table: _Table, images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
-    """Compute the missing blocks by Ray Data, an actor a node, then write the list of all."""
-    done = {name: _checksum(table.path / name) for name in table.blocks}
-    missing = [name for name, checksum in done.items() if checksum is None]
-    nodes = sum(node["Alive"] for node in ray.nodes())
+def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
+    """Compute the missing blocks of all tables by Ray Data, an actor a node, then write each table's list of blocks."""
+    done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
+    missing = [(name, block) for name, found in done.items() for block, checksum in found.items() if checksum is None]
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
-    work = ray.data.from_items([{"block": name} for name in missing], override_num_blocks=max(1, len(missing)))
-    computed = work.map_batches(
+    total = sum(len(table.rows) * table.views for table in tables.values())
+    made = total - sum(tables[name].cost(block) for name, block in missing)
+    with progress("activations") as told:
+        for row in _computed(missing, _Work(tables, images, recipe, weights, stored)):
+            done[row["table"]][row["block"]] = int(row["checksum"])
+            made += tables[row["table"]].cost(row["block"])
+            told(made, total)
+    for name, table in tables.items():
+        about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
+        storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": done[name]}))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What an actor needs to compute any block."""
+
+    tables: dict[str, _Table]
+    images: Images
+    recipe: Recipe
+    weights: Weights
+    stored: str
+
+
+def _computed(missing: list[tuple[str, str]], work: _Work) -> Iterable[dict[str, Any]]:
+    if not missing:
+        return []
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    items = ray.data.from_items(
+        [{"table": name, "block": block} for name, block in missing], override_num_blocks=len(missing)
+    )
+    return items.map_batches(
         _Builder,
-        fn_constructor_args=(table, images, recipe, weights, stored),
+        fn_constructor_args=(work,),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(nodes, max(1, len(missing)))),
+        compute=ray.data.ActorPoolStrategy(size=min(nodes, len(missing))),
         num_cpus=1,
         num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
-    )
-    with progress("activations") as told:
-        made = sum(len(table.stretch(name)) for name in table.blocks if name not in missing)
-        for row in computed.iter_rows() if missing else []:
-            done[str(row["block"])] = int(row["checksum"])
-            made += len(table.stretch(row["block"]))
-            told(made, len(table.rows))
-    about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored, "checksums": done}
-    storage.write_bytes(table.path / _ABOUT, runs.to_json(about))
+    ).iter_rows()
 
 
 class _Builder:
     """Computes and writes blocks; one an actor, the network loaded once."""
 
-    def __init__(self, table: _Table, images: Images, recipe: Recipe, weights: Weights, stored: str) -> None:
-        self.table, self.images = table, images
-        prefix = build(recipe, images.size, weights).prefix
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        prefix = build(work.recipe, work.images.size, work.weights).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
-            lambda pixels: tf.cast(prefix(pixels, training=False), stored)
+            lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        names = [str(name) for name in batch["block"]]
-        return {"block": names, "checksum": [self._write(name) for name in names]}
+        names = [(str(table), str(block)) for table, block in zip(batch["table"], batch["block"], strict=True)]
+        checksums = [self._write(self.work.tables[table], block) for table, block in names]
+        return {"table": [name[0] for name in names], "block": [name[1] for name in names], "checksum": checksums}
 
-    def _write(self, name: str) -> int:
-        pixels = read_pixels(self.images, self.table.stretch(name))
+    def _write(self, table: _Table, name: str) -> int:
+        pixels = read_pixels(self.work.images, table.stretch(name))
         padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
-        found = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(self.table.views)]
+        found = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
         block = np.stack(found, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
-        with storage.writing(self.table.path / name) as path:
+        with storage.writing(table.path / name) as path:
             np.save(path, block)
         return zlib.crc32(block.data)

@@ -11,7 +11,7 @@ import pytest
 from ham_ray.cluster import plan
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.models.families import build
-from ham_ray.models.weights import RANDOM
+from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import activations, feed, workers
 from ham_ray.training.activations import Activations
@@ -105,11 +105,16 @@ def test_a_killed_build_goes_on(cluster: str, images: Images, tmp_path: Path):
     assert len(json.loads((path / "table.json").read_bytes())["checksums"]) == 1 + len(rest)
 
 
-def test_what_changes_the_content_changes_the_table(cluster: str, images: Images, tmp_path: Path):
-    recipes = [FROZEN, FROZEN.changed(seed=1), FROZEN.changed(augmentation="off"), FROZEN.changed(validation_fold=2)]
-    found = [tables(images, recipe, tmp_path)["training"] for recipe in recipes]
+def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Path):
+    def place(recipe: Recipe, weights: Weights = RANDOM, views: int = 8) -> Path:
+        rows = images.fold(*recipe.training_folds)
+        return activations._table(images, rows, views, recipe, weights, str(tmp_path)).path
+
+    others = [FROZEN.changed(seed=1), FROZEN.changed(validation_fold=2), FROZEN.changed(precision="bfloat16")]
+    found = [place(FROZEN), place(FROZEN, views=1), place(FROZEN, Weights("w", b"w")), place(FINETUNED)]
+    found += [place(recipe) for recipe in others]
     assert len(set(found)) == len(found)
-    assert tables(images, FROZEN.changed(learning_rate=0.5, epochs=7), tmp_path)["training"] == found[0]
+    assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
 
 
 @pytest.mark.parametrize(
