@@ -140,7 +140,7 @@ def test_imagenet_features_differ_between_images_only_with_the_right_preprocessi
     network = families.build(baseline("resnet50_frozen"), 32, weights)
     encoded = next(iter(_encoded(images)))
     pixels = np.stack([decode(image) for image in encoded[:64]])
-    right, scaled = network.feature_spread(pixels), network.feature_spread((pixels / 255).astype(np.uint8))
+    right, scaled = (network.feature_spread(network.prefix(p)) for p in (pixels, (pixels / 255).astype(np.uint8)))
     assert right > 0.3 > 0.1 > scaled
 
 
