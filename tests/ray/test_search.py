@@ -165,11 +165,9 @@ def test_the_scheduler_stops_bad_trials_early(cluster: str, images: Images, fold
 
 
 def _trial_processes() -> list[psutil.Process]:
-    return [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if any("WarmTrial" in w or "ray::_Inner" in w or "ImplicitFunc" in w for w in p.info["cmdline"] or [])
-    ]
+    """Those of warm trials: Ray names a process by its class, and while a method runs by the base that defines it."""
+    names = ("ray::WarmTrial", "ray::ResourceTrainable")
+    return [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(names)]
 
 
 def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images: Images, folder: Path):
