@@ -11,6 +11,7 @@ from ham_ray.comparison import REPORT, Setting, compare
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Summary
 from ham_ray.recipe import Recipe, baseline, digest
+from ham_ray.training import activations
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,15 @@ def run(options: Options) -> tuple[Summary, str]:
     parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
     name = options.name or f"baseline-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
-    tables = storage.join(storage.absolute(options.out), "activations")
-    budgets = options.shard_memory * 2**30, options.activations * 2**30
-    setting = Setting(images, weights, resources, place, budgets[0], tables, budgets[1])
+    setting = Setting(
+        images,
+        weights,
+        resources,
+        place,
+        options.shard_memory * 2**30,
+        activations.folder(options.out),
+        options.activations * 2**30,
+    )
     with storage.locked(place):
         return compare(recipes, setting), storage.join(place, REPORT)
 
@@ -72,15 +79,11 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
 
 def _recipe(family: str, precision: str, options: Options) -> Recipe:
     recipe = baseline(family)
-    small: dict[str, Any] = {}
-    if options.smoke:
-        small = {"epochs": 2}
-    elif options.data is None:
-        small = {"epochs": 6}
+    own = 2 if options.smoke else 6 if options.data is None else recipe.epochs
+    epochs = own if options.epochs is None else options.epochs
+    changes: dict[str, Any] = {"epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
     if options.data is None:
-        small["batch_size"] = 16 if options.smoke else 32
-    epochs = small.get("epochs", recipe.epochs) if options.epochs is None else options.epochs
-    changes = {**small, "epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
+        changes["batch_size"] = 16 if options.smoke else 32
     return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
 
 

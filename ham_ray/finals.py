@@ -6,8 +6,6 @@ one validation fold says little; a mean over seeds says more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 from optuna.trial import FrozenTrial
@@ -23,10 +21,6 @@ from ham_ray.recipe import Recipe
 from ham_ray.training import feed
 
 WINNER = "winner.json"
-_SCORES: dict[str, Callable[..., float]] = {
-    "macro_f1": metrics.macro_f1,
-    "balanced_accuracy": metrics.balanced_accuracy,
-}
 
 
 def finals(best: list[FrozenTrial], base: Recipe, seeds: int, ensemble: int, setting: Setting) -> Summary:
@@ -94,13 +88,17 @@ def _mean_scores(best: list[FrozenTrial], seeds: int, trained: dict[str, Run], b
 
 
 def _validation_score(table: pd.DataFrame, base: Recipe) -> float:
-    return _SCORES[base.select_by](*arrays(of_split(table, "validation")))
+    return _score(base)(*arrays(of_split(table, "validation")))
+
+
+def _score(base: Recipe) -> calibration.Score:
+    return getattr(metrics, base.select_by)  # Recipe allows names of metrics only
 
 
 def _calibrated(run: Run, base: Recipe, setting: Setting) -> tuple[Run, calibration.Calibration]:
     assert run.predictions is not None
     labels = feed.split_rows(setting.images, base)["training"]["label"]
     prior = np.bincount(labels, minlength=len(CODES)) / len(labels)
-    fitted = calibration.fit(run.predictions, prior, _SCORES[base.select_by])
+    fitted = calibration.fit(run.predictions, prior, _score(base))
     print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
     return Run(fitted.applied(run.predictions), None, {**run.info, "minutes": None}), fitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from rich.table import Table
 
 from ham_ray import choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
-from ham_ray.comparison import REPORT, Setting
+from ham_ray.comparison import ENVIRONMENT, REPORT, Setting
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
-from ham_ray.evaluation.summary import Summary
+from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Summary
 from ham_ray.finals import finals
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
@@ -33,7 +32,7 @@ from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
-TRIALS, STUDY, ENVIRONMENT = "trials", "study.db", "environment.json"
+TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
@@ -143,11 +142,6 @@ class _Search:
         return storage.join(storage.absolute(self.options.out), self.name)
 
     @property
-    def tables(self) -> str:
-        """The folder of activations, which all runs and searches of `out` share."""
-        return storage.join(storage.absolute(self.options.out), "activations")
-
-    @property
     def facts(self) -> dict[str, Any]:
         """What the value of a trial depends on, beside its parameters."""
         return {
@@ -166,12 +160,12 @@ class _Search:
 
     def shared(self) -> Shared:
         """What trials share, in the object store and on disk."""
-        rows, tables = feed.split_rows(self.images, self.base), {}
+        rows, tables, folder = feed.split_rows(self.images, self.base), {}, activations.folder(self.options.out)
         for values in self.space.combinations("unfreeze_depth", "augmentation"):
             recipe = self.base.changed(**values)
             print(f"{table_key(recipe)}: ", end="", flush=True)
             budget = self.options.activations * 2**30
-            if found := activations.prepare(self.images, rows, recipe, self.weights, self.tables, budget):
+            if found := activations.prepare(self.images, rows, recipe, self.weights, folder, budget):
                 tables[table_key(recipe)] = found
         parts = {name: feed.decoded(self.images, rows[name]) for name in ("training", "validation")}
         return Shared(
@@ -203,18 +197,21 @@ class _Search:
         """Where and with what the best are trained again."""
         options = self.options
         resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
-        budgets = options.shard_memory * 2**30, options.activations * 2**30
-        out = storage.join(self.place, "finals")
-        return Setting(self.images, self.weights, resources, out, budgets[0], self.tables, budgets[1])
+        return Setting(
+            self.images,
+            self.weights,
+            resources,
+            storage.join(self.place, "finals"),
+            options.shard_memory * 2**30,
+            activations.folder(options.out),
+            options.activations * 2**30,
+        )
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""
         around, card = runs.environment(), self.images.card
         random = self.weights.content is None and pretrained(self.base.family)
-        labels = {
-            "SYNTHETIC DATA: these figures say nothing about skin lesions": card["synthetic"],
-            "RANDOM WEIGHTS, nothing pretrained": random,
-        }
+        labels = {SYNTHETIC_LABEL: card["synthetic"], RANDOM_LABEL: random}
         return search_report.SearchData(
             name=self.name,
             labels=tuple(label for label, holds in labels.items() if holds),
@@ -269,7 +266,6 @@ def _means(options: Options) -> tuner.Means:
 
 
 def _write(table: pd.DataFrame, place: str) -> None:
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    storage.write_bytes(storage.join(place, f"{TRIALS}.parquet"), buffer.getvalue())
+    with storage.writing(storage.join(place, f"{TRIALS}.parquet")) as path:
+        table.to_parquet(path, index=False)
     storage.write_bytes(storage.join(place, f"{TRIALS}.csv"), table.to_csv(index=False).encode())

@@ -50,8 +50,8 @@ class Member(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        """The last part of its name; zips made on Windows may hold backslashes."""
-        return self.name.replace("\\", "/").rpartition("/")[2]
+        """The last part of its name."""
+        return self._parts[-1]
 
     @property
     def image_id(self) -> str:
@@ -61,15 +61,19 @@ class Member(NamedTuple):
     @property
     def is_image(self) -> bool:
         """Whether the name says so; segmentation masks and macOS's hidden copies are no images of the data."""
-        hidden = self.file_name.startswith(".") or "__MACOSX" in self.name
+        hidden = self.file_name.startswith(".") or "__MACOSX" in self._parts
         mask = self.image_id.endswith("_segmentation")
         return self.file_name.lower().endswith(_IMAGE_SUFFIXES) and not hidden and not mask
 
     @property
     def is_safe(self) -> bool:
         """False for a name that leads out of the archive (`../`, absolute, a drive)."""
-        parts = self.name.replace("\\", "/").split("/")
-        return ".." not in parts and parts[0] != "" and ":" not in parts[0]
+        return ".." not in self._parts and self._parts[0] != "" and ":" not in self._parts[0]
+
+    @property
+    def _parts(self) -> list[str]:
+        """Of the path; zips made on Windows may hold backslashes."""
+        return self.name.replace("\\", "/").split("/")
 
 
 @dataclass(frozen=True)

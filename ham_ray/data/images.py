@@ -86,10 +86,8 @@ def open_images(uri: str) -> Images:
         raise UserError(
             f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest it again"
         )
-    filesystem, files = table_files(uri)
-    dataset = pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
     light = [name for name in SCHEMA.names if name != "image"]
-    rows = dataset.to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+    rows = _dataset(uri).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
     return Images(uri, card, rows)
 
 
@@ -97,6 +95,11 @@ def table_files(uri: str) -> tuple[fs.FileSystem, list[str]]:
     """The table's Parquet files in their order, as paths on the file system that comes with them."""
     filesystem, path = storage.resolve(uri)
     return filesystem, [f"{path}/{name}" for name in storage.listdir(uri) if name.endswith(".parquet")]
+
+
+def _dataset(uri: str) -> pads.Dataset:
+    filesystem, files = table_files(uri)
+    return pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
 
 
 def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
@@ -118,11 +121,9 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
 
 def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
     """The pixels of such a stretch of rows, decoded by this process: uint8[n, size, size, 3], in image_id order."""
-    filesystem, files = table_files(images.uri)
     ids, folds = rows["image_id"], sorted(int(fold) for fold in rows["fold"].unique())
     chosen = (pads.field("image_id") >= ids.min()) & (pads.field("image_id") <= ids.max())
-    dataset = pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
-    table = dataset.to_table(columns=["image_id", "image"], filter=chosen & pads.field("fold").isin(folds))
+    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=chosen & pads.field("fold").isin(folds))
     return np.stack([decode(encoded.as_py()) for encoded in table.sort_by("image_id")["image"]])
 
 

@@ -23,6 +23,8 @@ from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.predictions import arrays, of_split
 
+SYNTHETIC_LABEL = "SYNTHETIC DATA: these figures say nothing about skin lesions"
+RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
 RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
 FOOTNOTE = "Below each value its 95 % interval, a bootstrap over lesions. Research software, not a medical device."
 METRIC_NAMES = {
@@ -99,9 +101,9 @@ class Summary:
         """What must be said wherever these figures are shown."""
         found = []
         if self.synthetic:
-            found.append("SYNTHETIC DATA: these figures say nothing about skin lesions")
+            found.append(SYNTHETIC_LABEL)
         if self.random_weights:
-            found.append(f"RANDOM WEIGHTS, nothing pretrained: {', '.join(self.random_weights)}")
+            found.append(f"{RANDOM_LABEL}: {', '.join(self.random_weights)}")
         return tuple(found)
 
 

@@ -18,16 +18,15 @@ from ray import tune
 
 from ham_ray import runs, storage
 from ham_ray.data.shards import check_batch
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
-from ham_ray.models.losses import class_weights
 from ham_ray.recipe import Recipe
 from ham_ray.training import feed, loop
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.step import Replica, Trainer
+from ham_ray.training.workers import CHECKPOINTS
 
-CHECKPOINTS, HISTORY = "checkpoints", "history.json"
+HISTORY = "history.json"
 _ARGUMENTS = {  # of a step or of the loop: another value needs no other graph
     "learning_rate",
     "head_learning_rate",
@@ -152,15 +151,11 @@ class WarmTrial(tune.Trainable):
 
 
 def _task(recipe: Recipe, shared: Shared) -> loop.Task:
-    labels, tables = shared.labels, shared.tables.get(table_key(recipe))
-    rows = len(labels["training"])
+    rows = len(shared.labels["training"])
     check_batch(rows, recipe.batch_size, workers=1)
-    if tables:
-        batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank=0, workers=1)
-        validation = feed.cached_part(tables["validation"], labels["validation"], rank=0, workers=1)
-    else:
-        parts = {name: feed.Part(ray.get(pixels), labels[name]) for name, pixels in shared.pixels.items()}
-        batches, validation = feed.kept_batches(parts["training"], recipe, rows, 0, 1), parts["validation"]
-    counts = np.bincount(labels["training"], minlength=len(CODES))
-    weights = class_weights(counts, recipe.class_weight_scale)
-    return loop.Task(batches, rows // recipe.batch_size, validation, weights, cached=bool(tables))
+
+    def plain() -> tuple[feed.Batches, feed.Part]:
+        parts = {name: feed.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()}
+        return feed.kept_batches(parts["training"], recipe, rows, rank=0, workers=1), parts["validation"]
+
+    return loop.make_task(recipe, shared.labels, shared.tables.get(table_key(recipe)), plain)

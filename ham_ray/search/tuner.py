@@ -14,7 +14,8 @@ from ray.tune.search import Searcher
 
 from ham_ray import storage
 from ham_ray.search.study import Study
-from ham_ray.search.trial import CHECKPOINTS, Shared
+from ham_ray.search.trial import Shared
+from ham_ray.training.workers import CHECKPOINTS
 
 
 @dataclass(frozen=True)

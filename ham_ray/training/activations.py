@@ -84,6 +84,11 @@ class _Table:
         return len(self.stretch(block)) * self.views
 
 
+def folder(out: str) -> str:
+    """Where the tables of all runs and searches below `out` are kept."""
+    return storage.join(storage.absolute(out), "activations")
+
+
 def prepare(
     images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
 ) -> dict[str, str] | None:
@@ -164,7 +169,8 @@ def _sound(table: _Table) -> bool:
     for name in damaged:
         print(f"activations: {table.path / name} is damaged or gone; computing it again", flush=True)
         (table.path / name).unlink(missing_ok=True)
-        (table.path / _ABOUT).unlink(missing_ok=True)
+    if damaged:
+        (table.path / _ABOUT).unlink()
     return not damaged
 
 

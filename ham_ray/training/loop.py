@@ -11,10 +11,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
+from ham_ray.models.losses import class_weights
 from ham_ray.recipe import Recipe
+from ham_ray.training import feed
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.feed import Batches, Part
 from ham_ray.training.schedule import learning_rate, phase_at
@@ -41,6 +44,28 @@ class Task:
     validation: Part
     class_weights: np.ndarray
     cached: bool = False
+
+
+def make_task(
+    recipe: Recipe,
+    labels: dict[str, np.ndarray],
+    tables: dict[str, str] | None,
+    plain: Callable[[], tuple[Batches, Part]],
+    rank: int = 0,
+    workers: int = 1,
+) -> Task:
+    """The task of a worker: from tables of activations where there are any, else the batches and part of `plain`.
+
+    `labels` are of the whole training and validation splits.
+    """
+    if tables:
+        batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank, workers)
+        validation = feed.cached_part(tables["validation"], labels["validation"], rank, workers)
+    else:
+        batches, validation = plain()
+    counts = np.bincount(labels["training"], minlength=len(CODES))
+    weights = class_weights(counts, recipe.class_weight_scale)
+    return Task(batches, len(labels["training"]) // recipe.batch_size, validation, weights, cached=bool(tables))
 
 
 @dataclass

@@ -21,10 +21,8 @@ from ray.train.tensorflow import TensorflowTrainer
 from ham_ray import storage
 from ham_ray.cluster import Resources, quiet_data
 from ham_ray.data.images import Images
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.models.families import Network, build
-from ham_ray.models.losses import class_weights
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
 from ham_ray.runs import cores
@@ -151,16 +149,13 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
-    labels, tables, place = config["labels"], config["activations"], (replica.rank, replica.workers)
-    rows, counts = len(labels["training"]), np.bincount(labels["training"], minlength=len(CODES))
-    if tables:
-        batches = feed.cached_batches(tables["training"], labels["training"], recipe, *place)
-        validation = feed.cached_part(tables["validation"], labels["validation"], *place)
-    else:
-        batches = feed.batches(recipe, rows, config["resident"], *place)
-        validation = feed.collect("validation", replica.rank)
-    weights = class_weights(counts, recipe.class_weight_scale)
-    return loop.Task(batches, rows // recipe.batch_size, validation, weights, cached=bool(tables))
+    labels, rank, workers = config["labels"], replica.rank, replica.workers
+
+    def plain() -> tuple[feed.Batches, feed.Part]:
+        batches = feed.batches(recipe, len(labels["training"]), config["resident"], rank, workers)
+        return batches, feed.collect("validation", rank)
+
+    return loop.make_task(recipe, labels, config["activations"], plain, rank, workers)
 
 
 def _limit_threads() -> None:
