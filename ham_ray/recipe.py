@@ -29,6 +29,9 @@ class Recipe(BaseModel):
     head_learning_rate: float = Field(1e-3, gt=0, description="peak while the head trains alone")
     warmup_epochs: float = Field(1.0, ge=0, description="linear rise to the peak at the start of each phase")
     weight_decay: float = Field(0.02, ge=0, description="decoupled (AdamW); biases and normalisation are exempt")
+    averaging: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of a moving average of the weights, which is what is kept; 0 = none"
+    )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
     hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
@@ -81,12 +84,13 @@ BASELINES: dict[str, dict[str, Any]] = {
         "patience": 6,
     },
     "resnet50_finetuned": {
-        "epochs": 20,
+        "epochs": 18,
         "head_epochs": 1,
-        "batch_size": 32,
+        "batch_size": 64,
         "learning_rate": 3e-4,
+        "averaging": 0.995,
         "unfreeze_depth": 5,
-        "class_weight_scale": 0.6,
+        "class_weight_scale": 0.65,
         "label_smoothing": 0.1,
         "patience": 8,
     },

@@ -69,7 +69,7 @@ def ingest(
     archive: str | Path,
     out: str | Path,
     size: int = 128,
-    geometry: str = "squash",
+    geometry: str = "crop",
     layout: str | None = None,
     max_quarantined: float = 0.01,
     on_progress: Progress | None = None,
@@ -79,7 +79,7 @@ def ingest(
 
     Args:
         size: side of the stored square images in pixels.
-        geometry: "squash" keeps the whole image and bends its shape, "crop" takes the centre square.
+        geometry: "crop" takes the centre square, "squash" keeps the whole image and bends its shape.
         layout: one of `layouts.LAYOUTS`; found by looking where None.
         max_quarantined: the greatest fraction of images that may be left out.
         on_progress: called with the images done and the images in all.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-GEOMETRIES = ("squash", "crop")
+GEOMETRIES = ("crop", "squash")
 ENCODING = "webp-lossless"
 MAX_PIXELS = 64_000_000  # HAM10000's originals have 270,000
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")

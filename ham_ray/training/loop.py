@@ -129,12 +129,14 @@ class Training:
         phase = phase_at(trainer.recipe, progress.epoch)
         if trainer.phase != phase:
             trainer.enter(phase)
-        row = _run_epoch(trainer, self.task, self._truth, progress.epoch, self.say)
+        trained = _train_epoch(trainer, self.task, progress.epoch, self.say)
         progress.epoch += 1
-        row["best"] = row[f"validation_{select_by}"] > progress.best_score
-        if row["best"]:
-            progress.best_epoch, progress.best_score = row["epoch"], row[f"validation_{select_by}"]
-            self._best = _arrays(trainer.network)
+        with trainer.averaged():
+            row = {**trained, **_validate(trainer, self.task, self._truth, trained)}
+            row["best"] = row[f"validation_{select_by}"] > progress.best_score
+            if row["best"]:
+                progress.best_epoch, progress.best_score = row["epoch"], row[f"validation_{select_by}"]
+                self._best = _arrays(trainer.network)
         progress.history.append(row)
         if trainer.replica.rank == 0:
             self.checkpoints.save(progress.epoch, _checkpoint(trainer, progress, self._best))
@@ -146,10 +148,8 @@ class Training:
         _check_agreement(self.trainer.network, self.trainer.replica)
 
 
-def _run_epoch(
-    trainer: Trainer, task: Task, truth: np.ndarray, epoch: int, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """One pass over the training shard and the validation shard: one row of HISTORY."""
+def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """One pass over the training shard: the first half of a row of HISTORY."""
     phase, recipe = trainer.phase, trainer.recipe
     assert phase is not None
     started, losses, told = time.monotonic(), [], time.monotonic()
@@ -165,21 +165,29 @@ def _run_epoch(
         if time.monotonic() - told > 20:
             told = time.monotonic()
             say(_pace(recipe, epoch, index + 1, task.steps, told - started))
-    trained = time.monotonic() - started
-    probabilities = trainer.replica.gather(trainer.predict(task.validation.inputs))
-    if not np.isfinite(probabilities).all():
-        raise NonFiniteLossError(f"validation predictions are not finite after epoch {epoch + 1}")
+    seconds = time.monotonic() - started
     return {
         "epoch": epoch + 1,
         "phase": phase.name,
         "train_loss": float(np.mean(losses)),
+        "learning_rate": rate,
+        "seconds": seconds,
+        "images_per_second": task.steps * recipe.batch_size / seconds,
+    }
+
+
+def _validate(trainer: Trainer, task: Task, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
+    """One pass over the validation shard: the second half of a row, and the seconds of both."""
+    started = time.monotonic()
+    probabilities = trainer.replica.gather(trainer.predict(task.validation.inputs))
+    if not np.isfinite(probabilities).all():
+        raise NonFiniteLossError(f"validation predictions are not finite after epoch {trained['epoch']}")
+    return {
         "validation_loss": metrics.nll(truth, probabilities),
         "validation_accuracy": metrics.accuracy(truth, probabilities),
         "validation_macro_f1": metrics.macro_f1(truth, probabilities),
         "validation_balanced_accuracy": metrics.balanced_accuracy(truth, probabilities),
-        "learning_rate": rate,
-        "seconds": time.monotonic() - started,
-        "images_per_second": task.steps * recipe.batch_size / trained,
+        "seconds": trained["seconds"] + time.monotonic() - started,
     }
 
 

@@ -6,7 +6,8 @@ random numbers are the same, so the losses are too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -100,6 +101,18 @@ class Trainer:
         """Take one step; `index` counts them over all epochs. Returns the global batch's loss."""
         return self._step(inputs, labels, tf.constant(index), self._knobs)
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Meanwhile the network holds the moving averages of its weights, where the recipe wants them."""
+        if not self.recipe.averaging:
+            yield
+            return
+        current = [variable.numpy() for variable in self.variables]
+        self.optimizer.finalize_variable_values(self.variables)
+        yield
+        for variable, value in zip(self.variables, current, strict=True):
+            variable.assign(value)
+
     def predict(self, inputs: Inputs) -> np.ndarray:
         """Probabilities float32[n, 7] of this replica's images."""
         return predict(self.forward, inputs)
@@ -108,7 +121,9 @@ class Trainer:
         head_only = phase.name == "head" or not self.network.body.trainable_variables
         variables = (self.network.head if head_only else self.network).trainable_variables
         with self.replica.strategy.scope():
-            optimizer = keras.optimizers.AdamW(phase.peak, weight_decay=self.recipe.weight_decay)
+            optimizer = keras.optimizers.AdamW(
+                phase.peak, weight_decay=self.recipe.weight_decay, use_ema=self.recipe.averaging > 0
+            )
             optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             optimizer.build(variables)
         statistics = self.network.trains_statistics and not head_only
@@ -138,7 +153,10 @@ class Trainer:
             features = network.body(inputs, training=statistics)
             logits = network.head(self._drop(features, index, knobs.dropout), training=True)
             loss = weighted_cross_entropy(logits, labels, knobs.class_weights, knobs.label_smoothing, recipe.batch_size)
-        self.optimizer.weight_decay = knobs.weight_decay  # read while the step is traced
+        # Both are read while the step is traced. A young average forgets its start faster (as in TensorFlow's own).
+        self.optimizer.weight_decay = knobs.weight_decay
+        age = tf.cast(self.optimizer.iterations, tf.float32)
+        self.optimizer.ema_momentum = tf.minimum(recipe.averaging, (1.0 + age) / (10.0 + age))
         self.optimizer.apply(tape.gradient(loss, [v.value for v in self.variables]), self.variables)
         return loss
 

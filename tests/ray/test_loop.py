@@ -72,10 +72,10 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("head_epochs", [0, 2])
+@pytest.mark.parametrize("changes", [{}, {"head_epochs": 2}, {"averaging": 0.9}], ids=str)
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_resumed_equals_uninterrupted(tmp_path: Path, after: int, head_epochs: int):
-    chosen = recipe(head_epochs=head_epochs)
+def test_resumed_equals_uninterrupted(tmp_path: Path, after: int, changes: dict[str, Any]):
+    chosen = recipe(**changes)
     whole, kept, _ = run(chosen, tmp_path / "whole")
 
     def kill(row: dict) -> None:
@@ -216,6 +216,30 @@ def test_each_argument_of_a_compiled_step_matters(tmp_path: Path, knob: str):
     other = recipe() if knob == "class weights" else recipe(**{knob: 0.4 if knob != "learning_rate" else 0.1})
     trainer.restart(other, np.full(7, 1.0 if knob != "class weights" else 2.0, np.float32))
     assert losses(trained(trainer, other, tmp_path / "after"))[-1] != before[-1]
+
+
+def test_validation_sees_the_average_of_the_weights_and_training_does_not(tmp_path: Path):
+    chosen = recipe(averaging=0.2, epochs=1)
+    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    trainer.enter(phases(chosen)[0])
+    average = None
+    for step, (inputs, labels) in enumerate(task(chosen).batches(0)):
+        trainer.step(inputs, labels, step)
+        current = [variable.numpy() for variable in trainer.variables]
+        decay = [0.0, 2 / 11, 0.2, 0.2][step]  # min(averaging, (1 + step) / (10 + step)), from the first weights on
+        average = current if average is None else [decay * a + (1 - decay) * c for a, c in zip(average, current)]
+    assert average is not None and step == 3
+    with trainer.averaged():
+        for variable, expected in zip(trainer.variables, average, strict=True):
+            np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-7)
+    for variable, expected in zip(trainer.variables, current, strict=True):
+        np.testing.assert_array_equal(variable, expected)
+
+
+def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(tmp_path: Path):
+    (plain, _, _), (averaged, _, _) = (run(recipe(averaging=a), tmp_path / str(a)) for a in (0.0, 0.9))
+    assert losses(averaged) == losses(plain)
+    assert averaged.history[-1]["validation_loss"] != plain.history[-1]["validation_loss"]
 
 
 def test_a_report_that_says_no_ends_the_training(tmp_path: Path):

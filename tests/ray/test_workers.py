@@ -69,7 +69,8 @@ def test_two_workers_give_the_losses_and_predictions_of_one(single: workers.Outc
 
 
 def test_two_workers_fine_tune_as_one_through_both_phases(cluster: str, images: Images, folder: Path):
-    recipe = baseline("resnet50_finetuned").changed(epochs=2, head_epochs=1, unfreeze_depth=1, batch_size=32)
+    changes = {"epochs": 2, "head_epochs": 1, "unfreeze_depth": 1, "batch_size": 32, "averaging": 0.9}
+    recipe = baseline("resnet50_finetuned").changed(**changes)
     one, two = (run(images, folder / f"finetuned-{count}", count, recipe) for count in (1, 2))
     assert one.history["phase"].tolist() == ["head", "all"]
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-3)
