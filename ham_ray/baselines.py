@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-from ham_ray import choices, storage
+from ham_ray import choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
-from ham_ray.comparison import REPORT, Setting, compare
+from ham_ray.comparison import ENVIRONMENT, REPORT, Setting, compare, read_run
+from ham_ray.data.images import Images
 from ham_ray.errors import UserError
-from ham_ray.evaluation.summary import Summary
-from ham_ray.recipe import Recipe, baseline, digest
+from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.recipe import BASELINES, Recipe, baseline, digest
 from ham_ray.training import activations
 
 
@@ -74,17 +77,40 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
     names = [family.strip() for family in options.families if family.strip()]
     if not names:
         raise UserError("--families: name at least one, for example simple_cnn,resnet50_finetuned")
-    return {name: _recipe(name, precision, options) for name in names}
+    synthetic = options.data is None
+    recipes = {name: _recipe(name, precision, synthetic, options.smoke, options.epochs) for name in names}
+    return {name: recipe.changed(**_parsed(options.changes)) for name, recipe in recipes.items()}
 
 
-def _recipe(family: str, precision: str, options: Options) -> Recipe:
+def finished(out: str, images: Images, precision: str) -> dict[str, Run]:
+    """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
+    own = {name: _recipe(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
+    data = {"fingerprint": images.fingerprint, "size": images.size}
+    found: dict[str, tuple[str, Run]] = {}
+    for uri in [uri for group in storage.folders(out) for uri in storage.folders(group)]:
+        recorded = _recorded(uri)
+        family = recorded.get("recipe", {}).get("family")
+        if recorded.get("data") == data and recorded["recipe"] == own.get(family) and (run := read_run(uri)):
+            time = runs.last_start(storage.join(uri, ENVIRONMENT))
+            found[family] = max(found.get(family, ("", run)), (time, run), key=itemgetter(0))
+    return {family: run for family, (_, run) in found.items()}
+
+
+def _recorded(uri: str) -> dict[str, Any]:
+    """The identity of the run in a folder; empty where it holds none."""
+    place = storage.join(uri, runs.IDENTITY)
+    return json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+
+
+def _recipe(family: str, precision: str, synthetic: bool, smoke: bool = False, epochs: int | None = None) -> Recipe:
+    """What this job takes for a family: smaller on the synthetic sample, and for `smoke`."""
     recipe = baseline(family)
-    own = 2 if options.smoke else 6 if options.data is None else recipe.epochs
-    epochs = own if options.epochs is None else options.epochs
+    own = 2 if smoke else 6 if synthetic else recipe.epochs
+    epochs = own if epochs is None else epochs
     changes: dict[str, Any] = {"epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
-    if options.data is None:
-        changes["batch_size"] = 16 if options.smoke else 32
-    return recipe.changed(**{**changes, "precision": precision, **_parsed(options.changes)})
+    if synthetic:
+        changes["batch_size"] = 16 if smoke else 32
+    return recipe.changed(**changes, precision=precision)
 
 
 def _parsed(changes: list[str]) -> dict[str, str]:

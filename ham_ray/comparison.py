@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +15,7 @@ from ham_ray.cluster import Resources
 from ham_ray.data.images import Images
 from ham_ray.evaluation import predictions, report, summary
 from ham_ray.evaluation.floors import floors
+from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
@@ -63,16 +64,28 @@ def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
     return trained
 
 
-def publish(trained: dict[str, Run], setting: Setting, recipe: Recipe, title: str) -> Summary:
-    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json and report.html."""
+def publish(
+    trained: dict[str, Run], setting: Setting, recipe: Recipe, title: str, pairs: tuple[tuple[str, str], ...] = ()
+) -> Summary:
+    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json and report.html.
+
+    `pairs` names runs whose difference is told as well.
+    """
     rows = feed.split_rows(setting.images, recipe)
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
     floor = floors(setting.images, rows)
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
-    page = _report(result, trained, floor, rows, setting, recipe, title)
+    page = replace(_report(result, trained, floor, rows, setting, recipe, title), pairs=pairs)
     report.write(page, storage.join(setting.out, REPORT))
+    for found in (found for found in report.differences(page) if (found.model, found.other) in pairs):
+        values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
+        print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
     return result
+
+
+def _told(interval: Interval) -> str:
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits]) -> Run:
@@ -130,10 +143,17 @@ def _warnings(family: str, spread: float) -> list[str]:
 
 def _finished(uri: str) -> Run | None:
     """The run whose folder is complete, read back; None where it is not."""
+    found = read_run(uri)
+    if found is not None:
+        _tidy(uri)
+        print("already finished: reading its results (give another --name to train it again)", flush=True)
+    return found
+
+
+def read_run(uri: str) -> Run | None:
+    """The finished run in a folder; None where there is none."""
     if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, workers.MODEL)):
         return None
-    _tidy(uri)
-    print("already finished: reading its results (give another --name to train it again)", flush=True)
     info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
     history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, workers.HISTORY))))
     return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)

@@ -21,10 +21,13 @@ from ham_ray.recipe import Recipe
 from ham_ray.training import feed
 
 WINNER = "winner.json"
+CALIBRATED = "the last one, calibrated"
 
 
-def finals(best: list[FrozenTrial], base: Recipe, seeds: int, ensemble: int, setting: Setting) -> Summary:
-    """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures.
+def finals(
+    best: list[FrozenTrial], base: Recipe, seeds: int, ensemble: int, setting: Setting, baselines: dict[str, Run]
+) -> Summary:
+    """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures beside the baselines'.
 
     The table has the winner with one seed (the first, not the best), with all its seeds averaged, that calibrated, and
     with `ensemble` > 1 the average over that many trials.
@@ -56,10 +59,12 @@ def finals(best: list[FrozenTrial], base: Recipe, seeds: int, ensemble: int, set
         chosen = average([averaged[name] for name in ranked[:ensemble]])
         shown[f"{min(ensemble, len(ranked))} trials averaged"] = chosen
     fitted = _calibrated(chosen, base, setting)
-    shown["the last one, calibrated"] = fitted[0]
+    shown[CALIBRATED] = fitted[0]
     winner = {"trial": ranked[0], "scores": means, "calibration": vars(fitted[1])}
     storage.write_bytes(storage.join(setting.out, WINNER), runs.to_json(winner))
-    return publish(shown, setting, base, "The search's winner")
+    beside = {f"baseline {family}": run for family, run in baselines.items()}
+    pairs = tuple((CALIBRATED, name) for name in beside)
+    return publish({**shown, **beside}, setting, base, "The search's winner", pairs)
 
 
 def average(found: list[Run]) -> Run:

@@ -54,6 +54,11 @@ def record_start(uri: str) -> None:
     storage.write_bytes(uri, to_json({"starts": [*starts, environment()]}))
 
 
+def last_start(uri: str) -> str:
+    """When the run of this manifest was started last, as sortable text; empty where nobody knows."""
+    return json.loads(storage.read_bytes(uri))["starts"][-1]["time"] if storage.exists(uri) else ""
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine, command and commit: the part of a manifest that is not the recipe."""
     return {

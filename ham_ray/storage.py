@@ -68,9 +68,17 @@ def exists(uri: str | Path) -> bool:
 
 def listdir(uri: str | Path) -> list[str]:
     """The names in a folder, sorted; empty where there is no such folder."""
+    return sorted(info.base_name for info in _infos(uri))
+
+
+def folders(uri: str | Path) -> list[str]:
+    """The folders in a folder, sorted; empty where there is no such folder."""
+    return sorted(join(uri, info.base_name) for info in _infos(uri) if info.type == fs.FileType.Directory)
+
+
+def _infos(uri: str | Path) -> list[fs.FileInfo]:
     filesystem, path = resolve(uri)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in found)
+    return filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
 
 
 def read_bytes(uri: str | Path) -> bytes:

@@ -13,13 +13,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ham_ray import choices, runs, storage
+from ham_ray import baselines, choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
 from ham_ray.comparison import ENVIRONMENT, REPORT, Setting
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
-from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Summary
+from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Run, Summary
 from ham_ray.finals import finals
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
@@ -100,7 +100,8 @@ def run(options: Options) -> Found:
         summary = None
         if options.finalists:
             best = study.best(options.finalists)
-            summary = finals(best, search.base, options.seeds, options.ensemble, search.final_setting())
+            beside = search.baselines()
+            summary = finals(best, search.base, options.seeds, options.ensemble, search.final_setting(), beside)
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
@@ -206,6 +207,13 @@ class _Search:
             activations.folder(options.out),
             options.activations * 2**30,
         )
+
+    def baselines(self) -> dict[str, Run]:
+        """Finished baselines of the same images."""
+        found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.precision)
+        names = ", ".join(found) or "none; jobs/baseline.py with the same --data and --out makes them"
+        print(f"baselines to set beside the winner: {names}", flush=True)
+        return found
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""

@@ -28,7 +28,7 @@ def main(
     archive: Annotated[str, typer.Argument(help="zip or folder, read in place")],
     out: Annotated[str, typer.Option(help="folder or URI of the table")],
     size: Annotated[int, typer.Option(help="side of the stored images in pixels")] = 128,
-    geometry: Annotated[str, typer.Option(help="crop: the centre square; squash: the whole image, its shape bent")] = "crop",
+    geometry: Annotated[str, typer.Option(help="crop: the centre square; squash: the whole, bent")] = "crop",
     layout: Annotated[str | None, typer.Option(help="kaggle, dataverse or isic2018; default: found by looking")] = None,
     max_quarantined: Annotated[float, typer.Option(help="greatest fraction of bad images")] = 0.01,
     sample: Annotated[bool, typer.Option(help="draw ARCHIVE first, where it does not exist")] = False,

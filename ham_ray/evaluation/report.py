@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,6 +19,7 @@ from ham_ray.evaluation.predictions import arrays, of_split
 from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
 SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
+COMPARED = ("macro_f1", "balanced_accuracy")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class ReportData:
     """All a report shows.
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
-    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1".
+    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1". `pairs` names runs
+    whose difference is shown, beside that of each run to the thumbnail floor.
     """
 
     title: str
@@ -39,6 +41,15 @@ class ReportData:
     licence: str
     attribution: str
     selection: str
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+class Difference(NamedTuple):
+    """How much better one model is than another, by metric, on the same images."""
+
+    model: str
+    other: str
+    by: dict[str, Interval]
 
 
 def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -77,7 +88,8 @@ def render(data: ReportData) -> str:
             resamples=RESAMPLES,
             diagnoses=DIAGNOSES,
             intervals=_intervals_image(data.summary),
-            differences=_differences(data),
+            differences=differences(data),
+            compared=[METRIC_NAMES[name] for name in COMPARED],
             families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
         )
     )
@@ -100,17 +112,16 @@ def _family(row: Row, run: Run) -> dict[str, Any]:
     return found
 
 
-def _differences(data: ReportData) -> dict[str, dict[str, Interval]]:
-    """Of each family the difference to the thumbnail floor, by metric; only where both have the same test images."""
-    if THUMBNAIL_FLOOR not in data.floors:
-        return {}
-    floor = of_split(data.floors[THUMBNAIL_FLOOR], "test")
-    tests = {name: of_split(run.predictions, "test") for name, run in data.runs.items() if run.predictions is not None}
-    return {
-        name: {metric: paired_difference(test, floor, metric) for metric in ("macro_f1", "balanced_accuracy")}
-        for name, test in tests.items()
-        if set(test["image_id"]) == set(floor["image_id"])
-    }
+def differences(data: ReportData) -> list[Difference]:
+    """Of each of the pairs, and of each run to the thumbnail floor, where both have the same test images."""
+    found = {name: run.predictions for name, run in data.runs.items() if run.predictions is not None}
+    tests = {name: of_split(table, "test") for name, table in {**data.floors, **found}.items()}
+    pairs = [*data.pairs, *((name, THUMBNAIL_FLOOR) for name in data.runs)]
+    return [
+        Difference(a, b, {metric: paired_difference(tests[a], tests[b], metric) for metric in COMPARED})
+        for a, b in pairs
+        if a in tests and b in tests and set(tests[a]["image_id"]) == set(tests[b]["image_id"])
+    ]
 
 
 def _intervals_image(summary: Summary) -> str:

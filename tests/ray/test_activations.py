@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from here import train_here
 
 from ham_ray.cluster import plan
+from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
+from ham_ray.data.shards import evaluation_bounds
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
@@ -32,75 +36,89 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("activations")
 
 
-def test_a_table_holds_what_the_prefix_gives(cluster: str, images: Images, folder: Path):
-    recipe = FINETUNED.changed(augmentation="off")
-    found = tables(images, recipe, folder)
+def copied(found: dict[str, str], folder: Path) -> Path:
+    """Both tables, copied to a folder; the path of the training table there."""
+    copies = {name: Path(shutil.copytree(path, folder / Path(path).name)) for name, path in found.items()}
+    return copies["training"]
+
+
+@pytest.fixture(scope="module")
+def frozen(cluster: str, images: Images, folder: Path) -> dict[str, str]:
+    found = tables(images, FROZEN, folder)
     assert found is not None
-    rows = images.fold(*recipe.training_folds)
-    expected = build(recipe, images.size, RANDOM).prefix(read_pixels(images, rows)[100:140]).numpy()
-    table = Activations(found["training"], slice(90, len(rows)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def finetuned(cluster: str, images: Images, folder: Path) -> dict[str, str]:
+    found = tables(images, FINETUNED, folder)
+    assert found is not None
+    return found
+
+
+def test_a_table_holds_what_the_prefix_gives_for_each_view(finetuned: dict[str, str], images: Images):
+    rows = images.fold(*FINETUNED.training_folds)
+    pixels = read_pixels(images, rows)[100:140]
+    prefix = build(FINETUNED, images.size, RANDOM).prefix
+    table = Activations(finetuned["training"], slice(90, len(rows)))
     assert len(table) == len(rows) - 90
-    np.testing.assert_allclose(table[10:50], expected, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(table[10:50], prefix(pixels).numpy(), rtol=2e-3, atol=1e-3)
     np.testing.assert_array_equal(table.take(np.array([49, 10]), np.array([0, 0])), table[10:50][[39, 0]])
-    assert table[:1].dtype == expected.dtype == np.float32
+    fifth = table.take(np.arange(10, 50), np.full(40, 5))
+    np.testing.assert_allclose(fifth, prefix(view(pixels, 5)).numpy(), rtol=2e-3, atol=1e-3)
+    assert table[:1].dtype == np.float32
 
 
 @pytest.mark.parametrize("recipe", [FROZEN, FINETUNED], ids=["frozen", "depth 1"])
-def test_training_from_the_table_is_training_from_images(cluster: str, images: Images, folder: Path, recipe: Recipe):
-    found = tables(images, recipe, folder)
-    outcomes = []
-    for name, chosen in (("plain", None), ("cached", found)):
-        parts = feed.split(images, recipe, 1, 1e9, chosen)
-        place = folder / f"{name}-{recipe.family}"
-        outcomes.append(workers.train(recipe, images, parts, RANDOM, plan(1, [2.0]), str(place)))
-    plain, cached = outcomes
+def test_training_from_the_table_is_training_from_images(request, images: Images, tmp_path: Path, recipe: Recipe):
+    found = request.getfixturevalue("finetuned" if recipe is FINETUNED else "frozen")
+    plain = train_here(recipe, images, tmp_path / "plain")
+    cached = train_here(recipe, images, tmp_path / "cached", found)
     np.testing.assert_allclose(cached.history["train_loss"], plain.history["train_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.history["validation_loss"], plain.history["validation_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.probabilities["test"], plain.probabilities["test"], atol=1e-2)
-    assert abs(cached.facts["feature_spread"] - plain.facts["feature_spread"]) < 1e-2
 
 
-def test_two_workers_share_a_table(cluster: str, images: Images, folder: Path):
-    losses = []
-    for count in (1, 2):
-        parts = feed.split(images, FROZEN, count, 1e9, tables(images, FROZEN, folder))
-        place = folder / f"workers-{count}"
-        losses.append(workers.train(FROZEN, images, parts, RANDOM, plan(count, [2.0]), str(place)).history)
-    np.testing.assert_allclose(losses[1]["train_loss"], losses[0]["train_loss"], rtol=1e-3)
+def test_two_workers_of_ray_train_share_a_table(frozen: dict[str, str], images: Images, tmp_path: Path):
+    here = train_here(FROZEN, images, tmp_path / "here", frozen)
+    parts = feed.split(images, FROZEN, 2, 1e9, frozen)
+    theirs = workers.train(FROZEN, images, parts, RANDOM, plan(2, [2.0]), str(tmp_path / "two"))
+    np.testing.assert_allclose(theirs.history["train_loss"], here.history["train_loss"], rtol=1e-3)
+    np.testing.assert_allclose(theirs.probabilities["test"], here.probabilities["test"], atol=5e-3)
+    part = Activations(frozen["validation"], evaluation_bounds(len(images.fold(FROZEN.validation_fold)), 0, 2))
+    assert theirs.facts["feature_spread"] == pytest.approx(here.network.feature_spread(part[:128]), abs=1e-3)
 
 
 def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
-    cluster: str, images: Images, tmp_path: Path, capsys
+    frozen: dict[str, str], images: Images, tmp_path: Path, capsys
 ):
-    found = tables(images, FROZEN, tmp_path)
-    path = Path(found["training"])
+    path = copied(frozen, tmp_path)
     blocks = sorted(path.glob("block-*.npy"))
     before = {block: (block.read_bytes(), block.stat().st_mtime_ns) for block in blocks}
-    assert len(blocks) > 1 and tables(images, FROZEN, tmp_path) == found
+    assert len(blocks) > 2 and tables(images, FROZEN, tmp_path)
     assert "there already" in capsys.readouterr().out
     assert all(block.stat().st_mtime_ns == before[block][1] for block in blocks)
+    blocks[0].write_bytes(before[blocks[0]][0][:500])
     with blocks[1].open("r+b") as file:  # one bit flipped, far behind the header
         file.seek(-1000, 2)
         byte = file.read(1)
         file.seek(-1000, 2)
         file.write(bytes([byte[0] ^ 1]))
-    assert tables(images, FROZEN, tmp_path) == found
-    assert "is damaged or gone" in capsys.readouterr().out
-    blocks[0].write_bytes(before[blocks[0]][0][:500])
-    tables(images, FROZEN, tmp_path)
+    assert tables(images, FROZEN, tmp_path)
+    told = capsys.readouterr().out
+    assert all(f"{block} is damaged or gone" in told for block in blocks[:2])
     assert all(block.read_bytes() == before[block][0] for block in blocks)
     assert blocks[-1].stat().st_mtime_ns == before[blocks[-1]][1]
 
 
-def test_a_killed_build_goes_on(cluster: str, images: Images, tmp_path: Path):
-    found = tables(images, FROZEN, tmp_path)
-    path = Path(found["training"])
+def test_a_killed_build_goes_on(frozen: dict[str, str], images: Images, tmp_path: Path):
+    path = copied(frozen, tmp_path)
     (path / "table.json").unlink()
     first, *rest = sorted(path.glob("block-*.npy"))
     kept = first.stat().st_mtime_ns
     rest[0].unlink()
     (path / f".{rest[0].name}.0.part.npy").write_bytes(b"half")
-    assert tables(images, FROZEN, tmp_path) == found
+    assert tables(images, FROZEN, tmp_path)
     assert first.stat().st_mtime_ns == kept and rest[0].exists()
     assert len(json.loads((path / "table.json").read_bytes())["checksums"]) == 1 + len(rest)
 

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from here import train_here
 
+from ham_ray import baselines
 from ham_ray.cluster import plan
 from ham_ray.comparison import Setting, compare
 from ham_ray.data.images import Images
+from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
@@ -30,6 +33,28 @@ def command(images: Images, out: Path, *more: str) -> list[str]:
     options = ["--data", images.uri, "--families", "simple_cnn", "--epochs", "4", "--set", "batch_size=32"]
     options += ["--precision", "float32", "--out", str(out), "--name", "job"]
     return [sys.executable, str(ROOT / "jobs" / "baseline.py"), *options, *more]
+
+
+def options(images: Images, out: Path, **changes) -> baselines.Options:
+    """Those of `command`, for the job without its process."""
+    settings = {
+        "data": images.uri,
+        "families": ["simple_cnn"],
+        "weights": "imagenet",
+        "epochs": 4,
+        "workers": 1,
+        "cpus_per_worker": None,
+        "wait_for_nodes": False,
+        "precision": "float32",
+        "changes": ["batch_size=32"],
+        "shard_memory": 4.0,
+        "activations": 8.0,
+        "size": None,
+        "name": "job",
+        "smoke": False,
+        "out": str(out),
+    }
+    return baselines.Options(**{**settings, **changes})
 
 
 def start(arguments: list[str], cluster: str, **options) -> subprocess.Popen:
@@ -69,10 +94,9 @@ def test_a_killed_job_goes_on_with_the_same_command(resumed: str):
     assert "simple_cnn epoch 1/4" not in resumed
 
 
-def test_it_ends_in_the_losses_of_an_uninterrupted_run(resumed: str, out: Path, images: Images, cluster: str):
-    setting = Setting(images, RANDOM, plan(1, [2.0]), str(out / "whole"), 1e9, str(out / "activations"), 2**30)
-    compare({"simple_cnn": RECIPE}, setting)
-    whole, again = (pd.read_parquet(out / name / "simple_cnn" / "history.parquet") for name in ("whole", "job"))
+def test_it_ends_in_the_losses_of_an_uninterrupted_run(resumed: str, out: Path, images: Images):
+    whole = train_here(RECIPE, images, out / "whole").history
+    again = pd.read_parquet(out / "job" / "simple_cnn" / "history.parquet")
     np.testing.assert_allclose(again["train_loss"], whole["train_loss"], rtol=1e-5)
     assert again["epoch"].tolist() == [1, 2, 3, 4]
 
@@ -104,30 +128,27 @@ def test_the_table_shows_the_family_the_floors_and_that_the_data_is_drawn(resume
         assert words in resumed
 
 
-def test_a_finished_run_is_read_and_not_trained_again(resumed: str, out: Path, images: Images, cluster: str):
-    code, told, _ = finish(start(command(images, out), cluster))
-    assert code == 0
+def test_a_finished_run_is_read_and_not_trained_again(resumed: str, out: Path, images: Images, capsys):
+    baselines.run(options(images, out))
+    told = capsys.readouterr().out
     assert "already finished" in told and "epoch 4/4" not in told
 
 
-def test_the_name_of_another_run_is_refused_with_the_difference(resumed: str, out: Path, images: Images, cluster: str):
-    code, _, error = finish(start(command(images, out, "--set", "dropout=0.5"), cluster))
-    assert code == 2
-    assert "recipe.dropout was 0.3, is 0.5" in error and "Traceback" not in error
+def test_the_name_of_another_run_is_refused_with_the_difference(resumed: str, out: Path, images: Images):
+    with pytest.raises(UserError, match=r"recipe.dropout was 0\.3, is 0\.5"):
+        baselines.run(options(images, out, changes=["batch_size=32", "dropout=0.5"]))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--data", "/nowhere"], "--data /nowhere: no such file or folder"),
-        (["--workers", "99"], "--workers 99 × 0.1 CPU does not fit: 1 node(s) with 2 CPUs"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_two(options: list[str], message: str, cluster: str, tmp_path: Path):
-    arguments = [sys.executable, str(ROOT / "jobs" / "baseline.py"), "--out", str(tmp_path), *options]
-    code, _, error = finish(start(arguments, cluster))
+def test_workers_that_do_not_fit_are_refused_with_the_arithmetic(cluster: str, images: Images, tmp_path: Path):
+    with pytest.raises(UserError, match=r"--workers 99 × 0\.1 CPU does not fit: 1 node\(s\) with 2 CPUs"):
+        baselines.run(options(images, tmp_path, workers=99))
+
+
+def test_a_mistake_is_one_line_and_exit_code_two(cluster: str, tmp_path: Path):
+    job = [sys.executable, str(ROOT / "jobs" / "baseline.py"), "--out", str(tmp_path), "--data", "/nowhere"]
+    code, _, error = finish(start(job, cluster))
     assert code == 2
-    assert message in error and "Traceback" not in error
+    assert "--data /nowhere: no such file or folder" in error and "Traceback" not in error
 
 
 def test_a_family_that_diverges_does_not_stop_the_others(cluster: str, images: Images, tmp_path: Path, capsys):

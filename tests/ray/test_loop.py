@@ -222,13 +222,13 @@ def test_validation_sees_the_average_of_the_weights_and_training_does_not(tmp_pa
     chosen = recipe(averaging=0.2, epochs=1)
     trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
     trainer.enter(phases(chosen)[0])
-    average = None
+    average: list[np.ndarray] = []
     for step, (inputs, labels) in enumerate(task(chosen).batches(0)):
         trainer.step(inputs, labels, step)
         current = [variable.numpy() for variable in trainer.variables]
         decay = [0.0, 2 / 11, 0.2, 0.2][step]  # min(averaging, (1 + step) / (10 + step)), from the first weights on
-        average = current if average is None else [decay * a + (1 - decay) * c for a, c in zip(average, current)]
-    assert average is not None and step == 3
+        average = [decay * a + (1 - decay) * c for a, c in zip(average or current, current, strict=True)]
+    assert step == 3
     with trainer.averaged():
         for variable, expected in zip(trainer.variables, average, strict=True):
             np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-7)

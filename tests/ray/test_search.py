@@ -16,12 +16,15 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
+import yaml
+from here import train_here
 from optuna.trial import TrialState
 from ray.util import placement_group_table
 
 from ham_ray import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
+from ham_ray.recipe import make_recipe
 from ham_ray.training.workers import CHECKPOINTS
 
 pytestmark = pytest.mark.ray
@@ -81,9 +84,36 @@ def study(folder: Path, name: str = "s") -> optuna.Study:
 
 
 @pytest.fixture(scope="module")
-def first(cluster: str, images: Images, folder: Path) -> pd.DataFrame:
+def processes() -> set[int]:
+    """Of the trials of `first`."""
+    return set()
+
+
+@pytest.fixture(scope="module")
+def first(cluster: str, images: Images, folder: Path, processes: set[int]) -> pd.DataFrame:
     """A finished search of three trials."""
-    return search(images, folder)
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            processes.update(process.pid for process in _trial_processes())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    found = search(images, folder)
+    done.set()
+    thread.join()
+    return found
+
+
+def values_here(images: Images, folder: Path, point: dict[str, float], text: str = SPACE) -> list[float]:
+    """The scores of a trial's epochs, trained in this process."""
+    recipe = make_recipe(family="simple_cnn", **{**yaml.safe_load(text)["recipe"], **point})
+    return train_here(recipe, images, folder).history["validation_macro_f1"].tolist()
+
+
+def test_trials_share_one_process(first: pd.DataFrame, processes: set[int]):
+    assert len(processes) == 1
 
 
 def test_a_search_ends_with_its_trials_and_leaves_no_checkpoints(first: pd.DataFrame, folder: Path):
@@ -113,27 +143,10 @@ def test_one_at_a_time_repeats_exactly(first: pd.DataFrame, images: Images, fold
     pd.testing.assert_frame_equal(again[columns], first[columns])
 
 
-def test_a_warm_trial_gives_what_a_fresh_process_gives(first: pd.DataFrame, images: Images, folder: Path):
-    """The third trial of a process, with steps compiled for the first, against the same point in a fresh one."""
+def test_a_warm_trial_gives_what_a_fresh_network_gives(first: pd.DataFrame, images: Images, tmp_path: Path):
+    """The third trial of a process, with steps compiled for the first."""
     point = {name: float(first[name][2]) for name in ("learning_rate", "dropout")}
-    fresh = search(images, folder, SPACE + f"points: [{json.dumps(point)}]\n", name="fresh", trials=1)
-    assert fresh["macro_f1"][0] == pytest.approx(first["macro_f1"][2], abs=1e-6)
-
-
-def test_trials_share_one_process(cluster: str, images: Images, folder: Path, capsys):
-    seen: set[int] = set()
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.2):
-            seen.update(process.pid for process in _trial_processes())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    search(images, folder, name="shared")
-    done.set()
-    thread.join()
-    assert len(seen) == 1
+    assert max(values_here(images, tmp_path, point)) == pytest.approx(first["macro_f1"][2], abs=1e-6)
 
 
 def test_other_data_is_refused(first: pd.DataFrame, images: Images, folder: Path):
@@ -186,11 +199,10 @@ def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images
     thread.start()
     table = search(images, folder, text, name="killed", trials=1)
     thread.join()
-    whole = search(images, folder, text, name="unharmed", trials=1)
     assert killed and table["state"].tolist() == ["complete"]
-    assert table["macro_f1"][0] == pytest.approx(whole["macro_f1"][0], abs=1e-6)
-    scores = [study(folder, name).get_trials()[0].intermediate_values for name in ("killed", "unharmed")]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-6) and len(scores[0]) == 30
+    trial = study(folder, "killed").get_trials()[0]
+    whole = values_here(images, folder / "unharmed", trial.params, text)
+    assert [*trial.intermediate_values.values()] == pytest.approx(whole, abs=1e-6) and len(whole) == 30
 
 
 def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Images, tmp_path: Path):
@@ -224,6 +236,8 @@ def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, 
     table = search(images, folder, text, name="joined", trials=4, workers_per_trial=2)
     assert table["state"].tolist() == ["complete", "pruned", "pruned", "pruned"]
     assert table["epochs"].tolist() == [2, 1, 1, 1]
+    here = values_here(images, folder / "here", {"learning_rate": 3e-3, "dropout": 0.0})
+    assert table["macro_f1"][0] == pytest.approx(max(here), abs=0.02)
     deadline = time.monotonic() + 30
     while placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -233,8 +247,3 @@ def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, 
 def placement_groups() -> list[dict]:
     """Those that hold resources."""
     return [group for group in placement_group_table().values() if group["state"] not in ("REMOVED",)]
-
-
-def test_two_workers_give_the_scores_of_one(first: pd.DataFrame, images: Images, folder: Path):
-    joined = search(images, folder, name="two", trials=1, workers_per_trial=2)
-    assert joined["macro_f1"][0] == pytest.approx(first["macro_f1"][0], abs=0.02)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ham_ray import baselines, storage
 from ham_ray.baselines import Options, make_recipes
 from ham_ray.errors import UserError
+from ham_ray.evaluation.summary import Run
+from ham_ray.recipe import Recipe, baseline
 
 pytestmark = pytest.mark.unit
 OPTIONS = Options(
@@ -78,3 +84,24 @@ def test_fields_are_set_for_every_family():
 def test_a_mistake_names_the_remedy(changes: dict, message: str):
     with pytest.raises(UserError, match=message):
         recipes(**changes)
+
+
+def left(folder: Path, recipe: Recipe, fingerprint: str = "f", time: str = "2026-01-01") -> None:
+    """A run folder as a finished training leaves it."""
+    identity = {"recipe": recipe.model_dump(), "data": {"fingerprint": fingerprint, "size": 128}}
+    storage.write_bytes(folder / "recipe.json", json.dumps(identity).encode())
+    storage.write_bytes(folder / "environment.json", json.dumps({"starts": [{"time": time}]}).encode())
+
+
+def test_finished_baselines_are_the_latest_of_the_same_images_and_recipe(tmp_path: Path, monkeypatch):
+    chosen, frozen = baseline("simple_cnn"), baseline("resnet50_frozen")
+    left(tmp_path / "a" / "simple_cnn", chosen, time="2026-01-02")
+    left(tmp_path / "b" / "simple_cnn", chosen, time="2026-01-03")
+    left(tmp_path / "c" / "simple_cnn", chosen.changed(epochs=2), time="2026-01-04")
+    left(tmp_path / "d" / "simple_cnn", chosen, fingerprint="other", time="2026-01-05")
+    left(tmp_path / "a" / "resnet50_frozen", frozen, time="2026-01-06")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(baselines, "read_run", lambda uri: None if "frozen" in uri else Run(None, None, {"uri": uri}))
+    images = SimpleNamespace(fingerprint="f", size=128, card={"synthetic": False})
+    found = baselines.finished(str(tmp_path), images, "float32")  # type: ignore[arg-type]
+    assert {family: run.info["uri"] for family, run in found.items()} == {"simple_cnn": f"{tmp_path}/b/simple_cnn"}

@@ -13,11 +13,12 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import Run
-from ham_ray.finals import average, finals
+from ham_ray.finals import CALIBRATED, average, finals
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.unit
 TRUTH = np.arange(70) % 7
+compared: list[tuple[str, str]] = []  # pairs of what was published
 BASE = baseline("resnet50_finetuned").changed(select_by="balanced_accuracy", epochs=3)
 
 
@@ -46,14 +47,20 @@ def trial(number: int, depth: int) -> SimpleNamespace:
 def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
     """`finals` without training: runs by name, and what was published."""
     shown: dict[str, Run] = {}
+    compared.clear()
 
-    def arrange(found: dict[str, Run], seeds: int, ensemble: int = 1) -> dict[str, Run]:
+    def arrange(
+        found: dict[str, Run], seeds: int, ensemble: int = 1, baselines: dict[str, Run] | None = None
+    ) -> dict[str, Run]:
         monkeypatch.setattr(module, "train", lambda recipes, setting: {name: found[name] for name in recipes})
-        monkeypatch.setattr(module, "publish", lambda trained, *rest: shown.update(trained))
+        monkeypatch.setattr(
+            module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
+        )
         labels = pd.DataFrame({"label": TRUTH})
         monkeypatch.setattr(module.feed, "split_rows", lambda images, recipe: {"training": labels})
         setting = SimpleNamespace(images=None, out=str(tmp_path))
-        finals([trial(4, 5), trial(9, 1)], BASE, seeds, ensemble, setting)  # type: ignore[arg-type, list-item]
+        best = [trial(4, 5), trial(9, 1)]
+        finals(best, BASE, seeds, ensemble, setting, baselines or {})  # type: ignore[arg-type]
         return shown
 
     return arrange
@@ -79,6 +86,13 @@ def test_an_ensemble_averages_trials(arranged):
     pd.testing.assert_frame_equal(shown["2 trials averaged"].predictions, expected.predictions)
 
 
+def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    shown = arranged(found, seeds=1, baselines={"simple_cnn": run(0.4, 0.4)})
+    assert list(shown) == ["trial 4, one seed", CALIBRATED, "baseline simple_cnn"]
+    assert compared == [(CALIBRATED, "baseline simple_cnn")]
+
+
 def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
     found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-9-seed-0": run(0.3, 0.3)}
     assert "trial 9, one seed" in arranged(found, seeds=1)
@@ -88,7 +102,7 @@ def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
 
 def test_no_complete_trial_is_told():
     with pytest.raises(UserError, match="no trial is complete"):
-        finals([], BASE, 1, 1, SimpleNamespace())  # type: ignore[arg-type]
+        finals([], BASE, 1, 1, SimpleNamespace(), {})  # type: ignore[arg-type]
 
 
 def test_an_average_is_the_mean_of_probabilities():

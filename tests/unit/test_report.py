@@ -267,15 +267,15 @@ def test_page_of_synthetic_data(table, runs, floors):
 
 
 def test_page_without_floors(table, runs):
-    assert "thumbnail" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
+    assert "better than" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
 
 
 def test_a_floor_on_other_images_is_not_paired(table, runs, floors):
     """Families may differ in their test fold; the floors have the first one's."""
     other = floors["thumbnail_logistic"].assign(image_id=lambda frame: "x" + frame["image_id"])
     only = summary.Summary("HAM10000", False, table.rows[:1])
-    assert "better than the thumbnail floor" in render(only, runs, floors)
-    assert "better than the thumbnail floor" not in render(only, runs, {"thumbnail_logistic": other})
+    assert "better than" in render(only, runs, floors)
+    assert "better than" not in render(only, runs, {"thumbnail_logistic": other})
 
 
 def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):

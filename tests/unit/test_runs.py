@@ -37,7 +37,9 @@ def test_every_start_is_in_the_manifest(tmp_path: Path):
     place = str(tmp_path / "environment.json")
     runs.record_start(place)
     runs.record_start(place)
-    assert len(json.loads(Path(place).read_text())["starts"]) == 2
+    starts = json.loads(Path(place).read_text())["starts"]
+    assert len(starts) == 2 and runs.last_start(place) == starts[1]["time"]
+    assert runs.last_start(str(tmp_path / "none.json")) == ""
 
 
 def test_the_manifest_tells_command_commit_machine_and_versions():

@@ -20,6 +20,7 @@ def test_what_is_written_is_read_and_listed(tmp_path: Path):
     assert storage.read_bytes(place) == b"content"
     assert storage.listdir(storage.join(tmp_path, "a")) == ["b.txt"]
     assert storage.exists(place) and not storage.exists(place + "x")
+    assert storage.folders(tmp_path) == [str(tmp_path / "a")] and storage.folders(tmp_path / "a") == []
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):

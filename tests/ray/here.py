@@ -1,0 +1,46 @@
+"""The epoch loop in this process, to compare with what Ray's processes give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from ham_ray.data.images import Images, read_pixels
+from ham_ray.models.families import Network, build
+from ham_ray.models.weights import RANDOM
+from ham_ray.recipe import Recipe
+from ham_ray.training import feed, loop
+from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.step import Replica, predict
+
+
+class Trained(NamedTuple):
+    """HISTORY, the network of the best epoch, and probabilities by split."""
+
+    history: pd.DataFrame
+    network: Network
+    probabilities: dict[str, np.ndarray]
+
+
+def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, str] | None = None) -> Trained:
+    """Train in this process, without Ray, from images or from tables of activations."""
+    rows = feed.split_rows(images, recipe)
+    labels = {name: frame["label"].to_numpy(np.int32) for name, frame in rows.items()}
+    pixels = {name: read_pixels(images, frame) for name, frame in rows.items()}
+
+    def plain() -> tuple[feed.Batches, feed.Part]:
+        parts = {name: feed.Part(pixels[name], labels[name]) for name in ("training", "validation")}
+        return feed.kept_batches(parts["training"], recipe, len(labels["training"]), 0, 1), parts["validation"]
+
+    network = build(recipe, images.size, RANDOM)
+    task = loop.make_task(recipe, labels, tables, plain)
+    replica, told = Replica(tf.distribute.get_strategy()), Checkpoints(str(folder))
+    progress = loop.train(recipe, network, task, replica, told, lambda row: None, print)
+    classifier = network.classifier()
+    forward = tf.function(lambda images: classifier(images, training=False))
+    found = {name: predict(forward, pixels[name]) for name in ("validation", "test")}
+    return Trained(pd.DataFrame(progress.history), network, found)
