@@ -125,7 +125,7 @@ def _ours(place: Path, data: str, weights: str, trials: int, epochs: int, depths
     options = tuning.Options(
         data=data, name="ours", trials=trials, space=str(space), max_concurrent=1, workers_per_trial=1,
         cpus_per_worker=None, max_failures=0, epochs=None, weights=weights, precision="auto", shard_memory=4.0,
-        activations=16.0, size=128, storage=None, mixed=False, finalists=0, seeds=1, ensemble=1, smoke=False,
+        activations=16.0, size=128, storage=None, mixed=False, finalists=0, seeds=1, ensemble=1, views=1, smoke=False,
         out=str(place),
     )  # fmt: skip
     with connected():
@@ -162,23 +162,12 @@ class _Peer:
     def model(self, learning_rate: float, depth: int) -> Any:
         """A compiled ResNet50 with its top `depth` stages unfrozen."""
         import keras
-        from keras import layers
+        import plain
 
-        from ham_ray.models.weights import load_backbone
-
-        inputs = keras.Input((self.size, self.size, 3))
-        base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(self.size, self.size, 3))
-        load_backbone(base, self.weights)
-        trained = ("conv5", "conv4", "conv3", "conv2", "conv1")[:depth]
-        for layer in base.layers:
-            layer.trainable = bool(trained) and layer.name.startswith(trained)
-        x = layers.RandomRotation(0.5)(layers.RandomFlip()(inputs))
-        x = base(keras.applications.resnet50.preprocess_input(x), training=False)
-        x = layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
-        model = keras.Model(inputs, layers.Dense(7, activation="softmax")(x))
+        model = plain.resnet50(self.size, self.weights, depth)
         model.compile(
             keras.optimizers.AdamW(learning_rate),
-            loss="categorical_crossentropy",
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=[keras.metrics.F1Score(average="macro", name="f1")],
         )
         return model
@@ -186,14 +175,15 @@ class _Peer:
     def fit(self, model: Any, scale: float, callbacks: Any = ()) -> float:
         """Train with class weights; the best validation macro-F1."""
         import keras
+        import plain
 
         from ham_ray.models.losses import class_weights
 
         counts = np.bincount(self.parts["training"][1], minlength=7)
         started = time.perf_counter()
         history = model.fit(
-            self.dataset("training"),
-            validation_data=self.dataset("validation"),
+            plain.dataset(*self.parts["training"], BATCH, shuffled=True),
+            validation_data=plain.dataset(*self.parts["validation"], BATCH, shuffled=False),
             epochs=self.epochs,
             class_weight=dict(enumerate(class_weights(counts, scale).tolist())),
             callbacks=list(callbacks),
@@ -202,15 +192,6 @@ class _Peer:
         self.epoch_seconds = time.perf_counter() - started
         keras.backend.clear_session()
         return float(max(history.history["val_f1"]))
-
-    def dataset(self, name: str) -> Any:
-        """tf.data over the arrays in memory."""
-        import tensorflow as tf
-
-        pixels, labels = self.parts[name]
-        found = tf.data.Dataset.from_tensor_slices((pixels, np.eye(7, dtype=np.float32)[labels]))
-        found = found.shuffle(len(labels)) if name == "training" else found
-        return found.batch(BATCH).map(lambda x, y: (tf.cast(x, tf.float32), y)).prefetch(tf.data.AUTOTUNE)
 
 
 def _timed(trial: Callable[[], float], peer: _Peer, spent: dict[str, list[float]]) -> float:

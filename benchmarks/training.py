@@ -98,6 +98,7 @@ def _ours(images: Any, recipe: Any, weights: Any, workers: int, out: str) -> Tim
 def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> Timed:
     """What one writes without this project. With `steps`, an epoch is cut short and its time scaled up."""
     import keras
+    import plain
 
     from ham_ray.training import feed
 
@@ -105,15 +106,14 @@ def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> Timed:
     keras.config.set_dtype_policy("float32")
     rows = feed.split_rows(images, recipe)
     train, held_out = (feed.decoded(images, rows[name]) for name in ("training", "validation"))
-    model = _plain_model(recipe, images.size, weights)
-    model.compile(
-        keras.optimizers.AdamW(recipe.learning_rate),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
+    network = recipe.family == "simple_cnn"
+    model = plain.simple_cnn(images.size) if network else plain.resnet50(images.size, weights, recipe.unfreeze_depth)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.AdamW(recipe.learning_rate), loss=loss, metrics=["accuracy"])
     whole = len(train.labels) // recipe.batch_size
     taken = min(steps or whole, whole)
-    dataset, validation = _dataset(train, recipe.batch_size, taken), _dataset(held_out, recipe.batch_size, 0)
+    dataset = plain.dataset(train.inputs, train.labels, recipe.batch_size, shuffled=True).take(taken)
+    validation = plain.dataset(held_out.inputs, held_out.labels, recipe.batch_size, shuffled=False)
     seconds = []
     for _ in range(2):
         started = time.perf_counter()
@@ -123,38 +123,6 @@ def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> Timed:
         model.evaluate(validation, verbose=0)
         seconds.append(trained + time.perf_counter() - started)
     return Timed(seconds[0], seconds[1])
-
-
-def _plain_model(recipe: Any, size: int, weights: Any) -> Any:
-    import keras
-    from keras import layers
-
-    from ham_ray.models.families import build
-    from ham_ray.models.weights import load_backbone
-
-    inputs = keras.Input((size, size, 3))
-    x = layers.RandomRotation(0.5)(layers.RandomFlip()(inputs))
-    if recipe.family == "simple_cnn":
-        network = build(recipe.changed(precision="float32"), size, weights)
-        return keras.Model(inputs, network.head(network.body(x)))
-    base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(size, size, 3))
-    load_backbone(base, weights)
-    trained = ("conv5", "conv4", "conv3", "conv2", "conv1")[: recipe.unfreeze_depth]
-    for layer in base.layers:
-        layer.trainable = bool(trained) and layer.name.startswith(trained)
-    x = base(keras.applications.resnet50.preprocess_input(x), training=False)
-    return keras.Model(inputs, layers.Dense(7)(layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))))
-
-
-def _dataset(part: Any, batch_size: int, steps: int) -> Any:
-    import tensorflow as tf
-
-    found = tf.data.Dataset.from_tensor_slices((part.inputs, part.labels))
-    if steps:
-        found = found.shuffle(len(part.labels)).batch(batch_size, drop_remainder=True).take(steps)
-    else:
-        found = found.batch(batch_size)
-    return found.map(lambda x, y: (tf.cast(x, tf.float32), y)).prefetch(tf.data.AUTOTUNE)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from rich.table import Table
 from ham_ray import baselines, choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
 from ham_ray.comparison import ENVIRONMENT, REPORT, Setting
+from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Run, Summary
-from ham_ray.finals import finals
+from ham_ray.finals import Plan, finals
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
@@ -60,6 +61,7 @@ class Options:
     finalists: int
     seeds: int
     ensemble: int
+    views: int
     smoke: bool
     out: str
 
@@ -100,8 +102,8 @@ def run(options: Options) -> Found:
         summary = None
         if options.finalists:
             best = study.best(options.finalists)
-            beside = search.baselines()
-            summary = finals(best, search.base, options.seeds, options.ensemble, search.final_setting(), beside)
+            plan = Plan(options.seeds, options.ensemble, options.views)
+            summary = finals(best, search.base, plan, search.final_setting(), search.baselines())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
@@ -245,6 +247,8 @@ def _prepared(options: Options) -> _Search:
     space = load_space(options.space_file)
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: at least 1")
+    if not 1 <= options.views <= VIEWS["light"]:
+        raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
     if storage.is_remote(options.out) and not options.storage:
         raise UserError(f"--out {options.out}: a study needs a database; give --storage postgresql://… as well")
     choices.tell_temporary(options.out)

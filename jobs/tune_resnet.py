@@ -36,6 +36,7 @@ def main(
     finalists: Annotated[int | None, Option(help="best trials trained again; default 3, smoke 1; 0 = none")] = None,
     seeds: Annotated[int | None, Option(help="trainings of each; default 3, smoke 1")] = None,
     ensemble: Annotated[int, Option(help="also average the probabilities of that many of them")] = 1,
+    views: Annotated[int, Option(help="symmetries of each image predicted and averaged in the finals, up to 8")] = 1,
     smoke: Annotated[bool, Option(help="four short trials on few images, to see that all works")] = False,
     out: Annotated[str, Option(help="folder for runs")] = "runs",
 ) -> None:
@@ -66,6 +67,7 @@ def main(
         (1 if smoke else 3) if finalists is None else finalists,
         seeds or (1 if smoke else 3),
         ensemble,
+        views,
         smoke,
         out,
     )

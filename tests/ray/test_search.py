@@ -69,6 +69,7 @@ def options(images: Images, folder: Path, text: str = SPACE, **changes) -> tunin
         "finalists": 0,
         "seeds": 1,
         "ensemble": 1,
+        "views": 1,
         "smoke": False,
         "out": str(folder),
     }
@@ -210,7 +211,7 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     space.write_text(SPACE.replace("epochs: 2", "epochs: 6"))
     command = [sys.executable, str(ROOT / "jobs" / "tune_resnet.py"), "--data", images.uri, "--name", "s"]
     command += ["--trials", "3", "--space", str(space), "--weights", "none", "--out", str(tmp_path)]
-    command += ["--precision", "float32", "--max-concurrent", "1", "--finalists", "1", "--seeds", "1"]
+    command += ["--precision", "float32", "--max-concurrent", "1", "--finalists", "1", "--seeds", "1", "--views", "2"]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
     job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while job.poll() is None and not list(tmp_path.glob("s/trial-0001/checkpoints/epoch-00002.npz")):
@@ -226,7 +227,11 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     assert after[0].datetime_complete == before[0].datetime_complete
     assert after[1].params == before[1].params
     assert "best trials" in again.stdout and "trial 1 epoch 1/6" not in again.stdout
-    assert "the last one, calibrated" in again.stdout and (tmp_path / "s" / "finals" / "report.html").exists()
+    assert "that in 2 views" in again.stdout and "the last one, calibrated" in again.stdout
+    assert (
+        "baselines to set beside the winner: none" in again.stdout
+        and (tmp_path / "s" / "finals" / "report.html").exists()
+    )
 
 
 def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path):

@@ -14,9 +14,11 @@ import pytest
 from here import train_here
 
 from ham_ray.cluster import plan
-from ham_ray.data.images import Images, decode
+from ham_ray.data.augment import view
+from ham_ray.data.images import Images, decode, read_pixels
 from ham_ray.errors import UserError
 from ham_ray.models.weights import RANDOM
+from ham_ray.prediction import predict_rows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed, workers
 
@@ -60,6 +62,15 @@ def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: 
     model = keras.models.load_model(folder / "single" / workers.MODEL)
     predicted = model.predict(np.stack([decode(encoded) for encoded in test["image"]]), verbose=0)
     np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
+
+
+def test_saved_models_predict_views_over_ray_data(single: workers.Outcome, images: Images, folder: Path):
+    rows = images.fold(RECIPE.test_fold, RECIPE.validation_fold)
+    path = folder / "single" / workers.MODEL
+    model, pixels = keras.models.load_model(path), read_pixels(images, rows)
+    expected = np.mean([model.predict(view(pixels, index), verbose=0) for index in range(3)], axis=0)
+    found = predict_rows([str(path), str(path)], images, rows, views=3)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_two_workers_give_the_losses_and_predictions_of_one(single: workers.Outcome, images: Images, folder: Path):

@@ -13,7 +13,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import Run
-from ham_ray.finals import CALIBRATED, average, finals
+from ham_ray.finals import CALIBRATED, Plan, average, finals
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.unit
@@ -50,7 +50,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
     compared.clear()
 
     def arrange(
-        found: dict[str, Run], seeds: int, ensemble: int = 1, baselines: dict[str, Run] | None = None
+        found: dict[str, Run], seeds: int, ensemble: int = 1, views: int = 1, baselines: dict[str, Run] | None = None
     ) -> dict[str, Run]:
         monkeypatch.setattr(module, "train", lambda recipes, setting: {name: found[name] for name in recipes})
         monkeypatch.setattr(
@@ -58,9 +58,12 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
         )
         labels = pd.DataFrame({"label": TRUTH})
         monkeypatch.setattr(module.feed, "split_rows", lambda images, recipe: {"training": labels})
-        setting = SimpleNamespace(images=None, out=str(tmp_path))
+        rows = pd.DataFrame(
+            {"image_id": [f"{split}-{place}" for split in ("test", "validation") for place in range(70)]}
+        )
+        setting = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows), out=str(tmp_path))
         best = [trial(4, 5), trial(9, 1)]
-        finals(best, BASE, seeds, ensemble, setting, baselines or {})  # type: ignore[arg-type]
+        finals(best, BASE, Plan(seeds, ensemble, views), setting, baselines or {})  # type: ignore[arg-type]
         return shown
 
     return arrange
@@ -86,6 +89,24 @@ def test_an_ensemble_averages_trials(arranged):
     pd.testing.assert_frame_equal(shown["2 trials averaged"].predictions, expected.predictions)
 
 
+def test_views_are_predicted_by_the_models_that_were_averaged(arranged, monkeypatch: pytest.MonkeyPatch, tmp_path):
+    asked = []
+
+    def predict_rows(models, images, rows, views):
+        asked.append((models, views))
+        places = rows["image_id"].str.split("-").str[1].astype(int).to_numpy()
+        return np.eye(7)[places % 7]  # each image right, whatever its split and order
+
+    monkeypatch.setattr(module, "predict_rows", predict_rows)
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": Run(None, None, {}), "trial-9-seed-0": run(0.8, 0.5)}
+    shown = arranged({**found, "trial-9-seed-1": run(0.8, 0.5)}, seeds=2, ensemble=2, views=8)
+    names = ["trial-4-seed-0", "trial-9-seed-0", "trial-9-seed-1"]
+    assert asked == [([str(tmp_path / name / "model.keras") for name in names], 8)]
+    for split in ("validation", "test"):
+        assert metrics.accuracy(*arrays(of_split(shown["that in 8 views"].predictions, split))) == 1.0
+    assert list(shown)[-3:] == ["2 trials averaged", "that in 8 views", CALIBRATED]
+
+
 def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
     shown = arranged(found, seeds=1, baselines={"simple_cnn": run(0.4, 0.4)})
@@ -102,7 +123,7 @@ def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
 
 def test_no_complete_trial_is_told():
     with pytest.raises(UserError, match="no trial is complete"):
-        finals([], BASE, 1, 1, SimpleNamespace(), {})  # type: ignore[arg-type]
+        finals([], BASE, Plan(1), SimpleNamespace(), {})  # type: ignore[arg-type]
 
 
 def test_an_average_is_the_mean_of_probabilities():
