@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
+from keras import layers, ops
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ def bgr_minus_imagenet_mean(images: keras.KerasTensor) -> keras.KerasTensor:
 
     The same as `keras.applications.resnet50.preprocess_input`, in layers that a saved model loads anywhere.
     """
-    bgr = keras.ops.flip(images, axis=-1)
-    return keras.layers.Normalization(mean=[103.939, 116.779, 123.68], variance=[1.0, 1.0, 1.0], dtype="float32")(bgr)
+    bgr = ops.flip(images, axis=-1)
+    return layers.Normalization(mean=[103.939, 116.779, 123.68], variance=[1.0, 1.0, 1.0], dtype="float32")(bgr)
 
 
 RESNET50 = Backbone(
@@ -53,4 +55,54 @@ def unfreeze(model: keras.Model, backbone: Backbone, depth: int) -> None:
     trained = tuple(backbone.stages)[len(backbone.stages) - depth :]
     for layer in model.layers:
         chosen = depth == len(backbone.stages) or layer.name.startswith(trained)
-        layer.trainable = chosen and not isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = chosen and not isinstance(layer, layers.BatchNormalization)
+
+
+class FoldedConv(layers.Layer):
+    """A convolution and the BatchNorm in inference mode behind it as one convolution, which moves half the memory.
+
+    It holds the two layers' own variables. For training only: saved models keep the two.
+    """
+
+    def __init__(self, conv: layers.Conv2D, norm: layers.BatchNormalization) -> None:
+        super().__init__(name=conv.name, dtype=conv.dtype_policy)
+        self.conv, self.norm = conv, norm
+
+    def build(self, input_shape: Any) -> None:
+        """Nothing: both layers are built."""
+
+    def call(self, inputs):
+        """Scale and shift in float32, whatever the policy; the convolution in the policy's type."""
+        conv, norm = self.conv, self.norm
+        scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
+        shift = norm.beta + (ops.cast(conv.bias, "float32") - norm.moving_mean) * scale
+        kernel = ops.cast(ops.cast(conv.kernel, "float32") * scale, inputs.dtype)
+        outputs = ops.conv(inputs, kernel, strides=conv.strides, padding=conv.padding)
+        return outputs + ops.cast(shift, outputs.dtype)
+
+
+def folded(model: keras.Model) -> keras.Model:
+    """The same function of the same variables, with each BatchNorm that follows a convolution folded into it.
+
+    It stands for the model in inference mode, and for training with BatchNorm in inference mode.
+    """
+    norms = {
+        _before(layer).name: layer
+        for layer in model.layers
+        if isinstance(layer, layers.BatchNormalization) and type(_before(layer)) is layers.Conv2D
+    }
+    gone = {norm.name for norm in norms.values()}
+
+    def clone(layer: layers.Layer) -> layers.Layer:
+        if layer.name in norms:
+            return FoldedConv(layer, norms[layer.name])
+        return layer if layer.variables else layer.__class__.from_config(layer.get_config())
+
+    def call(layer: layers.Layer, *arguments: Any, **options: Any) -> Any:
+        return arguments[0] if layer.name in gone else layer(*arguments, **options)
+
+    return keras.models.clone_model(model, clone_function=clone, call_function=call)
+
+
+def _before(layer: layers.Layer) -> layers.Layer:
+    return layer.input._keras_history.operation

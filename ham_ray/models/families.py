@@ -12,25 +12,27 @@ from keras import layers
 
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import unknown_name
-from ham_ray.models.backbones import RESNET50, Backbone, unfreeze
+from ham_ray.models.backbones import RESNET50, Backbone, folded, unfreeze
 from ham_ray.models.weights import Weights, load_backbone
 from ham_ray.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Network:
-    """A classifier in three parts.
+    """A classifier in three parts, and two of them again as one.
 
     prefix: uint8 RGB [B, size, size, 3] to what enters the first trained layer; never trained, preprocessing inside.
         It gives the images as they are where everything is trained.
     body: from there to features float32 [B, F], between which and the head training drops out some.
     head: features to logits float32 [B, 7].
+    whole: prefix and body as one, of plain Keras layers that hold the same variables: what is saved.
     trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
     """
 
     prefix: keras.Model
     body: keras.Model
     head: keras.Model
+    whole: keras.Model
     trains_statistics: bool
 
     def logits(self, activations):
@@ -48,14 +50,14 @@ class Network:
 
     def classifier(self) -> keras.Model:
         """The model one saves: uint8 RGB in, probabilities float32 [B, 7] in the order of `diagnoses.CODES` out."""
-        images = keras.Input(self.prefix.input_shape[1:], dtype="uint8", name="rgb")
-        logits = self.logits(self.prefix(images, training=False))
+        images = _images(self.whole.input_shape[1])
+        logits = self.head(self.whole(images, training=False), training=False)
         return keras.Model(images, layers.Softmax(dtype="float32", name="probabilities")(logits), name="ham_ray")
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Of all parts, trained or not."""
-        return self.prefix.variables + self.body.variables + self.head.variables
+        """Of all parts, trained or not, in an order that does not depend on where the network is cut."""
+        return self.whole.variables + self.head.variables
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -130,7 +132,7 @@ def _simple_cnn(recipe: Recipe, size: int, weights: Weights) -> Network:
         x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True, name=f"bn{block}")(x))
     features = layers.GlobalAveragePooling2D(dtype="float32")(x)
     body = keras.Model(images, features, name="simple_cnn")
-    return Network(_nothing(images), body, _head(128, recipe), trains_statistics=True)
+    return Network(_nothing(images), body, _head(128, recipe), whole=body, trains_statistics=True)
 
 
 @register("resnet50_frozen", pretrained=True)
@@ -144,26 +146,40 @@ def _on_backbone(backbone: Backbone, recipe: Recipe, size: int, weights: Weights
     base = backbone.build(include_top=False, weights=None, input_shape=(size, size, 3))
     load_backbone(base, weights)
     unfreeze(base, backbone, recipe.unfreeze_depth)
-    prefix, body = _cut(backbone, base, recipe.unfreeze_depth)
-    return Network(prefix, body, _head(body.output_shape[-1], recipe), trains_statistics=False)
+    whole = _pooled(backbone, base)
+    prefix, body = _cut(backbone, folded(base), recipe.unfreeze_depth)
+    return Network(prefix, body, _head(whole.output_shape[-1], recipe), whole, trains_statistics=False)
+
+
+def _pooled(backbone: Backbone, base: keras.Model) -> keras.Model:
+    """The backbone with preprocessing and pooling: uint8 images to features."""
+    images = _images(base.input_shape[1])
+    return keras.Model(images, _pool()(base(_prepared(backbone, images))), name=base.name)
+
+
+def _prepared(backbone: Backbone, images: keras.KerasTensor) -> keras.KerasTensor:
+    return backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images))
+
+
+def _pool() -> layers.Layer:
+    return layers.GlobalAveragePooling2D(dtype="float32", name="pooled")
 
 
 def _cut(backbone: Backbone, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
     """The backbone with preprocessing and pooling, cut below its top `depth` stages."""
-    images = _images(base.input_shape[1])
-    prepared = backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images))
-    pool = layers.GlobalAveragePooling2D(dtype="float32", name="pooled")
     if depth == 0:
-        prefix = keras.Model(images, pool(base(prepared)), name=base.name)
+        prefix = _pooled(backbone, base)
         return prefix, _nothing(keras.Input(prefix.output_shape[1:], name="features"))
     cut = backbone.cut(base, depth)
     if cut is base.input:
-        return _nothing(images), keras.Model(images, pool(base(prepared)), name=base.name)
+        body = _pooled(backbone, base)
+        return _nothing(body.input), body
+    images = _images(base.input_shape[1])
     below = keras.Model(base.input, cut, name=base.name + "_below")
     above = keras.Model(cut, base.output, name=base.name + "_above")
     activations = keras.Input(cut.shape[1:], dtype=cut.dtype, name="activations")
-    prefix = keras.Model(images, below(prepared), name=base.name + "_prefix")
-    return prefix, keras.Model(activations, pool(above(activations)), name=base.name + "_body")
+    prefix = keras.Model(images, below(_prepared(backbone, images)), name=base.name + "_prefix")
+    return prefix, keras.Model(activations, _pool()(above(activations)), name=base.name + "_body")
 
 
 def _images(size: int) -> keras.KerasTensor:

@@ -90,6 +90,33 @@ def test_the_cut_changes_nothing_and_what_is_below_it_is_frozen(depth: int):
     np.testing.assert_allclose(network.classifier()(PIXELS), whole.classifier()(PIXELS), atol=1e-6)
 
 
+@pytest.mark.parametrize("depth", [0, 2, 5])
+def test_what_is_trained_and_what_is_saved_are_one_function_of_the_same_variables(depth: int):
+    network = built("resnet50_finetuned", unfreeze_depth=depth)
+    random = np.random.default_rng(0)
+    for variable in network.whole.variables:
+        if variable.path.endswith(("bias", "beta", "moving_mean", "gamma", "moving_variance")):
+            variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    shared = [variable for variable in network.whole.variables if variable.trainable]
+    weights, found = random.normal(size=(4, 7)).astype(np.float32), []
+    for forward in (lambda: network.logits(network.prefix(PIXELS)), lambda: network.head(network.whole(PIXELS))):
+        with tf.GradientTape() as tape:
+            logits = forward()
+            loss = tf.reduce_sum(logits * weights)
+        found.append((logits.numpy(), tape.gradient(loss, [variable.value for variable in shared])))
+    (ours, mine), (plain, theirs) = found
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+    assert len(mine) == len(shared) and (depth == 0) == (not shared)
+    for a, b in zip(mine, theirs, strict=True):
+        assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
+
+
+def test_no_batchnorm_of_a_backbone_is_left_to_run_while_it_is_trained():
+    body = built("resnet50_finetuned", unfreeze_depth=5).body
+    called = {type(layer).__name__ for layer in body.get_layer("resnet50").layers}
+    assert "FoldedConv" in called and not called & {"BatchNormalization", "Conv2D"}
+
+
 def test_the_head_is_float32_in_mixed_precision():
     network = built("resnet50_frozen", precision="bfloat16")
     assert (

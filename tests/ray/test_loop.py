@@ -44,7 +44,8 @@ def network() -> Network:
     inputs = keras.Input((8,))
     head = keras.Model(inputs, keras.layers.Dense(7)(inputs))
     nothing = keras.Model(images, keras.layers.Identity(dtype="float32")(images))
-    return Network(nothing, keras.Model(images, features), head, trains_statistics=True)
+    body = keras.Model(images, features)
+    return Network(nothing, body, head, whole=body, trains_statistics=True)
 
 
 def task(recipe: Recipe) -> loop.Task:
