@@ -103,7 +103,8 @@ def run(options: Options) -> Found:
         if options.finalists:
             best = study.best(options.finalists)
             plan = Plan(options.seeds, options.ensemble, options.views)
-            summary = finals(best, search.base, plan, search.final_setting(), search.baselines())
+            recipe = search.base.changed(**search.space.finals)
+            summary = finals(best, recipe, plan, search.final_setting(), search.baselines())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
@@ -149,7 +150,7 @@ class _Search:
         """What the value of a trial depends on, beside its parameters."""
         return {
             "images": f"{self.images.fingerprint[:12]} at {self.images.size} px",
-            "space": digest(self.space.model_dump(exclude={"points", "sampler", "scheduler"})),
+            "space": digest(self.space.model_dump(exclude={"points", "sampler", "scheduler", "finals"})),
             "recipe": digest(self.base.model_dump()),
             "weights": (self.weights.sha256 or self.weights.name)[:12],
         }

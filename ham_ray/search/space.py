@@ -106,10 +106,14 @@ Parameter = Annotated[Numbers | Choices, Field(discriminator="type")]
 
 
 class Space(_Strict):
-    """What a search varies, what it holds fixed, what it maximises and how it goes about it."""
+    """What a search varies, what it holds fixed, what it maximises and how it goes about it.
+
+    `finals` are recipe fields that are other when the best are trained again, such as more epochs.
+    """
 
     family: str
     recipe: dict[str, Value] = {}
+    finals: dict[str, Value] = {}
     objective: Literal["balanced_accuracy", "macro_f1"] = "balanced_accuracy"
     sampler: Sampler = Sampler()
     scheduler: Scheduler = Scheduler()
@@ -186,8 +190,11 @@ def _checked(content: dict[str, Any]) -> Space:
         raise _first(error, content) from None
     _known("family", [space.family], BASELINES, ("family",))
     _known("recipe field", space.recipe, Recipe.model_fields, ("recipe",))
+    _known("recipe field", space.finals, Recipe.model_fields, ("finals",))
     _known("recipe field", space.parameters, Recipe.model_fields, ("parameters",))
     _accepted(space, {}, ("recipe",) if space.recipe else ("family",))
+    for name, value in space.finals.items():
+        _accepted(space, {name: value}, ("finals", name))
     for name in space.parameters:
         _check_parameter(space, name)
     for index, point in enumerate(space.points):
@@ -223,6 +230,8 @@ def _check_parameter(space: Space, name: str) -> None:
         raise _Wrong(place, f"{name} is no parameter of a search: it decides what is measured")
     if name in space.recipe:
         raise _Wrong(place, f"{name} is fixed under recipe: and searched as well; choose one")
+    if name in space.finals:
+        raise _Wrong(("finals", name), f"{name} is searched: the finals take it from the trial")
     if problem := parameter.wrong():
         raise _Wrong(place, f"{name}: {problem}")
     for end in parameter.ends():

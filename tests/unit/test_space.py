@@ -102,6 +102,9 @@ def test_fixed_fields_and_objective_reach_the_recipe(load):
         ("unfreeze_depth: 5}", "unfreeze_depth: 5, hidden_units: 0}", 13, "hidden_units is not searched at this point"),
         ("  epochs: 3", "  epochs: 3\n  learning_rate: 0.1", 7, "learning_rate is fixed under recipe: and searched"),
         ("learning_rate: {", "seed: {type: int, low: 0, high: 3}\n  learning_rate: {", 6, "seed is no parameter"),
+        ("recipe:", "finals: {learning_rate: 0.1}\nrecipe:", 2, "learning_rate is searched: the finals take it"),
+        ("recipe:", "finals: {epoch: 9}\nrecipe:", 2, "unknown recipe field 'epoch'; did you mean epochs"),
+        ("recipe:", "finals: {epochs: 0}\nrecipe:", 2, "epochs: "),
         ("recipe:", "recipe: ]", 2, "not YAML"),
     ],
 )
