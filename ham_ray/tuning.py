@@ -248,6 +248,8 @@ def _prepared(options: Options) -> _Search:
     space = load_space(options.space_file)
     if options.trials < 1:
         raise UserError(f"--trials {options.trials}: at least 1")
+    if options.finalists and options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: at least 1; without finals: --finalists 0")
     if not 1 <= options.views <= VIEWS["light"]:
         raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
     if storage.is_remote(options.out) and not options.storage:

@@ -28,7 +28,7 @@ def main(
         bool, Option(help="wait for the autoscaler instead of refusing what does not fit")
     ] = False,
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
-    setting: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
+    changes: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
     shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
     activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take on disk; 0 = none")] = 8.0,
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
@@ -37,28 +37,13 @@ def main(
     out: Annotated[str, Option(help="folder or URI for runs")] = "runs",
 ) -> None:
     """Train baselines on lesion-grouped folds and report them."""
+    given = locals()
     with console.quiet_imports():  # here, so that --help is quick
         from ham_ray import baselines
         from ham_ray.cluster import connected
         from ham_ray.evaluation import summary
 
-    options = baselines.Options(
-        data,
-        families.split(","),
-        weights,
-        epochs,
-        workers,
-        cpus_per_worker,
-        wait_for_nodes,
-        precision,
-        setting,
-        shard_memory,
-        activations,
-        size,
-        name,
-        smoke,
-        out,
-    )
+    options = baselines.Options(**{**given, "families": families.split(",")})
     with connected():
         result, page = baselines.run(options)
     summary.show(result)

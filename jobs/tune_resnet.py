@@ -41,36 +41,14 @@ def main(
     out: Annotated[str, Option(help="folder for runs")] = "runs",
 ) -> None:
     """Run a Bayesian search, or go on with one."""
+    given = locals()
     with console.quiet_imports():  # here, so that --help is quick
         from ham_ray import tuning
         from ham_ray.cluster import connected
         from ham_ray.evaluation import summary
 
-    wanted = trials or (4 if smoke else 30)
-    options = tuning.Options(
-        data,
-        name,
-        wanted,
-        space,
-        max_concurrent,
-        workers_per_trial,
-        cpus_per_worker,
-        max_failures,
-        epochs,
-        weights,
-        precision,
-        shard_memory,
-        activations,
-        size,
-        storage,
-        mixed,
-        (1 if smoke else 3) if finalists is None else finalists,
-        seeds or (1 if smoke else 3),
-        ensemble,
-        views,
-        smoke,
-        out,
-    )
+    counts = {"trials": 4, "finalists": 1, "seeds": 1} if smoke else {"trials": 30, "finalists": 3, "seeds": 3}
+    options = tuning.Options(**{**given, **{name: n for name, n in counts.items() if given[name] is None}})
     with connected():
         found = tuning.run(options)
     tuning.show(found)
