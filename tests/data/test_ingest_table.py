@@ -98,7 +98,7 @@ def test_the_fingerprint_follows_content_not_row_order(report):
         changed.loc[0, column] = value
         assert card.fingerprint(changed, 32, "crop") != report.card["fingerprint"]
     assert card.fingerprint(rows, 48, "crop") != report.card["fingerprint"]
-    assert card.fingerprint(rows, 32, "crop") != report.card["fingerprint"]
+    assert card.fingerprint(rows, 32, "squash") != report.card["fingerprint"]
 
 
 def test_folder_and_zip_have_one_fingerprint(builder, tmp_path):
