@@ -22,11 +22,10 @@ from ham_ray import console
 
 
 class Timed(NamedTuple):
-    """Seconds of the first epoch, the median of the others, and of what came before."""
+    """Seconds of the first epoch, and the median of the others."""
 
     first: float
     later: float
-    before: float = 0.0
 
 
 def main(
@@ -51,13 +50,15 @@ def main(
         print("|---|---|---|---|---|---|---|")
         for recipe in _recipes([int(depth) for depth in depths.split(",")], epochs + 1):
             plain = _plain(images, recipe, start, plain_steps)
-            for count in map(int, workers.split(",")):
-                ours = _ours(images, recipe, start, count, out)
-                print(
-                    f"| {_name(recipe)} | {count} | {plain.later:.1f} | {ours.first:.1f} | {ours.later:.2f} | "
-                    f"{plain.later / ours.later:.1f} | {ours.before:.0f} |",
-                    flush=True,
-                )
+            with tempfile.TemporaryDirectory(dir=out) as folder:
+                tables, before = _tables(images, recipe, start, folder)
+                for count in map(int, workers.split(",")):
+                    ours = _ours(images, recipe, start, count, tables, folder)
+                    print(
+                        f"| {_name(recipe)} | {count} | {plain.later:.1f} | {ours.first:.1f} | {ours.later:.2f} | "
+                        f"{plain.later / ours.later:.1f} | {before:.0f} |",
+                        flush=True,
+                    )
 
 
 def _recipes(depths: list[int], epochs: int) -> Iterator[Any]:
@@ -78,21 +79,26 @@ def _name(recipe: Any) -> str:
     return recipe.family + (f", depth {recipe.unfreeze_depth}" if recipe.unfreeze_depth else "")
 
 
-def _ours(images: Any, recipe: Any, weights: Any, workers: int, out: str) -> Timed:
-    """Under Ray Train, from HISTORY; the tables of activations are made anew."""
-    from ham_ray.cluster import cluster_resources
+def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, str] | None, float]:
+    """Tables of activations, made anew, and the seconds that took."""
     from ham_ray.training import activations, feed
+
+    started, rows = time.perf_counter(), feed.split_rows(images, recipe)
+    tables = activations.prepare(images, rows, recipe, weights, f"{folder}/activations", 32 * 2**30)
+    return tables, time.perf_counter() - started if tables else 0.0
+
+
+def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str, str] | None, folder: str) -> Timed:
+    """Under Ray Train, from HISTORY."""
+    from ham_ray.cluster import cluster_resources
+    from ham_ray.training import feed
     from ham_ray.training import workers as training
 
-    with tempfile.TemporaryDirectory(dir=out) as folder:
-        started = time.perf_counter()
-        rows = feed.split_rows(images, recipe)
-        tables = activations.prepare(images, rows, recipe, weights, f"{folder}/activations", 32 * 2**30)
-        before = time.perf_counter() - started
-        parts = feed.split(images, recipe, workers, 4 * 2**30, tables)
-        outcome = training.train(recipe, images, parts, weights, cluster_resources(workers), f"{folder}/run")
+    parts = feed.split(images, recipe, workers, 4 * 2**30, tables)
+    place = f"{folder}/run-{workers}"
+    outcome = training.train(recipe, images, parts, weights, cluster_resources(workers), place)
     seconds = outcome.history["seconds"].to_numpy()
-    return Timed(float(seconds[0]), float(np.median(seconds[1:])), before if tables else 0.0)
+    return Timed(float(seconds[0]), float(np.median(seconds[1:])))
 
 
 def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> Timed:
