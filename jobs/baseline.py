@@ -2,7 +2,7 @@
 
     python jobs/baseline.py                                       # synthetic sample; 2 minutes on two cores
     python jobs/baseline.py --smoke                               # the same, smaller; 1 minute
-    python jobs/baseline.py --data ham10000.zip --weights imagenet    # real images; about 75 minutes on two cores
+    python jobs/baseline.py --data ham10000.zip --weights imagenet    # real images; about an hour on two cores
     ray job submit --working-dir . -- python jobs/baseline.py --data s3://bucket/images --out s3://bucket/runs
 
 Started again with the same options after a kill, it goes on where it was.
