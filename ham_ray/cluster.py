@@ -28,11 +28,12 @@ class Resources:
     reason: str
 
 
-_QUIET = {
+_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's start-up notices; its errors come as exceptions
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 by default: how long a training that has ended is not noticed
 }
 
 
@@ -50,7 +51,7 @@ def connected() -> Iterator[None]:
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **(_joining() if address else _starting()))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UserError(f"cannot connect to Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
-    quiet_data()
+    configure_data()
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # the jobs say themselves what happens
     try:
         yield
@@ -63,23 +64,25 @@ def in_submitted_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def quiet_data() -> None:
-    """No progress bars and no line for each dataset: the jobs print their own progress."""
+def configure_data() -> None:
+    """No progress bars and no line for each dataset, for the jobs print their own progress; and the quicker reader."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.use_datasource_v2 = False  # its listing waits a second for each dataset (Ray 2.60: 1.1 s against 0.1 s)
 
 
 def _starting() -> dict[str, Any]:
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
     # With the dashboard: without it Ray Train cannot watch its controller, and says so every second.
     few = {"num_cpus": 2} if cores() < 2 else {}  # else Ray's own count, which knows containers
     return {"include_dashboard": True, "dashboard_host": "127.0.0.1", **few}
 
 
 def _joining() -> dict[str, Any]:
-    environment: dict[str, Any] = {"env_vars": _QUIET}
+    environment: dict[str, Any] = {"env_vars": _ENVIRONMENT}
     if not in_submitted_job():  # outside a submitted job the cluster lacks this code
         environment["py_modules"] = [str(Path(__file__).parent)]
     return {"runtime_env": environment}

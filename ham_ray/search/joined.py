@@ -10,7 +10,7 @@ import ray
 import ray.train
 from ray import tune
 
-from ham_ray.cluster import Resources, quiet_data
+from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.search.trial import Shared, scores, table_key
 from ham_ray.training import feed, workers
@@ -26,7 +26,7 @@ class JoinedTrial(tune.Trainable):
     def setup(  # type: ignore[override]  # Tune passes the others
         self, config: dict[str, Any], shared: Shared, images: Images, resources: Resources, shard_memory: float
     ) -> None:
-        quiet_data()
+        configure_data()
         self.shared, self.images, self.resources, self.shard_memory = shared, images, resources, shard_memory
         self._begin(config)
 

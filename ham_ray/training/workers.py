@@ -19,7 +19,7 @@ from ray.data import ExecutionOptions
 from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import storage
-from ham_ray.cluster import Resources, quiet_data
+from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.models.families import Network, build
@@ -117,7 +117,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     """Everything from this worker's parts of the data to the predictions of all."""
-    quiet_data()
+    configure_data()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
     replica = _join()

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from here import train_here
 
-from ham_ray.cluster import plan
 from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
-from ham_ray.data.shards import evaluation_bounds
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import activations, feed, workers
+from ham_ray.training import activations, feed
 from ham_ray.training.activations import Activations
 
 pytestmark = pytest.mark.ray
@@ -79,14 +77,23 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
     np.testing.assert_allclose(cached.probabilities["test"], plain.probabilities["test"], atol=1e-2)
 
 
-def test_two_workers_of_ray_train_share_a_table(frozen: dict[str, str], images: Images, tmp_path: Path):
-    here = train_here(FROZEN, images, tmp_path / "here", frozen)
-    parts = feed.split(images, FROZEN, 2, 1e9, frozen)
-    theirs = workers.train(FROZEN, images, parts, RANDOM, plan(2, [2.0]), str(tmp_path / "two"))
-    np.testing.assert_allclose(theirs.history["train_loss"], here.history["train_loss"], rtol=1e-3)
-    np.testing.assert_allclose(theirs.probabilities["test"], here.probabilities["test"], atol=5e-3)
-    part = Activations(frozen["validation"], evaluation_bounds(len(images.fold(FROZEN.validation_fold)), 0, 2))
-    assert theirs.facts["feature_spread"] == pytest.approx(here.network.feature_spread(part[:128]), abs=1e-3)
+def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Images):
+    labels = images.fold(*FROZEN.training_folds)["label"].to_numpy(np.int32)
+    whole, *shares = (
+        list(feed.cached_batches(frozen["training"], labels, FROZEN, rank, workers)(epoch=1))
+        for rank, workers in ((0, 1), (0, 2), (1, 2))
+    )
+    assert len(whole) == len(labels) // FROZEN.batch_size
+    for batch, first, second in zip(whole, *shares, strict=True):
+        for together, here, there in zip(batch, first, second, strict=True):
+            np.testing.assert_array_equal(together, np.concatenate([here, there]))
+
+
+def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images: Images):
+    labels = images.fold(FROZEN.validation_fold)["label"].to_numpy(np.int32)
+    whole, *halves = (feed.cached_part(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2)))
+    np.testing.assert_array_equal(whole.inputs[:], np.concatenate([half.inputs[:] for half in halves]))
+    np.testing.assert_array_equal(whole.labels, np.concatenate([half.labels for half in halves]))
 
 
 def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,11 +152,11 @@ def test_a_mistake_is_one_line_and_exit_code_two(cluster: str, tmp_path: Path):
     assert "--data /nowhere: no such file or folder" in error and "Traceback" not in error
 
 
-def test_a_family_that_diverges_does_not_stop_the_others(cluster: str, images: Images, tmp_path: Path, capsys):
-    recipes = {
-        "bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1),
-        "good": RECIPE.changed(epochs=1),
-    }
+def test_a_family_that_diverges_does_not_stop_the_others(
+    resumed: str, out: Path, cluster: str, images: Images, tmp_path: Path, capsys
+):
+    recipes = {"bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1), "good": RECIPE}
+    shutil.copytree(out / "job" / "simple_cnn", tmp_path / "good")  # finished already, so it is read
     result = compare(
         recipes, Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
     )
@@ -172,8 +173,10 @@ def test_a_submitted_job_runs(cluster: str, tmp_path: Path):
     dashboard = f"http://{ray._private.worker.global_worker.node.address_info['webui_url']}"
     ray_cli = Path(sys.executable).with_name("ray")
     arguments = [str(ray_cli), "job", "submit", "--address", dashboard, "--working-dir", str(ROOT), "--"]
-    arguments += ["python", "jobs/baseline.py", "--smoke", "--families", "simple_cnn", "--out", str(tmp_path)]
+    arguments += ["python", "jobs/baseline.py", "--smoke", "--families", "resnet50_frozen", "--weights", "none"]
+    arguments += ["--out", str(tmp_path)]
     code, told, error = finish(start(arguments, cluster))
     assert code == 0, told[-3000:] + error[-3000:]
     assert "succeeded" in told and "report: " in told
+    assert "8 in training); computed once now" in told and "RANDOM WEIGHTS" in told
     assert len(list(tmp_path.glob("baseline-*/report.html"))) == 1
