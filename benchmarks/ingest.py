@@ -85,8 +85,10 @@ def _plain(path: Path, size: int) -> list[bytes]:
         def one(name: str) -> bytes:
             image = Image.open(io.BytesIO(archive.read(name)))
             image.draft("RGB", (size, size))
-            buffer = io.BytesIO()
-            small = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+            buffer, rgb = io.BytesIO(), image.convert("RGB")
+            side, middle = min(rgb.size) / 2, (rgb.width / 2, rgb.height / 2)
+            square = (middle[0] - side, middle[1] - side, middle[0] + side, middle[1] + side)
+            small = rgb.resize((size, size), Image.Resampling.BICUBIC, box=square)
             small.save(buffer, "WEBP", lossless=True, quality=0, method=0)
             return buffer.getvalue()
 
