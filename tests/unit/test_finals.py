@@ -121,6 +121,12 @@ def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
         arranged({name: found["trial-4-seed-0"] for name in found}, seeds=1)
 
 
+def test_a_seed_that_failed_does_not_count(arranged):
+    found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-4-seed-1": run(0.9, 0.5)}
+    shown = arranged({**found, "trial-9-seed-0": run(0.3, 0.3), "trial-9-seed-1": run(0.3, 0.3)}, seeds=2)
+    assert shown["trial 4, one seed"] is found["trial-4-seed-1"]
+
+
 def test_no_complete_trial_is_told():
     with pytest.raises(UserError, match="no trial is complete"):
         finals([], BASE, Plan(1), SimpleNamespace(), {})  # type: ignore[arg-type]
@@ -128,7 +134,7 @@ def test_no_complete_trial_is_told():
 
 def test_an_average_is_the_mean_of_probabilities():
     one, two = run(0.5, 0.5), run(0.9, 0.9, 1)
-    mean = average([one, Run(None, None, {}), two])
+    mean = average([one, two])
     assert mean.predictions is not None and one.predictions is not None and two.predictions is not None
     expected = (arrays(one.predictions)[1] + arrays(two.predictions)[1]) / 2
     np.testing.assert_allclose(arrays(mean.predictions)[1], expected, rtol=1e-6)
