@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ham_ray.errors import UserError
+
+EVERY = 30.0  # seconds between lines of progress
 
 
 def run(command: Callable[..., None]) -> None:
@@ -52,7 +55,14 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with pace and time left; the block calls what it is given with (done, total)."""
+    """A bar with pace and time left; the block calls what it is given with (done, total).
+
+    Outside a terminal, where a bar cannot be, a line every half minute.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(what)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,8 +70,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.fields[pace]}"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None, pace="", visible=False)  # shown once there is something to count
 
         def told(done: int, total: int) -> None:
@@ -69,3 +78,22 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.update(task, completed=done, total=total, visible=True, pace=f"{speed:.0f} images/s" if speed else "")
 
         yield told
+
+
+def _lines(what: str) -> Callable[[int, int], None]:
+    """What counts by lines; work that was done before the first call does not count for the pace."""
+    first, last = None, time.monotonic()
+
+    def told(done: int, total: int) -> None:
+        nonlocal first, last
+        now = time.monotonic()
+        first = first or (done, last)
+        if now - last < EVERY or done == first[0]:
+            return
+        last, pace = now, (done - first[0]) / (now - first[1])
+        left = (total - done) / pace
+        print(
+            f"{what}: {done:,} of {total:,} images, {pace:.0f} images/s, {left:.0f} s left", file=sys.stderr, flush=True
+        )
+
+    return told
