@@ -62,7 +62,7 @@ def train(
 
     A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
     Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails as
-    STOPPED.
+    STOPPED. Such a training leaves no model and predicts nothing.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -131,8 +131,9 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     say = messages.sender(config["mailbox"], replica.rank)
     report = _reporter(recipe, say, config["gate"], replica.rank)
     progress = loop.train(recipe, network, task, replica, checkpoints, report, say)
-    if progress.stopped:
-        return {"failed": STOPPED, "probabilities": {}, "history": progress.history, "facts": {}}
+    if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
+        failed = STOPPED if progress.stopped else None
+        return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
     held_out = {name: feed.collect(name, replica.rank) for name in ("validation", "test")}
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {

@@ -241,6 +241,7 @@ def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, 
     table = search(images, folder, text, name="joined", trials=3, workers_per_trial=2)
     assert table["state"].tolist() == ["complete", "pruned", "pruned"]
     assert table["epochs"].tolist() == [2, 1, 1]
+    assert not list((folder / "joined").rglob("model.keras"))
     here = values_here(images, folder / "here", {"learning_rate": 3e-3, "dropout": 0.0})
     assert table["macro_f1"][0] == pytest.approx(max(here), abs=0.02)
     deadline = time.monotonic() + 30
