@@ -9,10 +9,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import ray
 import tensorflow as tf
 
 from ham_ray import storage
+from ham_ray.cluster import actor_each_node
 from ham_ray.console import progress
 from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read
@@ -26,14 +26,11 @@ def predict_rows(models: list[str], images: Images, rows: pd.DataFrame, views: i
         models: paths or URIs of saved models, as training leaves them: uint8 RGB in, probabilities out.
         rows: a stretch of `images.fold(…)`, as `read` takes it.
     """
-    nodes, gpus = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources().get("GPU", 0)
     predicted = read(images, rows).map_batches(
         _Predictor,
         fn_constructor_args=(models, views),
         batch_size=PREDICT_BATCH,
-        compute=ray.data.ActorPoolStrategy(size=nodes),
-        num_cpus=1,
-        num_gpus=1 if gpus else 0,
+        **actor_each_node(),
     )
     found: dict[str, np.ndarray] = {}
     with progress("prediction") as told:

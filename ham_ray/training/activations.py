@@ -24,6 +24,7 @@ import ray.data
 import tensorflow as tf
 
 from ham_ray import runs, storage
+from ham_ray.cluster import actor_each_node
 from ham_ray.console import progress
 from ham_ray.data.augment import VIEWS, view
 from ham_ray.data.images import Images, read_pixels
@@ -213,18 +214,11 @@ class _Work:
 def _computed(missing: list[tuple[str, str]], work: _Work) -> Iterable[dict[str, Any]]:
     if not missing:
         return []
-    nodes = sum(node["Alive"] for node in ray.nodes())
     items = ray.data.from_items(
         [{"table": name, "block": block} for name, block in missing], override_num_blocks=len(missing)
     )
-    return items.map_batches(
-        _Builder,
-        fn_constructor_args=(work,),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=min(nodes, len(missing))),
-        num_cpus=1,
-        num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
-    ).iter_rows()
+    done = items.map_batches(_Builder, fn_constructor_args=(work,), batch_size=1, **actor_each_node())
+    return done.iter_rows()
 
 
 class _Builder:
