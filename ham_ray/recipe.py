@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     warmup_epochs: float = Field(1.0, ge=0, description="linear rise to the peak at the start of each phase")
     weight_decay: float = Field(0.02, ge=0, description="decoupled (AdamW); biases and normalisation are exempt")
     averaging: float = Field(
-        0.0, ge=0, lt=1, description="decay a step of a moving average of the weights, which is what is kept; 0 = none"
+        0.0, ge=0, lt=1, description="decay a step of a moving average of what is trained, which is kept; 0 = none"
     )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
