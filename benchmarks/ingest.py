@@ -25,7 +25,7 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ham_ray.data import archives, layouts
 from ham_ray.data.ingest import ingest
@@ -85,10 +85,8 @@ def _plain(path: Path, size: int) -> list[bytes]:
         def one(name: str) -> bytes:
             image = Image.open(io.BytesIO(archive.read(name)))
             image.draft("RGB", (size, size))
-            buffer, rgb = io.BytesIO(), image.convert("RGB")
-            side, middle = min(rgb.size) / 2, (rgb.width / 2, rgb.height / 2)
-            square = (middle[0] - side, middle[1] - side, middle[0] + side, middle[1] + side)
-            small = rgb.resize((size, size), Image.Resampling.BICUBIC, box=square)
+            buffer = io.BytesIO()
+            small = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
             small.save(buffer, "WEBP", lossless=True, quality=0, method=0)
             return buffer.getvalue()
 

@@ -172,7 +172,7 @@ class _Peer:
         )
         return model
 
-    def fit(self, model: Any, scale: float, callbacks: Any = ()) -> float:
+    def fit(self, model: Any, scale: float) -> float:
         """Train with class weights; the best validation macro-F1."""
         import keras
         import plain
@@ -186,7 +186,6 @@ class _Peer:
             validation_data=plain.dataset(*self.parts["validation"], BATCH, shuffled=False),
             epochs=self.epochs,
             class_weight=dict(enumerate(class_weights(counts, scale).tolist())),
-            callbacks=list(callbacks),
             verbose=0,
         )
         self.epoch_seconds = time.perf_counter() - started

@@ -112,8 +112,10 @@ def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> Timed:
     keras.config.set_dtype_policy("float32")
     rows = feed.split_rows(images, recipe)
     train, held_out = (feed.decoded(images, rows[name]) for name in ("training", "validation"))
-    network = recipe.family == "simple_cnn"
-    model = plain.simple_cnn(images.size) if network else plain.resnet50(images.size, weights, recipe.unfreeze_depth)
+    if recipe.family == "simple_cnn":
+        model = plain.simple_cnn(images.size)
+    else:
+        model = plain.resnet50(images.size, weights, recipe.unfreeze_depth)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.AdamW(recipe.learning_rate), loss=loss, metrics=["accuracy"])
     whole = len(train.labels) // recipe.batch_size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 from ham_ray import choices, runs, storage
@@ -86,14 +85,11 @@ def finished(out: str, images: Images, precision: str) -> dict[str, Run]:
     """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
     own = {name: _recipe(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
     data = {"fingerprint": images.fingerprint, "size": images.size}
-    found: dict[str, tuple[str, Run]] = {}
-    for uri in [uri for group in storage.folders(out) for uri in storage.folders(group)]:
-        recorded = _recorded(uri)
-        family = recorded.get("recipe", {}).get("family")
-        if recorded.get("data") == data and recorded["recipe"] == own.get(family) and (run := read_run(uri)):
-            time = runs.last_start(storage.join(uri, ENVIRONMENT))
-            found[family] = max(found.get(family, ("", run)), (time, run), key=itemgetter(0))
-    return {family: run for family, (_, run) in found.items()}
+    recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
+    same = [uri for uri, it in recorded.items() if it.get("data") == data and it["recipe"] in own.values()]
+    latest_last = sorted(same, key=lambda uri: runs.last_start(storage.join(uri, ENVIRONMENT)))
+    read = {uri: read_run(uri) for uri in latest_last}
+    return {recorded[uri]["recipe"]["family"]: run for uri, run in read.items() if run}
 
 
 def _recorded(uri: str) -> dict[str, Any]:

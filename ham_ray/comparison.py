@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -76,11 +76,13 @@ def publish(
     floor = floors(setting.images, rows)
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
-    page = replace(_report(result, trained, floor, rows, setting, recipe, title), pairs=pairs)
+    differences = report.differences(trained, floor, pairs)
+    page = _report(result, trained, floor, rows, setting, recipe, title, differences)
     report.write(page, storage.join(setting.out, REPORT))
-    for found in (found for found in report.differences(page) if (found.model, found.other) in pairs):
-        values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
-        print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
+    for found in differences:
+        if (found.model, found.other) in pairs:
+            values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
+            print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
     return result
 
 
@@ -195,6 +197,7 @@ def _report(
     setting: Setting,
     recipe: Recipe,
     title: str,
+    differences: list[report.Difference],
 ) -> report.ReportData:
     around, card = runs.environment(), setting.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
@@ -216,5 +219,6 @@ def _report(
         fingerprint=setting.images.fingerprint,
         licence=card["licence"],
         attribution=card["attribution"],
+        differences=differences,
         selection=f"validation {summary.METRIC_NAMES[recipe.select_by]} (fold {recipe.validation_fold})",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,8 +27,7 @@ class ReportData:
     """All a report shows.
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
-    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1". `pairs` names runs
-    whose difference is shown, beside that of each run to the thumbnail floor.
+    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1".
     """
 
     title: str
@@ -41,7 +40,7 @@ class ReportData:
     licence: str
     attribution: str
     selection: str
-    pairs: tuple[tuple[str, str], ...] = ()
+    differences: list[Difference]
 
 
 class Difference(NamedTuple):
@@ -88,7 +87,7 @@ def render(data: ReportData) -> str:
             resamples=RESAMPLES,
             diagnoses=DIAGNOSES,
             intervals=_intervals_image(data.summary),
-            differences=differences(data),
+            differences=data.differences,
             compared=[METRIC_NAMES[name] for name in COMPARED],
             families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
         )
@@ -112,11 +111,13 @@ def _family(row: Row, run: Run) -> dict[str, Any]:
     return found
 
 
-def differences(data: ReportData) -> list[Difference]:
+def differences(
+    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
+) -> list[Difference]:
     """Of each of the pairs, and of each run to the thumbnail floor, where both have the same test images."""
-    found = {name: run.predictions for name, run in data.runs.items() if run.predictions is not None}
-    tests = {name: of_split(table, "test") for name, table in {**data.floors, **found}.items()}
-    pairs = [*data.pairs, *((name, THUMBNAIL_FLOOR) for name in data.runs)]
+    found = {name: run.predictions for name, run in runs.items() if run.predictions is not None}
+    tests = {name: of_split(table, "test") for name, table in {**floors, **found}.items()}
+    pairs = [*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)]
     return [
         Difference(a, b, {metric: paired_difference(tests[a], tests[b], metric) for metric in COMPARED})
         for a, b in pairs

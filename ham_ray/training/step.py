@@ -109,9 +109,11 @@ class Trainer:
             return
         current = [variable.numpy() for variable in self.variables]
         self.optimizer.finalize_variable_values(self.variables)
-        yield
-        for variable, value in zip(self.variables, current, strict=True):
-            variable.assign(value)
+        try:
+            yield
+        finally:
+            for variable, value in zip(self.variables, current, strict=True):
+                variable.assign(value)
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         """Probabilities float32[n, 7] of this replica's images."""

@@ -75,6 +75,10 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
     np.testing.assert_allclose(cached.history["train_loss"], plain.history["train_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.history["validation_loss"], plain.history["validation_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.probabilities["test"], plain.probabilities["test"], atol=1e-2)
+    pixels = read_pixels(images, images.fold(recipe.validation_fold))
+    spread = plain.network.feature_spread(plain.network.prefix(pixels))
+    table = Activations(found["validation"], slice(0, len(pixels)))
+    assert abs(cached.network.feature_spread(table[:]) - spread) < 1e-2
 
 
 def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Images):
@@ -102,7 +106,8 @@ def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
     path = copied(frozen, tmp_path)
     blocks = sorted(path.glob("block-*.npy"))
     before = {block: (block.read_bytes(), block.stat().st_mtime_ns) for block in blocks}
-    assert len(blocks) > 2 and tables(images, FROZEN, tmp_path)
+    there = {name: str(tmp_path / Path(place).name) for name, place in frozen.items()}
+    assert len(blocks) > 2 and tables(images, FROZEN, tmp_path) == there
     assert "there already" in capsys.readouterr().out
     assert all(block.stat().st_mtime_ns == before[block][1] for block in blocks)
     blocks[0].write_bytes(before[blocks[0]][0][:500])
@@ -111,7 +116,7 @@ def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
         byte = file.read(1)
         file.seek(-1000, 2)
         file.write(bytes([byte[0] ^ 1]))
-    assert tables(images, FROZEN, tmp_path)
+    assert tables(images, FROZEN, tmp_path) == there
     told = capsys.readouterr().out
     assert all(f"{block} is damaged or gone" in told for block in blocks[:2])
     assert all(block.read_bytes() == before[block][0] for block in blocks)
@@ -125,7 +130,7 @@ def test_a_killed_build_goes_on(frozen: dict[str, str], images: Images, tmp_path
     kept = first.stat().st_mtime_ns
     rest[0].unlink()
     (path / f".{rest[0].name}.0.part.npy").write_bytes(b"half")
-    assert tables(images, FROZEN, tmp_path)
+    assert tables(images, FROZEN, tmp_path) == {name: str(tmp_path / Path(p).name) for name, p in frozen.items()}
     assert first.stat().st_mtime_ns == kept and rest[0].exists()
     assert len(json.loads((path / "table.json").read_bytes())["checksums"]) == 1 + len(rest)
 

@@ -16,7 +16,6 @@ import optuna
 import pandas as pd
 import psutil
 import pytest
-import yaml
 from here import train_here
 from optuna.trial import TrialState
 from ray.util import placement_group_table
@@ -24,7 +23,7 @@ from ray.util import placement_group_table
 from ham_ray import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
-from ham_ray.recipe import baseline
+from ham_ray.search.space import load_space
 from ham_ray.training.workers import CHECKPOINTS
 
 pytestmark = pytest.mark.ray
@@ -109,7 +108,8 @@ def first(cluster: str, images: Images, folder: Path, processes: set[int]) -> pd
 
 def values_here(images: Images, folder: Path, point: dict[str, float], text: str = SPACE) -> list[float]:
     """The scores of a trial's epochs, trained in this process."""
-    recipe = baseline("simple_cnn").changed(**yaml.safe_load(text)["recipe"], **point)
+    folder.mkdir(exist_ok=True)
+    recipe = load_space(options(images, folder, text).space_file).base().changed(**point)
     return train_here(recipe, images, folder).history["validation_macro_f1"].tolist()
 
 
@@ -228,19 +228,17 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     assert after[1].params == before[1].params
     assert "best trials" in again.stdout and "trial 1 epoch 1/6" not in again.stdout
     assert "that in 2 views" in again.stdout and "the last one, calibrated" in again.stdout
-    assert (
-        "baselines to set beside the winner: none" in again.stdout
-        and (tmp_path / "s" / "finals" / "report.html").exists()
-    )
+    assert "baselines to set beside the winner: none" in again.stdout
+    assert (tmp_path / "s" / "finals" / "report.html").exists()
 
 
 def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path):
-    bad = ", ".join(f"{{learning_rate: 1.0e-30, dropout: 0.{place}}}" for place in (1, 2))
-    text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 5").replace("low: 1.0e-4", "low: 1.0e-30")
+    bad = ", ".join(f"{{learning_rate: 1.0e-30, dropout: 0.{place}}}" for place in (1, 2, 3))
+    text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 6").replace("low: 1.0e-4", "low: 1.0e-30")
     text += f"points: [{{learning_rate: 3.0e-3, dropout: 0.0}}, {bad}]\n"
-    table = search(images, folder, text, name="joined", trials=3, workers_per_trial=2)
-    assert table["state"].tolist() == ["complete", "pruned", "pruned"]
-    assert table["epochs"].tolist() == [2, 1, 1]
+    table = search(images, folder, text, name="joined", trials=4, workers_per_trial=2)
+    assert table["state"].tolist() == ["complete", "pruned", "pruned", "pruned"]
+    assert table["epochs"].tolist() == [2, 1, 1, 1]
     assert not list((folder / "joined").rglob("model.keras"))
     here = values_here(images, folder / "here", {"learning_rate": 3e-3, "dropout": 0.0})
     assert table["macro_f1"][0] == pytest.approx(max(here), abs=0.02)

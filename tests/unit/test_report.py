@@ -207,6 +207,7 @@ def render(table, runs, floors):
             licence="CC BY-NC 4.0",
             attribution="ViDIR Group",
             selection="the epoch, by macro-F1",
+            differences=report.differences(runs, floors),
         )
     )
 
