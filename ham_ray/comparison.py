@@ -220,5 +220,19 @@ def _report(
         licence=card["licence"],
         attribution=card["attribution"],
         differences=differences,
-        selection=f"validation {summary.METRIC_NAMES[recipe.select_by]} (fold {recipe.validation_fold})",
+        selection=f"validation {summary.METRIC_NAMES[recipe.select_by]}, {_validated(trained, recipe)}",
     )
+
+
+def _validated(trained: dict[str, Run], recipe: Recipe) -> str:
+    """On which folds, in words."""
+    found = {recipe.validation_fold}.union(
+        *(
+            predictions.of_split(run.predictions, "validation")["fold"].tolist()
+            for run in trained.values()
+            if run.predictions is not None
+        )
+    )
+    if len(found) == 1:
+        return f"fold {recipe.validation_fold}"
+    return f"folds {', '.join(map(str, sorted(found)))}, one for each training, which learned from the others"

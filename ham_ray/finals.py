@@ -1,12 +1,12 @@
-"""After a search: its best trials trained again with several seeds, one of them named, and only then the test fold.
+"""After a search: its best trials trained again several times, one of them named, and only then the test fold.
 
-Validation chooses: the winner by its mean score over seeds, the temperature, tau. A difference between two trials of
-one validation fold says little; a mean over seeds says more.
+Each training of a trial has another seed and validates on another fold (cross-validation): a difference between two
+trials on one validation fold says little, a mean over folds says more, and together the trainings have learned from all
+folds but the test fold. Validation chooses: the winner by its mean score, the temperature, tau.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ CALIBRATED = "the last one, calibrated"
 
 @dataclass(frozen=True)
 class Plan:
-    """How the best are trained again: seeds of each, trials averaged (1 = the winner alone), views of each image."""
+    """How the best are trained again: trainings of each, trials averaged (1 = the winner), views of each image."""
 
     seeds: int
     ensemble: int = 1
@@ -40,8 +40,8 @@ class Plan:
 def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, baselines: dict[str, Run]) -> Summary:
     """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures beside the baselines'.
 
-    The table has the winner with one seed (the first that ended, not the best) and then, each on top of the one
-    before: the average of its seeds, of several trials, of several views, and that calibrated.
+    The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
+    before: the average of its trainings, of several trials, of several views, and that calibrated.
 
     Raises:
         UserError: no trial is complete, or none of the best could be trained again.
@@ -52,8 +52,9 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     means = {n: float(np.mean([_validation_score(run, base) for run in found.values()])) for n, found in tried.items()}
     ranked = sorted(means, key=lambda number: -means[number])
     for number in ranked:
-        print(f"trial {number}: validation {base.select_by} {means[number]:.3f}, mean of {len(tried[number])} seed(s)")
-    shown = _stages({number: tried[number] for number in ranked[: plan.ensemble]}, plan.views, base, setting)
+        count = len(tried[number])
+        print(f"trial {number}: validation {base.select_by} {means[number]:.3f}, mean of {count} training(s)")
+    shown = _stages({number: tried[number] for number in ranked[: plan.ensemble]}, plan.views, setting)
     for name, run in shown.items():
         print(f"{name}: validation {base.select_by} {_validation_score(run, base):.3f}", flush=True)
     last = shown[list(shown)[-1]]
@@ -68,12 +69,7 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
 
 def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
-    recipes = {
-        trial.number: {
-            f"trial-{trial.number}-seed-{seed}": base.changed(**trial.params, seed=seed) for seed in range(seeds)
-        }
-        for trial in best
-    }
+    recipes = {trial.number: _recipes(trial, base, seeds) for trial in best}
     found = train({name: recipe for named in recipes.values() for name, recipe in named.items()}, setting)
     ended = {
         n: {name: found[name] for name in named if found[name].predictions is not None} for n, named in recipes.items()
@@ -83,28 +79,46 @@ def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting
     return {number: named for number, named in ended.items() if named}
 
 
-def _stages(members: dict[int, dict[str, Run]], views: int, base: Recipe, setting: Setting) -> dict[str, Run]:
+def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
+    """The trial's recipe with each seed, on each of the folds in turn; the first validates where the search did."""
+    folds = [base.validation_fold, *base.training_folds]
+    return {
+        f"trial-{trial.number}-seed-{seed}": base.changed(
+            **trial.params, seed=seed, validation_fold=folds[seed % len(folds)]
+        )
+        for seed in range(seeds)
+    }
+
+
+def _stages(members: dict[int, dict[str, Run]], views: int, setting: Setting) -> dict[str, Run]:
     """What is made of the winner, the first of the members, step by step."""
     winner, own = next(iter(members.items()))
-    shown = {f"trial {winner}, one seed": next(iter(own.values()))}
-    last = average([*own.values()])
+    shown = {f"trial {winner}, one training": next(iter(own.values()))}
     if len(own) > 1:
-        shown[f"trial {winner}, {len(own)} seeds averaged"] = last
+        shown[f"trial {winner}, {len(own)} trainings averaged"] = average([*own.values()])
     if len(members) > 1:
-        last = average([average([*found.values()]) for found in members.values()])
-        shown[f"{len(members)} trials averaged"] = last
+        shown[f"{len(members)} trials averaged"] = _joined(members)
     if views > 1:
-        shown[f"that in {views} views"] = _viewed(last, [*itertools.chain(*members.values())], views, base, setting)
+        viewed = {
+            number: {name: _viewed(name, run, views, setting) for name, run in found.items()}
+            for number, found in members.items()
+        }
+        shown[f"that in {views} views"] = _joined(viewed)
     return shown
 
 
-def _viewed(run: Run, names: list[str], views: int, base: Recipe, setting: Setting) -> Run:
-    """The run's images predicted anew by these models, each image in several of its eight symmetries."""
-    rows = setting.images.fold(base.validation_fold, base.test_fold)
-    models = [storage.join(setting.out, name, workers.MODEL) for name in names]
-    predicted = pd.DataFrame(predict_rows(models, setting.images, rows, views), rows["image_id"], PROBABILITIES)
-    probabilities = predicted.loc[_table(run)["image_id"]].to_numpy()
-    return Run(_with(_table(run), probabilities), None, {**run.info, "minutes": None})
+def _joined(members: dict[int, dict[str, Run]]) -> Run:
+    """Trials have equal weight, however many of their trainings ended."""
+    return average([average([*found.values()]) for found in members.values()])
+
+
+def _viewed(name: str, run: Run, views: int, setting: Setting) -> Run:
+    """The run's images predicted anew by its model, each image in several of its eight symmetries."""
+    table = _table(run)
+    rows = setting.images.fold(*table["fold"].unique().tolist())
+    model = storage.join(setting.out, name, workers.MODEL)
+    predicted = pd.DataFrame(predict_rows([model], setting.images, rows, views), rows["image_id"], PROBABILITIES)
+    return Run(_with(table, predicted.loc[table["image_id"]].to_numpy()), None, run.info)
 
 
 def _table(run: Run) -> pd.DataFrame:
@@ -118,13 +132,15 @@ def _with(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
 
 
 def average(found: list[Run]) -> Run:
-    """The run whose probabilities are the mean of these runs'; all ended with a model."""
-    tables = [_table(run) for run in found]
-    probabilities = np.mean([arrays(table)[1] for table in tables], axis=0)
-    if any(not table["image_id"].equals(tables[0]["image_id"]) for table in tables):
-        raise AssertionError("predictions of different images cannot be averaged")
+    """Each image with the mean probabilities of the runs that predicted it; all runs ended with a model.
+
+    So a test image has those of all runs, a validation image those of the runs that did not learn from it.
+    """
+    together = pd.concat([_table(run) for run in found], ignore_index=True)
+    means = together.groupby("image_id", sort=False)[list(PROBABILITIES)].mean()
+    table = together.drop_duplicates("image_id", ignore_index=True)  # in the order of the means
     minutes = sum(run.info.get("minutes", 0.0) for run in found)
-    return Run(_with(tables[0], probabilities), None, {**found[0].info, "minutes": minutes})
+    return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes})
 
 
 def _validation_score(run: Run, base: Recipe) -> float:

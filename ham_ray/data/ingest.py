@@ -244,13 +244,18 @@ def _publish(folder: Path, target: str) -> None:
 
 def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
     found = json.loads(storage.read_bytes(storage.join(target, CARD)))
-    wanted = (SCHEMA_VERSION, source.signature, source.layout, options.size, options.geometry)
+    wanted = (SCHEMA_VERSION, source.path.name, source.layout, options.size, options.geometry)
     origin = found.get("source", {})
-    theirs = tuple(found.get(key) for key in ("schema_version", "size", "geometry"))
-    if (theirs[0], origin.get("signature"), origin.get("layout"), *theirs[1:]) != wanted:
+    version, size, geometry = (found.get(key) for key in ("schema_version", "size", "geometry"))
+    if (version, origin.get("file"), origin.get("layout"), size, geometry) != wanted:
         raise UserError(
-            f"{target} already holds another table ({origin.get('file')}, {found.get('size')} px, "
-            f"{found.get('geometry')}, schema version {theirs[0]}); choose another --out, or delete it"
+            f"{target} already holds another table ({origin.get('file')}, {size} px, {geometry}, schema version "
+            f"{version}); choose another --out, or delete it"
+        )
+    if origin.get("signature") != source.signature:
+        raise UserError(
+            f"{source.path} was changed or copied since {target} was made of it: its size, its time or its files "
+            f"differ. To use that table as it is: --data {target}; to make it anew, delete it"
         )
     if not storage.is_remote(target):
         shutil.rmtree(_work_path(target), ignore_errors=True)  # of an ingest killed right after its last step

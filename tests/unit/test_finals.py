@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from ham_ray import finals as module
+from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
@@ -71,15 +72,15 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
 
 def test_validation_names_the_winner_and_not_the_test_fold(arranged):
     shown = arranged({"trial-4-seed-0": run(0.8, 0.2), "trial-9-seed-0": run(0.6, 0.99)}, seeds=1)
-    assert list(shown) == ["trial 4, one seed", "the last one, calibrated"]
+    assert list(shown) == ["trial 4, one training", "the last one, calibrated"]
 
 
-def test_the_mean_over_seeds_decides_and_the_first_seed_is_shown(arranged):
+def test_the_mean_over_trainings_decides_and_the_first_is_shown(arranged):
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": run(0.3, 0.5, 1)}
     found |= {"trial-9-seed-0": run(0.7, 0.5), "trial-9-seed-1": run(0.8, 0.5, 1)}
     shown = arranged(found, seeds=2)
-    assert list(shown) == ["trial 9, one seed", "trial 9, 2 seeds averaged", "the last one, calibrated"]
-    assert shown["trial 9, one seed"] is found["trial-9-seed-0"]
+    assert list(shown) == ["trial 9, one training", "trial 9, 2 trainings averaged", "the last one, calibrated"]
+    assert shown["trial 9, one training"] is found["trial-9-seed-0"]
 
 
 def test_an_ensemble_averages_trials(arranged):
@@ -89,7 +90,7 @@ def test_an_ensemble_averages_trials(arranged):
     pd.testing.assert_frame_equal(shown["2 trials averaged"].predictions, expected.predictions)
 
 
-def test_views_are_predicted_by_the_models_that_were_averaged(arranged, monkeypatch: pytest.MonkeyPatch, tmp_path):
+def test_each_model_predicts_the_views_of_its_own_images(arranged, monkeypatch: pytest.MonkeyPatch, tmp_path):
     asked = []
 
     def predict_rows(models, images, rows, views):
@@ -101,22 +102,30 @@ def test_views_are_predicted_by_the_models_that_were_averaged(arranged, monkeypa
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": Run(None, None, {}), "trial-9-seed-0": run(0.8, 0.5)}
     shown = arranged({**found, "trial-9-seed-1": run(0.8, 0.5)}, seeds=2, ensemble=2, views=8)
     names = ["trial-4-seed-0", "trial-9-seed-0", "trial-9-seed-1"]
-    assert asked == [([str(tmp_path / name / "model.keras") for name in names], 8)]
+    assert asked == [([str(tmp_path / name / "model.keras")], 8) for name in names]
     for split in ("validation", "test"):
         assert metrics.accuracy(*arrays(of_split(shown["that in 8 views"].predictions, split))) == 1.0
     assert list(shown)[-3:] == ["2 trials averaged", "that in 8 views", CALIBRATED]
 
 
+def test_each_training_of_a_trial_validates_on_another_fold_and_none_sees_the_test_fold():
+    recipes = module._recipes(trial(4, 5), BASE, 5)
+    assert [recipe.validation_fold for recipe in recipes.values()] == [1, 2, 3, 4, 1]
+    assert [recipe.seed for recipe in recipes.values()] == [0, 1, 2, 3, 4]
+    assert all(recipe.test_fold == 0 and 0 not in recipe.training_folds for recipe in recipes.values())
+    assert all(recipe.unfreeze_depth == 5 for recipe in recipes.values())
+
+
 def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
     shown = arranged(found, seeds=1, baselines={"simple_cnn": run(0.4, 0.4)})
-    assert list(shown) == ["trial 4, one seed", CALIBRATED, "baseline simple_cnn"]
+    assert list(shown) == ["trial 4, one training", CALIBRATED, "baseline simple_cnn"]
     assert compared == [(CALIBRATED, "baseline simple_cnn")]
 
 
 def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
     found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-9-seed-0": run(0.3, 0.3)}
-    assert "trial 9, one seed" in arranged(found, seeds=1)
+    assert "trial 9, one training" in arranged(found, seeds=1)
     with pytest.raises(UserError, match="none of the best trials could be trained again"):
         arranged({name: found["trial-4-seed-0"] for name in found}, seeds=1)
 
@@ -124,7 +133,7 @@ def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
 def test_a_seed_that_failed_does_not_count(arranged):
     found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-4-seed-1": run(0.9, 0.5)}
     shown = arranged({**found, "trial-9-seed-0": run(0.3, 0.3), "trial-9-seed-1": run(0.3, 0.3)}, seeds=2)
-    assert shown["trial 4, one seed"] is found["trial-4-seed-1"]
+    assert shown["trial 4, one training"] is found["trial-4-seed-1"]
 
 
 def test_no_complete_trial_is_told():
@@ -140,3 +149,19 @@ def test_an_average_is_the_mean_of_probabilities():
     np.testing.assert_allclose(arrays(mean.predictions)[1], expected, rtol=1e-6)
     truth, p = arrays(of_split(mean.predictions, "validation"))
     assert metrics.accuracy(truth, p) >= 0.5 and mean.info["minutes"] == 4.0
+
+
+def test_an_image_is_averaged_over_the_runs_that_predicted_it():
+    one, two = run(0.5, 0.5), run(0.9, 0.9, 1)
+    assert one.predictions is not None and two.predictions is not None
+    elsewhere = two.predictions.copy()
+    validation = elsewhere["split"] == "validation"
+    elsewhere.loc[validation, "image_id"] = [f"other-{place}" for place in range(70)]
+    elsewhere.loc[validation, "fold"] = 2
+    mean = average([one, Run(elsewhere.iloc[::-1], None, {})]).predictions
+    assert mean is not None and len(mean) == 210
+    by_id = mean.set_index("image_id")[list(PROBABILITIES)]
+    before = [table.set_index("image_id")[list(PROBABILITIES)] for table in (one.predictions, elsewhere)]
+    for name in ("validation-0", "other-69", "test-65"):
+        own = [table.loc[name] for table in before if name in table.index]
+        np.testing.assert_allclose(by_id.loc[name], np.mean(own, axis=0), rtol=1e-6)
