@@ -7,13 +7,16 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import ray.train
 
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources
+from ham_ray.data import card
 from ham_ray.data.images import Images
-from ham_ray.evaluation import predictions, report, summary
+from ham_ray.diagnoses import CODES
+from ham_ray.evaluation import calibration, metrics, predictions, report, summary
 from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.summary import Run, Summary
@@ -23,6 +26,8 @@ from ham_ray.recipe import Recipe
 from ham_ray.training import activations, feed, workers
 
 METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
+CALIBRATION, DATA_CARD = "calibration.json", "data_card.json"
+SPLIT = "split.parquet"  # which image and group was in which split
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
 
 
@@ -61,6 +66,8 @@ def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
     for name, recipe in recipes.items():
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
         trained[name] = _finished(_place(setting, name)) or _train(name, recipe, setting, parts)
+        if trained[name].predictions is not None:
+            _accompany(_place(setting, name), trained[name], recipe, setting)
     return trained
 
 
@@ -134,6 +141,25 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     return Run(predicted, outcome.history, info)
 
 
+def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:
+    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read."""
+    if storage.exists(storage.join(uri, CALIBRATION)):
+        return
+    assert run.predictions is not None
+    rows = feed.split_rows(setting.images, recipe)
+    splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
+    with storage.writing(storage.join(uri, SPLIT)) as path:
+        splits.to_parquet(path, index=False)
+    storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
+    fitted = calibration.fit(run.predictions, prior(rows["training"]), getattr(metrics, recipe.select_by))
+    storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
+
+
+def prior(rows: pd.DataFrame) -> np.ndarray:
+    """The class shares of these rows of IMAGES, float64[7]."""
+    return np.bincount(rows["label"], minlength=len(CODES)) / len(rows)
+
+
 def _warnings(family: str, spread: float) -> list[str]:
     if not families.pretrained(family) or spread >= LEAST_SPREAD:
         return []
@@ -199,10 +225,10 @@ def _report(
     title: str,
     differences: list[report.Difference],
 ) -> report.ReportData:
-    around, card = runs.environment(), setting.images.card
+    around, data_card = runs.environment(), setting.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
     return report.ReportData(
-        title=f"{title} on the synthetic sample" if card["synthetic"] else f"{title} on HAM10000",
+        title=f"{title} on the synthetic sample" if data_card["synthetic"] else f"{title} on HAM10000",
         summary=result,
         runs=trained,
         floors=floor,
@@ -217,8 +243,8 @@ def _report(
         },
         counts=report.class_counts(rows),
         fingerprint=setting.images.fingerprint,
-        licence=card["licence"],
-        attribution=card["attribution"],
+        licence=data_card["licence"],
+        attribution=data_card["attribution"],
         differences=differences,
         selection=f"validation {summary.METRIC_NAMES[recipe.select_by]}, {_validated(trained, recipe)}",
     )

@@ -14,8 +14,8 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from ham_ray import runs, storage
-from ham_ray.comparison import Setting, publish, train
-from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.comparison import Setting, prior, publish, train
+from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split
@@ -54,12 +54,19 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     for number in ranked:
         count = len(tried[number])
         print(f"trial {number}: validation {base.select_by} {means[number]:.3f}, mean of {count} training(s)")
-    shown = _stages({number: tried[number] for number in ranked[: plan.ensemble]}, plan.views, setting)
+    members = {number: tried[number] for number in ranked[: plan.ensemble]}
+    shown = _stages(members, plan.views, setting)
     for name, run in shown.items():
         print(f"{name}: validation {base.select_by} {_validation_score(run, base):.3f}", flush=True)
     last = shown[list(shown)[-1]]
     fitted = _calibration(last, base, setting)
-    winner = {"trial": ranked[0], "scores": means, "calibration": vars(fitted)}
+    winner = {
+        "trial": ranked[0],
+        "scores": means,
+        "members": {number: [*found] for number, found in members.items()},
+        "views": plan.views,
+        "calibration": vars(fitted),
+    }
     storage.write_bytes(storage.join(setting.out, WINNER), runs.to_json(winner))
     shown[CALIBRATED] = Run(fitted.applied(_table(last)), None, {**last.info, "minutes": None})
     beside = {f"baseline {family}": run for family, run in baselines.items()}
@@ -153,8 +160,7 @@ def _score(base: Recipe) -> calibration.Score:
 
 def _calibration(run: Run, base: Recipe, setting: Setting) -> calibration.Calibration:
     """Fitted on the validation images."""
-    labels = feed.split_rows(setting.images, base)["training"]["label"]
-    prior = np.bincount(labels, minlength=len(CODES)) / len(labels)
-    fitted = calibration.fit(_table(run), prior, _score(base))
+    shares = prior(feed.split_rows(setting.images, base)["training"])
+    fitted = calibration.fit(_table(run), shares, _score(base))
     print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
     return fitted

@@ -40,6 +40,12 @@ def join(uri: str | Path, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *parts]) + question + query
 
 
+def parent(uri: str | Path) -> str:
+    """The folder that an entry is in."""
+    base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
+    return base.rstrip("/").rpartition("/")[0] + question + query
+
+
 def sibling(uri: str | Path, suffix: str) -> str:
     """The path beside `uri` whose name has `.suffix` added."""
     base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")

@@ -60,10 +60,14 @@ class Member(NamedTuple):
 
     @property
     def is_image(self) -> bool:
-        """Whether the name says so; segmentation masks and macOS's hidden copies are no images of the data."""
+        """Whether the name says so, in a data set."""
+        return self.ends_in(_IMAGE_SUFFIXES)
+
+    def ends_in(self, suffixes: tuple[str, ...]) -> bool:
+        """Whether its name does; segmentation masks and macOS's hidden copies are left aside."""
         hidden = self.file_name.startswith(".") or "__MACOSX" in self._parts
         mask = self.image_id.endswith("_segmentation")
-        return self.file_name.lower().endswith(_IMAGE_SUFFIXES) and not hidden and not mask
+        return self.file_name.lower().endswith(suffixes) and not hidden and not mask
 
     @property
     def is_safe(self) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ import PIL
 import pyarrow as pa
 
 from ham_ray import storage
-from ham_ray.data import card, layouts, parts, pictures, quarantine, splits, table
+from ham_ray.data import card, layouts, pictures, quarantine, splits, table
+from ham_ray.data import chunks as work
+from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
-from ham_ray.data.parts import CHUNK, Chunk, Executor, Parts, default_executor, work_folder
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import LABELS
 from ham_ray.errors import UserError, unknown_name
+from ham_ray.parts import Parts, work_folder
 
 SIZES = range(16, 1025)  # pixels
 QUARANTINE = "quarantine.csv"
@@ -113,9 +115,13 @@ class _Ingest:
         self._judge(findings, len(metadata))  # before the long work
         chunks = self._chunks(list(metadata["image_id"]))
         chosen, how = (executor, "the executor given") if executor else default_executor()
-        kept = Parts(self.folder, self._identity())
-        kept.fill(chunks, chosen, on_progress)
-        good, bad = _sift(kept.facts(chunks).to_pandas())
+        kept = Parts(self.folder, self._identity(), work.SCHEMA)
+
+        def run(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+            return chosen(work.process, [chunks[number] for number in missing])
+
+        kept.fill({chunk.number: len(chunk.images) for chunk in chunks}, run, on_progress)
+        good, bad = _sift(work.facts(kept, chunks).to_pandas())
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good)
@@ -125,7 +131,7 @@ class _Ingest:
         )
 
         def read(first: str, last: str) -> Iterator[pa.Table]:
-            return kept.read(parts.covering(chunks, first, last), ["image_id", "image"])
+            return kept.read(work.covering(chunks, first, last), ["image_id", "image"])
 
         finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)

@@ -65,7 +65,7 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
         raise unknown_name("layout", layout, LAYOUTS)
     files = archives.list_files(archive)
     safe = [member for member in files.members if member.is_safe]
-    layout = layout or _recognise(files.path, safe)
+    layout = layout or _recognised(files.path, safe)
     notes: list[str] = []
     tables = _read_isic(files, safe, notes) if layout == "isic2018" else _read_ham(files, safe, notes)
     metadata = pd.concat(tables, ignore_index=True).reindex(columns=[*COLUMNS, "file"])
@@ -81,12 +81,17 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
     )
 
 
-def _recognise(path: Path, members: list[Member]) -> str:
+def recognise(members: list[Member]) -> str | None:
+    """The layout whose metadata is among these files; None where there is none."""
     if ham := _named(members, _HAM_METADATA):
         from_kaggle = ham[0].name.lower().endswith(".csv") and "dataset" not in _read_table(ham[0])
         return "kaggle" if from_kaggle else "dataverse"
-    if _named(members, _GROUND_TRUTH):
-        return "isic2018"
+    return "isic2018" if _named(members, _GROUND_TRUTH) else None
+
+
+def _recognised(path: Path, members: list[Member]) -> str:
+    if layout := recognise(members):
+        return layout
     inner = [member.label for member in members if member.name.lower().endswith(".zip")]
     hint = f"unpack the outer zip first: it holds {inner[0]}" if inner else f"found {', '.join(_top(members))}"
     raise UserError(f"no metadata in {path}: neither HAM10000_metadata nor ISIC2018_Task3_*_GroundTruth.csv; {hint}")

@@ -1,9 +1,9 @@
-"""Temperature and logit adjustment: one number each, fitted on validation images only."""
+"""Temperature, logit adjustment and thresholds of melanoma: fitted on validation images only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from ham_ray.diagnoses import PROBABILITIES
-from ham_ray.evaluation import metrics
+from ham_ray.evaluation import metrics, thresholds
 from ham_ray.evaluation.predictions import arrays, of_split
 
 Score = Callable[[NDArray, NDArray], float]
@@ -23,12 +23,14 @@ _BOUNDS = (0.05, 20.0)  # of a temperature
 class Calibration:
     """What is done to probabilities: `p ∝ p^(1/temperature) / prior^tau`.
 
-    Temperature scaling: Guo et al. 2017. Post-hoc logit adjustment: Menon et al. 2021, eq. 9.
+    Temperature scaling: Guo et al. 2017. Post-hoc logit adjustment: Menon et al. 2021, eq. 9. `thresholds` are of the
+    adjusted probability of melanoma, by name (`thresholds.POINTS`).
     """
 
     temperature: float
     tau: float
     prior: tuple[float, ...]
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
         """Adjusted probabilities float64[N, 7], each row summing to 1."""
@@ -42,7 +44,7 @@ class Calibration:
 
 
 def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score) -> Calibration:
-    """The temperature of least negative log-likelihood and the tau of the best score, on the validation images.
+    """The temperature of least negative log-likelihood, the tau of the best score, and thresholds, of validation.
 
     Args:
         predictions: a PREDICTIONS table; its test images are not looked at.
@@ -54,7 +56,8 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score) ->
     warmth = temperature(truth, probabilities)
     candidates = [Calibration(warmth, float(tau), tuple(prior.tolist())) for tau in TAUS]
     scores = [score(truth, candidate.apply(probabilities)) for candidate in candidates]
-    return candidates[int(np.argmax(scores))]
+    best = candidates[int(np.argmax(scores))]
+    return replace(best, thresholds=thresholds.choose(truth, best.apply(probabilities)))
 
 
 def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:

@@ -19,18 +19,25 @@ from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 
-SPLITS = ("validation", "test")
+NEW = "new"
+SPLITS = ("training", "validation", "test", NEW)  # new: no model that predicted it was trained or chosen on its lesion
+FACTS = ("age", "sex", "localization", "dx_type")  # never a model's input; what evaluation forms subgroups by
+RAW = tuple(f"raw_{dx}" for dx in CODES)
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("lesion_id", pa.string()),  # null where the source names none
         pa.field("group_id", pa.string(), nullable=False),  # what intervals resample
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),  # validation | test
-        pa.field("y_true", pa.int32(), nullable=False),  # the place of dx in diagnoses.CODES
+        pa.field("fold", pa.int32(), nullable=False),  # -1: of no fold
+        pa.field("split", pa.string(), nullable=False),  # one of SPLITS
+        pa.field("y_true", pa.int32()),  # the place of dx in diagnoses.CODES; null where nobody knows
         *[pa.field(name, pa.float32(), nullable=False) for name in PROBABILITIES],
+        pa.field("age", pa.float32()),
+        *[pa.field(name, pa.string()) for name in FACTS[1:]],
     ]
 )
+# What models gave before calibration; only in tables of jobs/predict.py, where the probabilities may be calibrated.
+RAW_FIELDS = [pa.field(name, pa.float32(), nullable=False) for name in RAW]
 
 
 def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating]) -> pd.DataFrame:
@@ -38,7 +45,7 @@ def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floati
 
     Args:
         rows: N rows of `Images.rows`, in the order of `probabilities`.
-        split: "validation" or "test".
+        split: one of `SPLITS`.
         probabilities: float[N, 7], columns in the order of `diagnoses.CODES`.
 
     Raises:
@@ -52,17 +59,24 @@ def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floati
     frame["split"] = split
     frame["y_true"] = rows["label"].to_numpy(np.int32)
     frame[list(PROBABILITIES)] = probabilities.astype(np.float32)
+    for name in FACTS:
+        frame[name] = rows[name].to_numpy() if name in rows else None
     validate(frame)
     return frame
 
 
 def arrays(frame: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """`y_true` int32[N] and the probabilities float32[N, 7] of a PREDICTIONS table, for `metrics`."""
+    """`y_true` int32[N] and the probabilities float32[N, 7] of a PREDICTIONS table, for `metrics`.
+
+    Raises:
+        UserError: an image has no true label.
+    """
+    _refuse("images have no true label", frame["image_id"][frame["y_true"].isna()])
     return frame["y_true"].to_numpy(np.int32), frame[list(PROBABILITIES)].to_numpy(np.float32)
 
 
 def of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of "validation" or "test", renumbered from 0."""
+    """The rows of one of `SPLITS`, renumbered from 0."""
     return frame[frame["split"] == split].reset_index(drop=True)
 
 
@@ -73,7 +87,7 @@ def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
         UserError: a missing column, an image twice, missing or surplus images, an unknown split, labels outside 0–6,
             or probabilities that are not finite, lie outside [0, 1] or do not sum to 1 within 1e-3; with the culprits.
     """
-    _refuse("columns are missing", [name for name in SCHEMA.names if name not in frame])
+    _refuse("columns are missing", [name for name in SCHEMA.names if name not in frame and name not in FACTS])
     ids = frame["image_id"]
     _refuse("images are predicted more than once", ids[ids.duplicated()].unique())
     if images is not None:
@@ -81,7 +95,7 @@ def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
         _refuse("images have no prediction", sorted(expected - set(ids)))
         _refuse("images were not asked for", sorted(set(ids) - expected))
     _refuse("images have an unknown split", ids[~frame["split"].isin(SPLITS)])
-    _refuse("images have a label outside 0–6", ids[~frame["y_true"].isin(metrics.CLASSES)])
+    _refuse("images have a label outside 0–6", ids[~frame["y_true"].isin(metrics.CLASSES) & frame["y_true"].notna()])
     for fault, rows in metrics.faults(frame[list(PROBABILITIES)].to_numpy(np.float64)).items():
         _refuse(f"images have probabilities that {fault}", ids[rows])
 
@@ -93,7 +107,9 @@ def write(frame: pd.DataFrame, uri: str) -> None:
         UserError: see `validate`.
     """
     validate(frame)
-    table = pa.Table.from_pandas(frame[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    fields = [*SCHEMA, *(field for field in RAW_FIELDS if field.name in frame)]
+    columns = frame.reindex(columns=[field.name for field in fields])
+    table = pa.Table.from_pandas(columns, schema=pa.schema(fields), preserve_index=False)
     with storage.writing(uri) as temporary:
         pq.write_table(table, temporary)
 
@@ -112,7 +128,9 @@ def read(uri: str) -> pd.DataFrame:
         raise UserError(f"{uri} is not a Parquet file: {error}") from None
     frame = table.to_pandas()
     validate(frame)
-    return frame
+    for name in FACTS:
+        frame[name] = frame.get(name)  # None: of a table written before it held facts
+    return frame.astype({"y_true": "Int32" if frame["y_true"].isna().any() else "int32"})
 
 
 def _refuse(what: str, culprits: Iterable[object]) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from ham_ray.data import sample
+from ham_ray.data.chunks import CHUNK, over_threads
 from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
-from ham_ray.data.parts import CHUNK, over_threads
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.data

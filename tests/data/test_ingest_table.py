@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ham_ray.data import card, parts, pictures, table
+from ham_ray.data import card, chunks, pictures, table
 from ham_ray.data.images import SCHEMA, decode, open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
@@ -196,7 +196,7 @@ def test_on_a_cluster_chunks_are_ray_tasks_a_bounded_number_at_once(drawn, repor
     assert ray.most == 4 and len(ray.tasks) == -(-report.card["images"] // 32)
     assert distributed.card["fingerprint"] == report.card["fingerprint"]
     monkeypatch.setitem(sys.modules, "ray", FakeRay(nodes=1))
-    assert parts.default_executor()[0] is parts.over_threads
+    assert chunks.default_executor()[0] is chunks.over_threads
 
 
 def test_uploads_to_a_uri_end_with_the_data_card(drawn, report, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def test_missing_and_surplus_images_are_named(frame):
         ("p_nv", 1.5, r"outside \[0, 1\]: b"),
         ("p_nv", 0.01, "sum to 1: b"),
         ("y_true", 7, "label outside 0–6: b"),
-        ("split", "training", "unknown split: b"),
+        ("split", "trial", "unknown split: b"),
     ],
 )
 def test_faults_name_the_image(frame, tmp_path, column, value, message):

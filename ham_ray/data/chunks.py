@@ -1,21 +1,18 @@
-"""The work between archive and table: chunks of images, run in parallel, each kept as a part file for a later start."""
+"""The work between archive and table: chunks of images, each prepared into a part, on threads or on Ray."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 
-from ham_ray import runs, storage
+from ham_ray import runs
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
+from ham_ray.parts import Parts
 
 CHUNK = 256  # images: a third of a second of work, some 5 MB at 128 px; each part is synced to disk
 SCHEMA = pa.schema(
@@ -138,64 +135,12 @@ def default_executor() -> tuple[Executor, str]:
     return over_threads, f"{runs.cores()} threads: this machine's cores"
 
 
-class Parts:
-    """The part files in a work folder, each written whole; those of another source or other options are discarded."""
-
-    def __init__(self, folder: Path, identity: dict[str, object]) -> None:
-        self.folder = folder
-        marker = folder / "source.json"
-        if not marker.exists() or json.loads(marker.read_bytes()) != identity:
-            for entry in [*folder.glob("part-*"), *folder.glob(".*.part*")]:
-                entry.unlink()
-            storage.write_bytes(marker, json.dumps(identity, indent=1).encode())
-
-    def path(self, number: int) -> Path:
-        """Where that chunk's part stands, or will."""
-        return self.folder / f"part-{number:05d}.arrow"
-
-    def fill(self, chunks: list[Chunk], executor: Executor, on_progress: Callable[[int, int], None]) -> None:
-        """Make the missing parts; `on_progress(images done, images in all)` is called after each."""
-        total = sum(len(chunk.images) for chunk in chunks)
-        missing = [chunk for chunk in chunks if not self.path(chunk.number).exists()]
-        lengths = {chunk.number: len(chunk.images) for chunk in missing}
-        done = total - sum(lengths.values())
-        on_progress(done, total)
-        for number, table in executor(process, missing):
-            with storage.writing(self.path(number)) as temporary, pa.ipc.new_file(temporary, SCHEMA) as writer:
-                writer.write_table(table)
-            done += lengths[number]
-            on_progress(done, total)
-
-    def read(self, chunks: list[Chunk], columns: list[str]) -> Iterator[pa.Table]:
-        """The chunks' parts one after the other, those columns of them."""
-        options = pa.ipc.IpcReadOptions(included_fields=[SCHEMA.get_field_index(name) for name in columns])
-        for chunk in chunks:
-            with pa.OSFile(str(self.path(chunk.number))) as file:
-                yield pa.ipc.open_file(file, options=options).read_all()
-
-    def facts(self, chunks: list[Chunk]) -> pa.Table:
-        """All columns but the images, of all parts. Copied: Arrow would keep each part's images beside them."""
-        names = [name for name in SCHEMA.names if name != "image"]
-        return pa.concat_tables([part.filter(part["image_id"].is_valid()) for part in self.read(chunks, names)])
+def facts(kept: Parts, chunks: list[Chunk]) -> pa.Table:
+    """All columns but the images, of all chunks' parts. Copied: Arrow would keep each part's images beside them."""
+    names, numbers = [name for name in SCHEMA.names if name != "image"], [chunk.number for chunk in chunks]
+    return pa.concat_tables([part.filter(part["image_id"].is_valid()) for part in kept.read(numbers, names)])
 
 
-def covering(chunks: list[Chunk], first: str, last: str) -> list[Chunk]:
-    """The chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
-    return [chunk for chunk in chunks if chunk.images[0][0] <= last and first <= chunk.images[-1][0]]
-
-
-@contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """The folder for parts, locked against a second ingest to the same place; where the block raises, its parts stay.
-
-    Raises:
-        UserError: another process is at work there.
-    """
-    with storage.locked(str(path)):
-        done = False
-        try:
-            yield path
-            done = True
-        finally:
-            if done or not any(path.glob("part-*")):
-                shutil.rmtree(path)
+def covering(chunks: list[Chunk], first: str, last: str) -> list[int]:
+    """The numbers of the chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
+    return [chunk.number for chunk in chunks if chunk.images[0][0] <= last and first <= chunk.images[-1][0]]

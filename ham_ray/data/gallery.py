@@ -1,0 +1,167 @@
+"""Images to be predicted: an IMAGES table, an archive in a known layout, or any folder or zip of pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from ham_ray import storage
+from ham_ray.data import archives, layouts, pictures, splits
+from ham_ray.data.archives import Member
+from ham_ray.data.images import CARD, Images, open_images, read_pixels
+from ham_ray.data.quarantine import Finding
+from ham_ray.diagnoses import LABELS
+from ham_ray.errors import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_KNOWN = ("image_id", "lesion_id", "group_id", "fold", "label", "age", "sex", "localization", "dx_type")
+
+
+class Loaded(NamedTuple):
+    """Some images, uint8[n, size, size, 3], their ids, and what is wrong with the others."""
+
+    image_ids: list[str]
+    pixels: np.ndarray
+    findings: list[Finding]
+
+
+class Gallery(Protocol):
+    """Images to be predicted.
+
+    `rows` has a row an image, sorted by image_id, with what is known of it: the columns of IMAGES that PREDICTIONS
+    take; label is <NA> where nobody told it, fold -1 where there is none. `signature` changes whenever an image does.
+    """
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """What is known of each image."""
+        ...
+
+    @property
+    def signature(self) -> str:
+        """Names the content."""
+        ...
+
+    def load(self, rows: slice) -> Loaded:
+        """Read and decode a stretch of the rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class TableGallery:
+    """An IMAGES table."""
+
+    images: Images
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """All its rows."""
+        return self.images.rows
+
+    @property
+    def signature(self) -> str:
+        """The table's fingerprint."""
+        return self.images.fingerprint
+
+    def load(self, rows: slice) -> Loaded:
+        """What cannot be read was left out by ingest."""
+        chosen = self.images.rows.iloc[rows]
+        return Loaded(chosen["image_id"].tolist(), read_pixels(self.images, chosen), [])
+
+
+@dataclass(frozen=True)
+class FileGallery:
+    """Files in a folder or a zip, each to be decoded to `size`×`size` pixels."""
+
+    rows: pd.DataFrame
+    signature: str
+    files: list[Member]  # in the order of rows
+    size: int
+    geometry: str
+
+    def load(self, rows: slice) -> Loaded:
+        """Bad pictures are findings."""
+        ids, pixels, findings = [], [], []
+        with pictures.strict_headers():
+            for image_id, member in zip(self.rows["image_id"].iloc[rows], self.files[rows], strict=True):
+                try:
+                    pixels.append(np.asarray(pictures.resized(archives.read(member), self.size, self.geometry)))
+                    ids.append(image_id)
+                except archives.UnreadableMember as error:
+                    findings.append(Finding(member.label, image_id, "unreadable", str(error)))
+                except pictures.BadPicture as error:
+                    findings.append(Finding(member.label, image_id, error.reason, str(error)))
+        none = np.empty((0, self.size, self.size, 3), np.uint8)
+        return Loaded(ids, np.stack(pixels) if pixels else none, findings)
+
+
+def open_gallery(place: str, size: int, geometry: str) -> Gallery:
+    """The images at a path; `size` and `geometry` are what the model takes.
+
+    Raises:
+        UserError: nothing there, no picture in it, or an IMAGES table of another size or geometry.
+    """
+    if storage.exists(storage.join(place, CARD)):
+        return _table(open_images(place), size, geometry)
+    files = archives.list_files(place)
+    safe = [member for member in files.members if member.is_safe]
+    found = [member for member in safe if member.ends_in(PICTURES)]
+    if not found:
+        kinds = Counter(Path(member.name).suffix.lower() or "no suffix" for member in files.members)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+        raise UserError(f"--images {place}: no picture in it ({', '.join(PICTURES)}); found {told}")
+    named = _named(found)
+    known = _metadata(place, safe).reindex(list(named)).reset_index(names="image_id")
+    return FileGallery(_completed(known), files.signature, list(named.values()), size, geometry)
+
+
+def _table(images: Images, size: int, geometry: str) -> TableGallery:
+    own = (images.size, images.card["geometry"])
+    if own != (size, geometry):
+        raise UserError(
+            f"--images {images.uri}: a table of {own[0]} px ({own[1]}), the model takes {size} px ({geometry}); give "
+            "the archive itself, or ingest it so"
+        )
+    return TableGallery(images)
+
+
+def _named(members: list[Member]) -> dict[str, Member]:
+    """Files by image_id, sorted: by the name without folder and suffix where no two share it, else by more of it.
+
+    Copies of the same bytes are one image.
+    """
+    same: dict[str, list[Member]] = {}
+    for member in members:
+        same.setdefault(member.image_id, []).append(member)
+    named: dict[str, Member] = {}
+    for image_id, copies in same.items():
+        if len(copies) == 1 or archives.same_content(copies):
+            named[image_id] = copies[0]
+        else:
+            named |= {member.label: member for member in copies}
+    return dict(sorted(named.items()))
+
+
+def _metadata(place: str, members: list[Member]) -> pd.DataFrame:
+    """What an archive's metadata says, by image_id; empty for a folder without. Rows that contradict say nothing."""
+    if layouts.recognise(members) is None:
+        return pd.DataFrame()
+    table = layouts.open_archive(place).metadata.drop_duplicates(list(layouts.COLUMNS))
+    return table[~table["image_id"].duplicated(keep=False)].set_index("image_id")
+
+
+def _completed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Metadata as strings, or none at all, to the columns of a gallery."""
+    rows = rows.reindex(columns=["image_id", "lesion_id", "dx", "age", "sex", "localization", "dx_type"])
+    rows = rows.astype(object).where(rows.notna() & ~rows.isin(["", "unknown"]), None)
+    rows["label"] = pd.array([LABELS.get(str(dx).lower()) for dx in rows["dx"]], "Int32")
+    rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
+    ids, lesions = rows["image_id"].tolist(), rows["lesion_id"].tolist()
+    rows["group_id"] = splits.group_ids(ids, lesions, ids)  # pixels are compared by ingest only
+    rows["fold"] = np.int32(-1)
+    return rows[list(_KNOWN)]

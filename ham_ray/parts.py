@@ -1,0 +1,72 @@
+"""Long work kept in parts: files in a work folder, each written whole, from which a later start goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from ham_ray import storage
+
+Run = Callable[[Sequence[int]], Iterator[tuple[int, pa.Table]]]  # numbers of parts to their tables, in any order
+
+
+class Parts:
+    """The part files in a work folder; those of another source or other options are discarded."""
+
+    def __init__(self, folder: Path, identity: dict[str, object], schema: pa.Schema) -> None:
+        self.folder, self.schema = folder, schema
+        marker = folder / "source.json"
+        if not marker.exists() or json.loads(marker.read_bytes()) != identity:
+            for entry in [*folder.glob("part-*"), *folder.glob(".*.part*")]:
+                entry.unlink()
+            storage.write_bytes(marker, json.dumps(identity, indent=1).encode())
+
+    def path(self, number: int) -> Path:
+        """Where that part stands, or will."""
+        return self.folder / f"part-{number:05d}.arrow"
+
+    def fill(self, images: Mapping[int, int], run: Run, on_progress: Callable[[int, int], None]) -> None:
+        """Make the missing parts; `on_progress(images done, images in all)` is called after each.
+
+        Args:
+            images: how many images each part is made of, by its number.
+            run: makes the parts of the numbers it is given.
+        """
+        total = sum(images.values())
+        missing = [number for number in images if not self.path(number).exists()]
+        done = total - sum(images[number] for number in missing)
+        on_progress(done, total)
+        for number, table in run(missing):
+            with storage.writing(self.path(number)) as temporary, pa.ipc.new_file(temporary, self.schema) as writer:
+                writer.write_table(table)
+            done += images[number]
+            on_progress(done, total)
+
+    def read(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The parts one after the other, those columns of them."""
+        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
+        for number in numbers:
+            with pa.OSFile(str(self.path(number))) as file:
+                yield pa.ipc.open_file(file, options=options).read_all()
+
+
+@contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """The folder for parts, locked against a second process; where the block raises, its parts stay.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    with storage.locked(str(path)):
+        done = False
+        try:
+            yield path
+            done = True
+        finally:
+            if done or not any(path.glob("part-*")):
+                shutil.rmtree(path)
