@@ -8,11 +8,12 @@ from typing import Any
 
 from ham_ray import choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
-from ham_ray.comparison import ENVIRONMENT, REPORT, Setting, compare, read_run
+from ham_ray.comparison import Setting, compare, read_run
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.recipe import BASELINES, Recipe, baseline, digest
+from ham_ray.runs import ENVIRONMENT, REPORT
 from ham_ray.training import activations
 
 

@@ -23,11 +23,20 @@ from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe
+from ham_ray.runs import (
+    CALIBRATION,
+    CHECKPOINTS,
+    DATA_CARD,
+    ENVIRONMENT,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PREDICTIONS,
+    REPORT,
+    SPLIT,
+)
 from ham_ray.training import activations, feed, workers
 
-METRICS, PREDICTIONS, ENVIRONMENT, REPORT = "metrics.json", "predictions.parquet", "environment.json", "report.html"
-CALIBRATION, DATA_CARD = "calibration.json", "data_card.json"
-SPLIT = "split.parquet"  # which image and group was in which split
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
 
 
@@ -126,7 +135,7 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     tables = [predictions.predictions(parts.rows[name], name, p) for name, p in outcome.probabilities.items()]
     predicted = pd.concat(tables, ignore_index=True)
     predictions.write(predicted, storage.join(uri, PREDICTIONS))
-    with storage.writing(storage.join(uri, workers.HISTORY)) as path:
+    with storage.writing(storage.join(uri, HISTORY)) as path:
         outcome.history.to_parquet(path, index=False)
     info = {
         "weights": _weights(recipe.family, setting),
@@ -180,17 +189,17 @@ def _finished(uri: str) -> Run | None:
 
 def read_run(uri: str) -> Run | None:
     """The finished run in a folder; None where there is none."""
-    if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, workers.MODEL)):
+    if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL)):
         return None
     info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
-    history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, workers.HISTORY))))
+    history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, HISTORY))))
     return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
 
 
 def _tidy(uri: str) -> None:
     """Delete what a finished run needs no more, and what killed writers left."""
     for name in storage.listdir(uri):
-        if name == workers.CHECKPOINTS or name.startswith(("ray-", ".")):
+        if name == CHECKPOINTS or name.startswith(("ray-", ".")):
             storage.remove(storage.join(uri, name))
 
 

@@ -22,9 +22,9 @@ from ham_ray.evaluation.predictions import arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.prediction import predict_rows
 from ham_ray.recipe import Recipe
-from ham_ray.training import feed, workers
+from ham_ray.runs import MODEL, WINNER
+from ham_ray.training import feed
 
-WINNER = "winner.json"
 CALIBRATED = "the last one, calibrated"
 
 
@@ -123,7 +123,7 @@ def _viewed(name: str, run: Run, views: int, setting: Setting) -> Run:
     """The run's images predicted anew by its model, each image in several of its eight symmetries."""
     table = _table(run)
     rows = setting.images.fold(*table["fold"].unique().tolist())
-    model = storage.join(setting.out, name, workers.MODEL)
+    model = storage.join(setting.out, name, MODEL)
     predicted = pd.DataFrame(predict_rows([model], setting.images, rows, views), rows["image_id"], PROBABILITIES)
     return Run(_with(table, predicted.loc[table["image_id"]].to_numpy()), None, run.info)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +55,13 @@ class Parts:
         for number in numbers:
             with pa.OSFile(str(self.path(number))) as file:
                 yield pa.ipc.open_file(file, options=options).read_all()
+
+
+def work_path(target: str) -> Path:
+    """Where the work on `target` is kept: beside it, or among temporary files where it is on an object store."""
+    if not storage.is_remote(target):
+        return Path(f"{target}.partial")
+    return Path(tempfile.gettempdir(), f"ham_ray-{hashlib.sha256(target.encode()).hexdigest()[:12]}.partial")
 
 
 @contextmanager

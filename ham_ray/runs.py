@@ -29,7 +29,13 @@ _PACKAGES = (
     "pyarrow",
     "pillow",
 )
-IDENTITY = "recipe.json"
+# What a run folder holds.
+IDENTITY, ENVIRONMENT = "recipe.json", "environment.json"
+MODEL, HISTORY, PREDICTIONS, METRICS = "model.keras", "history.parquet", "predictions.parquet", "metrics.json"
+CALIBRATION, DATA_CARD, SPLIT = "calibration.json", "data_card.json", "split.parquet"
+CHECKPOINTS = "checkpoints"  # until it is finished
+# What a folder of several runs holds.
+REPORT, WINNER = "report.html", "winner.json"
 
 
 def claim(uri: str, identity: dict[str, Any]) -> None:

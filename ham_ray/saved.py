@@ -17,13 +17,11 @@ import keras
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.comparison import CALIBRATION, DATA_CARD, SPLIT
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
-from ham_ray.finals import WINNER
-from ham_ray.training.workers import MODEL
+from ham_ray.runs import CALIBRATION, DATA_CARD, MODEL, SPLIT, WINNER
 
 _CONFIG = "config.json"  # in a .keras file: its layers
 _IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ham_ray import baselines, choices, runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
-from ham_ray.comparison import ENVIRONMENT, REPORT, Setting
+from ham_ray.comparison import Setting
 from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
@@ -25,6 +25,7 @@ from ham_ray.finals import Plan, finals
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
+from ham_ray.runs import ENVIRONMENT, REPORT
 from ham_ray.search import tuner
 from ham_ray.search.joined import JoinedTrial
 from ham_ray.search.space import Space, load_space

@@ -7,10 +7,8 @@ place in one step, or uploaded with its data card last.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import LABELS
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.parts import Parts, work_folder
+from ham_ray.parts import Parts, work_folder, work_path
 
 SIZES = range(16, 1025)  # pixels
 QUARANTINE = "quarantine.csv"
@@ -98,7 +96,7 @@ def ingest(
         if storage.exists(storage.join(target, CARD)):
             return _reuse(source, target, options)
         _refuse_occupied(target)
-        with work_folder(_work_path(target)) as folder:
+        with work_folder(work_path(target)) as folder:
             return _Ingest(source, target, options, folder).run(executor, on_progress or (lambda done, total: None))
     except OSError as error:
         raise UserError(f"cannot write {target}: {_reason(error)}") from None
@@ -230,12 +228,6 @@ def _notes(contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:
     return notes + list(card.contradictions(rows))
 
 
-def _work_path(target: str) -> Path:
-    if not storage.is_remote(target):
-        return Path(f"{target}.partial")
-    return Path(tempfile.gettempdir(), f"ham_ray-{hashlib.sha256(target.encode()).hexdigest()[:12]}.partial")
-
-
 def _publish(folder: Path, target: str) -> None:
     if not storage.is_remote(target):
         folder.rename(target)
@@ -264,7 +256,7 @@ def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
             f"differ. To use that table as it is: --data {target}; to make it anew, delete it"
         )
     if not storage.is_remote(target):
-        shutil.rmtree(_work_path(target), ignore_errors=True)  # of an ingest killed right after its last step
+        shutil.rmtree(work_path(target), ignore_errors=True)  # of an ingest killed right after its last step
     return IngestReport(target, found, True, [f"{target} is finished already: same archive, same options"])
 
 

@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 GEOMETRIES = ("crop", "squash")
 ENCODING = "webp-lossless"
 MAX_PIXELS = 64_000_000  # HAM10000's originals have 270,000
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
 _LEVELS = np.arange(256)
+_ORIENTATION = 0x0112  # EXIF
 
 
 class BadPicture(Exception):
@@ -77,11 +78,13 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadPicture("too many pixels", f"{width}×{height} announced, more than {MAX_PIXELS:,} pixels")
+        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a camera's preview is no frame
+            raise BadPicture("several frames", f"{frames} frames, one picture is wanted")
         # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full decoding).
         image.draft("RGB", (size, size))
         try:
             image.load()
-            rgb = image if image.mode == "RGB" else image.convert("RGB")
+            rgb = _upright(image if image.mode == "RGB" else _in_rgb(image))
         except (OSError, SyntaxError, ValueError) as error:
             raise BadPicture("truncated", str(error)) from None
         box = _centre_square(*rgb.size) if geometry == "crop" else None
@@ -97,6 +100,22 @@ def _open(data: bytes) -> Image.Image:
         if data.startswith(_SIGNATURES):
             raise BadPicture("truncated", f"the header breaks off; {len(data):,} bytes") from None
         raise BadPicture("not an image", f"{len(data):,} bytes, starts with {data[:8]!r}") from None
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """Any mode in RGB. Pillow would cut 16 bits off at 255 instead of scaling them."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadPicture(
+            "unknown brightness", f"{image.mode!r}: 32 bits a pixel, and nothing says which value is white"
+        )
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As its camera says that it is to be shown."""
+    return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 
 def _centre_square(width: int, height: int) -> tuple[float, float, float, float]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import metrics
+from ham_ray.evaluation import metrics, thresholds
 
 NEW = "new"
 SPLITS = ("training", "validation", "test", NEW)  # new: no model that predicted it was trained or chosen on its lesion
@@ -36,8 +36,13 @@ SCHEMA = pa.schema(
         *[pa.field(name, pa.string()) for name in FACTS[1:]],
     ]
 )
-# What models gave before calibration; only in tables of jobs/predict.py, where the probabilities may be calibrated.
-RAW_FIELDS = [pa.field(name, pa.float32(), nullable=False) for name in RAW]
+CALLS = {point: f"mel_{point}" for point in thresholds.POINTS}
+# Only in tables of jobs/predict.py: what models gave before calibration, and whether the probability of melanoma
+# reaches the threshold that had that specificity or sensitivity on validation.
+EXTRAS = [
+    *[pa.field(name, pa.float32(), nullable=False) for name in RAW],
+    *[pa.field(name, pa.bool_(), nullable=False) for name in CALLS.values()],
+]
 
 
 def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating]) -> pd.DataFrame:
@@ -107,7 +112,7 @@ def write(frame: pd.DataFrame, uri: str) -> None:
         UserError: see `validate`.
     """
     validate(frame)
-    fields = [*SCHEMA, *(field for field in RAW_FIELDS if field.name in frame)]
+    fields = [*SCHEMA, *(field for field in EXTRAS if field.name in frame)]
     columns = frame.reindex(columns=[field.name for field in fields])
     table = pa.Table.from_pandas(columns, schema=pa.schema(fields), preserve_index=False)
     with storage.writing(uri) as temporary:

@@ -21,10 +21,10 @@ from ham_ray.data.shards import check_batch
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.recipe import Recipe
+from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import feed, loop
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.step import Replica, Trainer
-from ham_ray.training.workers import CHECKPOINTS
 
 HISTORY = "history.json"
 _ARGUMENTS = {  # of a step or of the loop: another value needs no other graph

@@ -13,9 +13,9 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from ham_ray import storage
+from ham_ray.runs import CHECKPOINTS
 from ham_ray.search.study import Study
 from ham_ray.search.trial import Shared
-from ham_ray.training.workers import CHECKPOINTS
 
 
 @dataclass(frozen=True)

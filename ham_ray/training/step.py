@@ -174,11 +174,11 @@ class Trainer:
         return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]
 
 
-def predict(forward: Callable[[np.ndarray], tf.Tensor], inputs: Inputs) -> np.ndarray:
+def predict(forward: Callable[[np.ndarray], tf.Tensor], inputs: Inputs, batch_size: int = PREDICT_BATCH) -> np.ndarray:
     """Probabilities float32[n, 7]; the last batch is padded, so that one compiled shape serves all."""
     probabilities = []
-    for start in range(0, len(inputs), PREDICT_BATCH):
-        batch = inputs[start : start + PREDICT_BATCH]
-        padded = np.pad(batch, [(0, PREDICT_BATCH - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
+    for start in range(0, len(inputs), batch_size):
+        batch = inputs[start : start + batch_size]
+        padded = np.pad(batch, [(0, batch_size - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
         probabilities.append(np.asarray(forward(padded))[: len(batch)])
     return np.concatenate(probabilities) if probabilities else np.empty((0, len(CODES)), np.float32)

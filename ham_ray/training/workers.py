@@ -25,7 +25,7 @@ from ham_ray.errors import UserError
 from ham_ray.models.families import Network, build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
-from ham_ray.runs import cores
+from ham_ray.runs import CHECKPOINTS, MODEL, cores
 from ham_ray.training import feed, loop, messages
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.gate import may_go_on
@@ -33,7 +33,6 @@ from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
 STOPPED = "stopped at the gate"
-MODEL, HISTORY, CHECKPOINTS = "model.keras", "history.parquet", "checkpoints"
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from ray.util import placement_group_table
 from ham_ray import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
+from ham_ray.runs import CHECKPOINTS
 from ham_ray.search.space import load_space
-from ham_ray.training.workers import CHECKPOINTS
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]

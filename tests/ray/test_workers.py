@@ -20,6 +20,7 @@ from ham_ray.errors import UserError
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import predict_rows
 from ham_ray.recipe import Recipe, baseline
+from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import feed, workers
 
 pytestmark = pytest.mark.ray
@@ -59,14 +60,14 @@ def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Ou
 def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: Images, folder: Path):
     stored = pads.dataset(images.uri, format="parquet", exclude_invalid_files=True)
     test = stored.to_table(filter=pads.field("fold") == RECIPE.test_fold).to_pandas().sort_values("image_id")
-    model = keras.models.load_model(folder / "single" / workers.MODEL)
+    model = keras.models.load_model(folder / "single" / MODEL)
     predicted = model.predict(np.stack([decode(encoded) for encoded in test["image"]]), verbose=0)
     np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
 
 
 def test_saved_models_predict_views_over_ray_data(single: workers.Outcome, images: Images, folder: Path):
     rows = images.fold(RECIPE.test_fold, RECIPE.validation_fold)
-    path = folder / "single" / workers.MODEL
+    path = folder / "single" / MODEL
     model, pixels = keras.models.load_model(path), read_pixels(images, rows)
     expected = np.mean([model.predict(view(pixels, index), verbose=0) for index in range(3)], axis=0)
     found = predict_rows([str(path), str(path)], images, rows, views=3)
@@ -89,7 +90,7 @@ def killed(cluster: str, images: Images, folder: Path) -> workers.Outcome:
     """A run of two workers, one of which was killed after the first epoch."""
     pids: list[int] = []
     place = folder / "killed"
-    threading.Thread(target=_kill_a_worker, args=(place / workers.CHECKPOINTS, pids), daemon=True).start()
+    threading.Thread(target=_kill_a_worker, args=(place / CHECKPOINTS, pids), daemon=True).start()
     outcome = run(images, place, 2)
     assert len(pids) == 1, "the worker was done before it could be killed"
     return outcome

@@ -1,0 +1,243 @@
+"""The prediction job: from its options to a table of predictions, a list of what could not be read, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ham_ray import choices, prediction, runs, saved, storage
+from ham_ray.console import progress
+from ham_ray.data import quarantine
+from ham_ray.data.augment import VIEWS
+from ham_ray.data.gallery import Gallery, open_gallery
+from ham_ray.data.quarantine import Finding
+from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.errors import UserError, unknown_name
+from ham_ray.evaluation import isic, metrics, predictions
+from ham_ray.evaluation.predictions import CALLS, FACTS, RAW
+from ham_ray.parts import Parts, work_folder, work_path
+from ham_ray.prediction import Way
+from ham_ray.saved import Saved
+
+FORMATS = ("parquet", "csv", "isic")
+MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"  # beside the predictions, their name before
+DEFAULT_GEOMETRY = "crop"
+MANY = 1000  # images from which a second, quicker version of each model pays
+_COMPARED = 64  # images on which the two versions are compared
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `jobs/predict.py`."""
+
+    models: list[str]
+    images: str
+    out: str
+    format: str
+    tta: bool
+    raw: bool
+    batch_size: int
+    precision: str
+    geometry: str | None
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Predict, or go on with it. Returns the manifest, which says what was predicted and what was not.
+
+    Raises:
+        UserError: an option that cannot be met, before anything is predicted; or not one image could be read.
+    """
+    if options.format not in FORMATS:
+        raise unknown_name("format", options.format, FORMATS)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: at least 1")
+    models = [saved.find(place) for place in options.models]
+    size, geometry = _input(models, options.geometry)
+    gallery = open_gallery(options.images, size, geometry)
+    print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
+    views = VIEWS["light"] if options.tta else max(model.views for model in models)
+    precision = _precision(options.precision, models, gallery)
+    way = Way(tuple(model.members for model in models), views, precision, options.batch_size)
+    identity = _identity(options, models, gallery, way)
+    for model in models:
+        print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
+    place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
+    if storage.exists(place):
+        print(f"{options.out} is finished already: same models, same images, same options")
+        shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
+        return _same(place, identity, options.out)
+    with work_folder(work_path(target)) as folder:
+        kept = Parts(folder, identity, prediction.SCHEMA)
+        numbers = _fill(kept, gallery, way, size)
+        table = pa.concat_tables(kept.read(numbers, prediction.SCHEMA.names)).to_pandas()
+        return _write(table, gallery, models, options, identity)
+
+
+def _input(models: list[Saved], asked: str | None) -> tuple[int, str]:
+    """Size and geometry, which all models must share."""
+    sizes = {model.name: model.size for model in models}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"the models take images of different sizes: {sizes}; predict with each by itself")
+    told = {model.geometry for model in models if model.geometry}
+    if asked:
+        if told - {asked}:
+            raise UserError(f"--geometry {asked}: the model was trained on images made by {', '.join(sorted(told))}")
+        return models[0].size, asked
+    if len(told) > 1:
+        raise UserError(f"the models take images of different geometry: {', '.join(sorted(told))}")
+    if not told:
+        print(f"geometry: {DEFAULT_GEOMETRY}, because no run beside the model says it (--geometry)")
+    return models[0].size, told.pop() if told else DEFAULT_GEOMETRY
+
+
+def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
+    """What the convolutions compute in, with the reason; bfloat16 with what it changes."""
+    if asked == "auto" and len(gallery.rows) < MANY:
+        print(f"precision: float32, because another version of the model pays from {MANY:,} images on")
+        return "float32"
+    chosen = choices.precision(asked, use_gpu=False)
+    if chosen == "bfloat16":
+        member = next(iter(models[0].members))
+        pixels = gallery.load(slice(0, _COMPARED)).pixels
+        found = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
+        greatest = float(np.abs(found[0] - found[1]).max()) if len(pixels) else 0.0
+        print(f"precision: no probability of the first {len(pixels)} images differs by more than {greatest:.4f}")
+    return chosen
+
+
+def _described(model: Saved, raw: bool) -> str:
+    fitted = model.calibration
+    if fitted is None:
+        how = "not calibrated: nothing beside it says how"
+    elif raw:
+        how = "not calibrated (--raw)"
+    else:
+        how = f"calibrated on its validation images: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}"
+    return f"{model.name}, {len(model.members)} network(s), {how}"
+
+
+def _identity(options: Options, models: list[Saved], gallery: Gallery, way: Way) -> dict[str, Any]:
+    """What each prediction depends on, and what is made of them."""
+    hashes = [
+        {share: hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri, share in model.members.items()}
+        for model in models
+    ]
+    members = [sorted([sha, share] for share, sha in found.items()) for found in hashes]
+    calibrations = [vars(model.calibration) if model.calibration and not options.raw else None for model in models]
+    identity = {
+        "models": members,
+        "images": gallery.signature,
+        "views": way.views,
+        "precision": way.precision,
+        "calibrations": calibrations,
+        "format": options.format,
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
+    """The manifest at `place`, if it is of these predictions."""
+    found = json.loads(storage.read_bytes(place))
+    different = [name for name, value in identity.items() if found["identity"].get(name) != value]
+    if different:
+        raise UserError(
+            f"--out {out} holds predictions with other {', '.join(different)}; choose another --out, or delete it and "
+            f"{place}"
+        )
+    return found
+
+
+def _fill(kept: Parts, gallery: Gallery, way: Way, size: int) -> list[int]:
+    stretches = prediction.chunks(gallery, size)
+    images = {number: len(gallery.rows.iloc[stretch]) for number, stretch in enumerate(stretches)}
+
+    def work(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+        if len(missing) < len(images):
+            print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
+        return prediction.predicted(gallery, way, missing, size)
+
+    with progress("prediction") as told:
+        kept.fill(images, work, told)
+    return list(images)
+
+
+def _write(
+    table: pd.DataFrame, gallery: Gallery, models: list[Saved], options: Options, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The finished files: quarantine, predictions and, last, the manifest, which is returned."""
+    bad = table[table["reason"] != ""]
+    findings = [Finding(*values) for values in zip(*(bad[name] for name in Finding._fields), strict=True)]
+    listed = storage.sibling(options.out, QUARANTINE)
+    storage.write_bytes(listed, quarantine.to_csv(findings))
+    if len(bad) == len(table):
+        raise UserError(f"not one of the {len(table)} images in {options.images} could be read; see {listed}")
+    frame = _frame(table[table["reason"] == ""], gallery, models, options.raw)
+    with storage.writing(options.out) as path:
+        if options.format == "parquet":
+            predictions.write(frame, str(path))
+        else:
+            path.write_bytes(isic.to_csv(frame) if options.format == "isic" else frame.to_csv(index=False).encode())
+    manifest = {
+        "identity": identity,
+        "environment": runs.environment(),
+        "models": [{"name": model.name, "members": model.members} for model in models],
+        "images": options.images,
+        "predicted": len(frame),
+        "called": dict(Counter(CODES[label] for label in metrics.predicted(frame[list(PROBABILITIES)].to_numpy()))),
+        "splits": dict(Counter(frame["split"])),
+        "labelled": int(frame["y_true"].notna().sum()),
+        "quarantined": quarantine.counts(findings),
+    }
+    storage.write_bytes(storage.sibling(options.out, MANIFEST), runs.to_json(manifest))
+    return manifest
+
+
+def show(manifest: dict[str, Any], out: str) -> None:
+    """The closing lines."""
+    called = ", ".join(f"{count:,} {dx}" for dx, count in Counter(manifest["called"]).most_common())
+    print(f"{manifest['predicted']:,} images predicted, by most probable class: {called}")
+    if manifest["quarantined"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["quarantined"].items())
+        print(f"not predicted: {reasons}; see {storage.sibling(out, QUARANTINE)}")
+    learned = {split: count for split, count in manifest["splits"].items() if split in ("training", "validation")}
+    if learned:
+        told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
+        print(f"a model has learned from, or was chosen by, some of these images ({told}): see the column split")
+    print(f"predictions: {out}")
+
+
+def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
+    """PREDICTIONS with raw probabilities beside the calibrated ones, in the order of image_id."""
+    rows = gallery.rows.set_index("image_id", drop=False)
+    good = good.sort_values("image_id", ignore_index=True)
+    known = rows.loc[good["image_id"]].reset_index(drop=True)
+    given = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(CODES))
+    frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
+    frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
+    frame["y_true"] = known["label"].astype("Int32")
+    frame[list(PROBABILITIES)] = _calibrated(given, models, raw).astype(np.float32)
+    frame[list(FACTS)] = known[list(FACTS)]
+    frame[list(RAW)] = given.mean(axis=1)
+    only = models[0].calibration if len(models) == 1 and not raw else None
+    if only is not None:  # of the mean of several models nobody has chosen thresholds
+        for name, threshold in only.thresholds.items():
+            frame[CALLS[name]] = frame["p_mel"] >= threshold
+    return frame
+
+
+def _calibrated(given: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
+    """The mean over models, each calibrated by itself: float[N, 7] of float[N, models, 7]."""
+    each = [
+        given[:, place] if raw or model.calibration is None else model.calibration.apply(given[:, place])
+        for place, model in enumerate(models)
+    ]
+    return np.mean(each, axis=0)
