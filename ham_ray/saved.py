@@ -76,11 +76,17 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
     """A saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, 7] out.
 
     With `precision` "bfloat16" its convolutions compute in that; its weights stay float32.
+
+    Raises:
+        UserError: the file holds code, or is damaged.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, MODEL)
         path.write_bytes(storage.read_bytes(uri))
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        try:
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+        except (ValueError, TypeError, OSError, KeyError) as error:
+            raise UserError(f"--model {uri} cannot be loaded safely: {str(error).splitlines()[0]}") from None
     return _lowered(model) if precision == "bfloat16" else model
 
 

@@ -71,7 +71,7 @@ def test_bad_pictures_are_findings_and_the_rest_is_read(builder, draw):
 def test_other_modes_give_the_same_picture(builder):
     grey = Image.linear_gradient("L").resize((64, 48))
     colour = Image.merge("RGB", [grey, grey.rotate(180), grey])
-    deep = Image.fromarray((np.asarray(grey).astype(np.uint16) * 257))
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn
     files = {

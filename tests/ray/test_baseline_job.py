@@ -106,6 +106,7 @@ def test_the_run_folder_holds_what_repeats_it(resumed: str, out: Path, images: I
     run = out / "job" / "simple_cnn"
     assert {p.name for p in run.iterdir()} == {
         "recipe.json", "environment.json", "history.parquet", "predictions.parquet", "metrics.json", "model.keras",
+        "calibration.json", "data_card.json", "split.parquet",
     }  # fmt: skip
     recorded = json.loads((run / "recipe.json").read_text())
     assert recorded["recipe"] == RECIPE.model_dump()

@@ -1,0 +1,203 @@
+"""jobs/predict.py as a person uses it: pictures of all kinds, killed and started again, several models, a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ham_ray import predicting
+from ham_ray.data.images import Images
+from ham_ray.data.pictures import resized
+from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.errors import UserError
+from ham_ray.evaluation import predictions
+from ham_ray.evaluation.calibration import Calibration
+from ham_ray.evaluation.predictions import RAW
+from ham_ray.models.families import build
+from ham_ray.models.weights import RANDOM
+from ham_ray.recipe import baseline
+
+pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
+FITTED = Calibration(0.5, 0.3, (0.1, 0.1, 0.1, 0.1, 0.1, 0.4, 0.1), {"specificity_90": 0.14})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predict")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, images: Images) -> Path:
+    """A run with an untrained model that was, so it says, trained on the sample's folds 2 to 4."""
+    place = folder / "run"
+    place.mkdir()
+    recipe = baseline("simple_cnn")
+    build(recipe, 32, RANDOM).classifier().save(place / "model.keras")
+    (place / "calibration.json").write_text(json.dumps(vars(FITTED)))
+    (place / "data_card.json").write_text(json.dumps({"geometry": "crop"}))
+    names = {0: "test", 1: "validation"}
+    splits = images.rows[["image_id", "group_id"]].assign(split=[names.get(f, "training") for f in images.rows["fold"]])
+    splits.to_parquet(place / "split.parquet")
+    return place
+
+
+@pytest.fixture(scope="module")
+def pictures(folder: Path) -> Path:
+    """70 pictures and two files that are none."""
+    place = folder / "pictures"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(70):
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        small.resize((60, 45), Image.Resampling.BICUBIC).save(place / f"p{number:02d}.png")
+    (place / "torn.png").write_bytes((place / "p00.png").read_bytes()[:400])
+    (place / "words.jpg").write_bytes(b"no picture")
+    return place
+
+
+def options(model: Path, place: str | Path, out: Path, **changes) -> predicting.Options:
+    settings = {
+        "models": [str(model)],
+        "images": str(place),
+        "out": str(out),
+        "format": "parquet",
+        "tta": False,
+        "raw": False,
+        "batch_size": 16,
+        "precision": "float32",
+        "geometry": None,
+    }
+    return predicting.Options(**{**settings, **changes})
+
+
+def expected(model: Path, pictures: Path) -> np.ndarray:
+    """What the model gives for each picture by itself."""
+    files = sorted(pictures.glob("p*.png"))
+    pixels = np.stack([np.asarray(resized(path.read_bytes(), 32, "crop")) for path in files])
+    return np.asarray(keras.models.load_model(model / "model.keras")(pixels))
+
+
+def test_pictures_are_predicted_and_calibrated_and_the_bad_ones_listed(cluster, model, pictures, folder, monkeypatch):
+    monkeypatch.setattr("ham_ray.prediction.CHUNK_IMAGES", 20)
+    manifest = predicting.run(options(model, pictures, folder / "a.parquet"))
+    found = predictions.read(str(folder / "a.parquet"))
+    assert found["image_id"].tolist() == [f"p{number:02d}" for number in range(70)]
+    assert found["y_true"].isna().all() and set(found["split"]) == {"new"}
+    given = expected(model, pictures)
+    np.testing.assert_allclose(found[list(RAW)], given, atol=1e-6)
+    np.testing.assert_allclose(found[list(PROBABILITIES)], FITTED.apply(given), atol=1e-6)
+    assert (found["mel_specificity_90"] == (found["p_mel"] >= 0.14)).all()
+    assert manifest["quarantined"] == {"truncated": 1, "not an image": 1} and manifest["predicted"] == 70
+    listed = pd.read_csv(folder / "a.parquet.quarantine.csv")
+    assert listed["file"].tolist() == ["torn.png", "words.jpg"]
+    assert not (folder / "a.parquet.partial").exists()
+
+
+def test_a_finished_prediction_is_not_made_again_and_another_one_is_refused(cluster, model, pictures, folder, capsys):
+    before = (folder / "a.parquet").stat().st_mtime_ns
+    predicting.run(options(model, pictures, folder / "a.parquet"))
+    assert "finished already" in capsys.readouterr().out and (folder / "a.parquet").stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="holds predictions with other views"):
+        predicting.run(options(model, pictures, folder / "a.parquet", tta=True))
+
+
+def test_several_models_are_averaged_each_with_its_calibration(cluster, model, pictures, folder):
+    alone = folder / "alone.keras"
+    alone.write_bytes((model / "model.keras").read_bytes())
+    chosen = options(model, pictures, folder / "b.csv", models=[str(model), str(alone)], format="csv")
+    predicting.run(chosen)
+    found = pd.read_csv(folder / "b.csv")
+    given = expected(model, pictures)
+    np.testing.assert_allclose(found[list(PROBABILITIES)], (FITTED.apply(given) + given) / 2, atol=1e-6)
+    np.testing.assert_allclose(found[list(RAW)], given, atol=1e-6)
+
+
+def test_a_table_keeps_its_labels_and_says_what_the_model_has_seen(cluster, model, images: Images, folder):
+    chosen = options(model, images.uri, folder / "c.csv", format="isic", raw=True, tta=True)
+    manifest = predicting.run(chosen)
+    assert manifest["predicted"] == manifest["labelled"] == len(images.rows)
+    assert manifest["splits"] == {
+        "training": len(images.fold(2, 3, 4)), "validation": len(images.fold(1)), "test": len(images.fold(0)),
+    }  # fmt: skip
+    found = pd.read_csv(folder / "c.csv")
+    assert found.columns.tolist()[0] == "image" and {*found.columns[1:]} == {code.upper() for code in CODES}
+    assert found["image"].tolist() == images.rows["image_id"].tolist()
+
+
+def test_nothing_readable_is_an_error(cluster, model, folder):
+    place = folder / "nothing"
+    place.mkdir()
+    (place / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"not one of the 1 images .*could be read; see .*d.parquet.quarantine.csv"):
+        predicting.run(options(model, place, folder / "d.parquet"))
+    assert "not an image" in (folder / "d.parquet.quarantine.csv").read_text()
+    assert not (folder / "d.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"format": "xml"}, "unknown format 'xml'"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"geometry": "squash"}, "--geometry squash: the model was trained on images made by crop"),
+        ({"images": "/nowhere"}, "no such archive: /nowhere"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures, folder, changes, told):
+    with pytest.raises(UserError, match=told):
+        predicting.run(options(model, pictures, folder / "e.parquet", **changes))
+
+
+JOB = """
+import runpy, sys, time
+import ham_ray.prediction as prediction
+prediction.CHUNK_IMAGES = 4
+told = prediction.predicted
+def slowly(*arguments):
+    for chunk in told(*arguments):
+        print("predicted", chunk[0], flush=True)
+        yield chunk
+        time.sleep(0.15)  # so that there is a moment to be killed in
+prediction.predicted = slowly
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_killed_job_goes_on_and_predicts_nothing_twice(cluster: str, model, pictures, folder):
+    out = folder / "killed.parquet"
+    job = [sys.executable, "-c", JOB, str(ROOT / "jobs" / "predict.py"), "--precision", "float32"]
+    job += ["--model", str(model), "--images", str(pictures), "--out", str(out)]
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(job, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = start()
+    while len(kept := list(Path(f"{out}.partial").glob("part-*.arrow"))) < 5:
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    kept = list(Path(f"{out}.partial").glob("part-*.arrow"))
+    assert 5 <= len(kept) < 18 and not out.exists()
+    second = start()
+    told, error = second.communicate(timeout=120)
+    assert second.returncode == 0, error
+    again = {int(line.split()[1]) for line in told.splitlines() if line.startswith("predicted ")}
+    assert again == set(range(18)) - {int(path.stem[5:]) for path in kept}
+    assert f"going on: {len(kept)} of 18 parts are there" in told
+    found = predictions.read(str(out))
+    np.testing.assert_allclose(found[list(RAW)], expected(model, pictures), atol=1e-6)
