@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import ray.train
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources
 from ham_ray.data import card
-from ham_ray.data.images import Images
+from ham_ray.data.images import Images, thumbnails
 from ham_ray.diagnoses import CODES
 from ham_ray.evaluation import calibration, metrics, predictions, report, summary
 from ham_ray.evaluation.floors import floors
@@ -255,6 +256,7 @@ def _report(
         licence=data_card["licence"],
         attribution=data_card["attribution"],
         differences=differences,
+        thumbnails=functools.partial(thumbnails, setting.images),
         selection=f"validation {summary.METRIC_NAMES[recipe.select_by]}, {_validated(trained, recipe)}",
     )
 

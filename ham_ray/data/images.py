@@ -127,6 +127,20 @@ def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
     return np.stack([decode(encoded.as_py()) for encoded in table.sort_by("image_id")["image"]])
 
 
+def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
+    """Small JPEGs of these images, by id; at most `size` pixels wide."""
+    from PIL import Image
+
+    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
+    found = {}
+    for image_id, encoded in zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True):
+        buffer, picture = io.BytesIO(), Image.fromarray(decode(encoded))
+        picture.thumbnail((size, size))
+        picture.save(buffer, "JPEG", quality=85)
+        found[image_id] = buffer.getvalue()
+    return found
+
+
 def decode(encoded: bytes) -> np.ndarray:
     """Encoded image to uint8[height, width, 3], RGB."""
     from PIL import Image

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.intervals import Interval
@@ -86,6 +87,52 @@ def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[
             axes.set_title(title)
         panels[0].set_yticks(range(len(values)), list(values))
         panels[0].invert_yaxis()
+        return to_bytes(figure, form)
+
+
+def melanoma_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], form: str = "svg") -> bytes:
+    """ROC and precision-recall curve of melanoma against all else, of positive bool[N] and score[N]; both present."""
+    false, true, _ = roc_curve(positive, score)
+    precision, recall, _ = precision_recall_curve(positive, score)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 3.5), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
+        left.plot(false, true, color=BLUE, label="this model")
+        left.set(title="ROC of melanoma", xlabel="1 − specificity", ylabel="sensitivity")
+        right.axhline(positive.mean(), linestyle=":", color=GREY, label="chance")
+        right.plot(recall, precision, color=BLUE, drawstyle="steps-pre", label="this model")
+        right.set(title="precision and recall of melanoma", xlabel="sensitivity (recall)", ylabel="PPV (precision)")
+        for axes in (left, right):
+            axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+            axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is left else "upper right")
+        return to_bytes(figure, form)
+
+
+def reliability(
+    truth: NDArray[np.integer], versions: Mapping[str, NDArray[np.floating]], bins: int = 10, form: str = "svg"
+) -> bytes:
+    """How often the called class is right, by the probability it was given: a panel a version of p[N, 7].
+
+    Bars below show where the images are.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.7 * len(versions), 3.9), layout="constrained")
+        grid = figure.subplots(2, len(versions), height_ratios=[4, 1], sharex=True, squeeze=False)
+        for column, (name, p) in enumerate(versions.items()):
+            confidence = p.max(axis=1)
+            index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+            counts = np.bincount(index, minlength=bins)
+            shown = counts > 0
+            sure = np.bincount(index, confidence, bins)[shown] / counts[shown]
+            right = np.bincount(index, p.argmax(axis=1) == truth, bins)[shown] / counts[shown]
+            upper, lower = grid[0, column], grid[1, column]
+            upper.plot([0, 1], [0, 1], ":", color=GREY, label="taken at its word")
+            upper.plot(sure, right, "o-", color=BLUE, markersize=4, label="this model")
+            upper.set(title=name, xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right" if not column else "")
+            upper.legend(frameon=False, fontsize=8, loc="upper left")
+            lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.9 / bins, color=GREY)
+            lower.set(xlabel="probability of the called class", ylabel="images" if not column else "")
         return to_bytes(figure, form)
 
 

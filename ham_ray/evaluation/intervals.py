@@ -25,7 +25,7 @@ from ham_ray.evaluation.predictions import arrays
 
 METRICS = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc", "melanoma_sensitivity")
 SENSITIVITIES = tuple(f"sensitivity_{dx}" for dx in CODES)
-RESAMPLES = 1000
+RESAMPLES = 2000
 SEED = 0
 _BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
 

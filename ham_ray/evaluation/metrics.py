@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import (
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
     f1_score,
     log_loss,
@@ -46,7 +47,9 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, 
         "melanoma_sensitivity": sensitivities(y_true, p)["mel"],
         "malignant_auc": malignant_auc(y_true, p),
         "nll": nll(y_true, p),
+        "brier": brier(y_true, p),
         "ece": ece(y_true, p),
+        "class_ece": class_ece(y_true, p),
         "absent_classes": [dx for dx, label in LABELS.items() if label not in y_true],
         "per_class": per_class(y_true, p),
         "confusion": confusion(y_true, p).tolist(),
@@ -113,6 +116,12 @@ def class_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], label: int) 
     return _auc(y_true == label, p[:, label])
 
 
+def average_precision(y_true: NDArray[np.integer], p: NDArray[np.floating], label: int) -> float | None:
+    """Area under the precision-recall curve of one class, without interpolation; None unless both are present."""
+    positive = y_true == label
+    return float(average_precision_score(positive, p[:, label])) if 0 < positive.sum() < len(positive) else None
+
+
 def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
     """Mean one-versus-rest AUC of the classes present; those left out are `absent_classes` in `evaluate`."""
     defined = [auc for label in CLASSES if (auc := class_auc(y_true, p, label)) is not None]
@@ -131,7 +140,7 @@ def sensitivities(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[
 
 
 def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, dict[str, Any]]:
-    """By dx: `n` images, `sensitivity`, `specificity`, `f1` and one-versus-rest `auc`."""
+    """By dx: `n` images, `sensitivity`, `specificity`, `ppv` (precision), `f1`, one-versus-rest `auc` and `ap`."""
     tables = multilabel_confusion_matrix(y_true, predicted(p), labels=CLASSES)
     result = {}
     for label, dx in enumerate(CODES):
@@ -140,8 +149,10 @@ def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str,
             "n": tp + fn,
             "sensitivity": _ratio(tp, tp + fn),
             "specificity": _ratio(tn, tn + fp),
+            "ppv": _ratio(tp, tp + fp),
             "f1": _ratio(2 * tp, 2 * tp + fp + fn),
             "auc": class_auc(y_true, p, label),
+            "ap": average_precision(y_true, p, label),
         }
     return result
 
@@ -162,10 +173,20 @@ def ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BI
 
     Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 5; bins are open below and closed above.
     """
-    confidence = p.max(axis=1).astype(np.float64)
-    gap = (predicted(p) == y_true) - confidence
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(index, weights=gap, minlength=bins)).sum() / len(y_true))
+    return _binned_gap(predicted(p) == y_true, p.max(axis=1), bins)
+
+
+def brier(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
+    """Mean squared distance of the probabilities from the truth, summed over classes: 0 to 2 (Brier 1950)."""
+    return float(np.mean(np.sum((p.astype(np.float64) - np.eye(len(CODES))[y_true]) ** 2, axis=1)))
+
+
+def class_ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BINS) -> dict[str, float]:
+    """By dx: mean |share of that class - its probability| over equal-width bins of that probability, by bin size.
+
+    Kull et al., "Beyond temperature scaling", NeurIPS 2019, eq. 3, before the mean over classes.
+    """
+    return {dx: _binned_gap(y_true == label, p[:, label], bins) for dx, label in LABELS.items()}
 
 
 def degenerate(p_validation: NDArray[np.floating]) -> str | None:
@@ -175,6 +196,12 @@ def degenerate(p_validation: NDArray[np.floating]) -> str | None:
     if share <= DEGENERATE_SHARE:
         return None
     return f"degenerate: {100 * share:.1f} % of the validation predictions are {CODES[counts.argmax()]}"
+
+
+def _binned_gap(hits: NDArray[np.bool_], probability: NDArray[np.floating], bins: int) -> float:
+    confidence = probability.astype(np.float64)
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(index, weights=hits - confidence, minlength=bins)).sum() / len(hits))
 
 
 def _auc(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
-from ham_ray.evaluation import figures, metrics
+from ham_ray.evaluation import assessment, figures, metrics, thresholds
+from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
 from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
 from ham_ray.evaluation.predictions import arrays, of_split
@@ -20,6 +23,8 @@ from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
 SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
 COMPARED = ("macro_f1", "balanced_accuracy")
+POINT_NAMES = {name: f"{rate} {100 * wanted:.0f} %" for name, (rate, wanted) in thresholds.POINTS.items()}
+Thumbnails = Callable[[list[str]], dict[str, bytes]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class ReportData:
     """All a report shows.
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
-    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1".
+    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1". `thumbnails` gives
+    small JPEGs of images by their ids, where images are at hand.
     """
 
     title: str
@@ -41,6 +47,7 @@ class ReportData:
     attribution: str
     selection: str
     differences: list[Difference]
+    thumbnails: Thumbnails | None = None
 
 
 class Difference(NamedTuple):
@@ -89,7 +96,10 @@ def render(data: ReportData) -> str:
             intervals=_intervals_image(data.summary),
             differences=data.differences,
             compared=[METRIC_NAMES[name] for name in COMPARED],
-            families=[_family(row, data.runs[row.name]) for row in data.summary.rows if row.name in data.runs],
+            point_names=POINT_NAMES,
+            families=[
+                _family(row, data.runs[row.name], data.thumbnails) for row in data.summary.rows if row.name in data.runs
+            ],
         )
     )
 
@@ -99,16 +109,50 @@ def write(data: ReportData, uri: str) -> None:
     storage.write_bytes(uri, render(data).encode())
 
 
-def _family(row: Row, run: Run) -> dict[str, Any]:
+def _family(row: Row, run: Run, thumbnails: Thumbnails | None) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
     found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None}
     if run.predictions is not None:
-        found["test"] = metrics.evaluate(*arrays(of_split(run.predictions, "test")))
-        found["matrix"] = as_address(figures.confusion_matrix(found["test"]["confusion"]))
+        found |= _assessed(run.predictions, thumbnails)
         found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
     if run.history is not None and len(run.history):
         found["curves"] = as_address(figures.learning_curves(run.history))
     return found
+
+
+def _assessed(frame: pd.DataFrame, thumbnails: Thumbnails | None) -> dict[str, Any]:
+    """Figures and pictures of the reported images of a PREDICTIONS table."""
+    test = assessment.reported(frame)
+    truth, p = arrays(test)
+    evaluated = metrics.evaluate(truth, p)
+    melanoma = truth == thresholds.MELANOMA
+    errors = assessment.confident_errors(test)
+    small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
+    return {
+        "test": evaluated,
+        "matrix": as_address(figures.confusion_matrix(evaluated["confusion"])),
+        "points": assessment.operating_points(frame),
+        "melanoma": as_address(figures.melanoma_curves(melanoma, p[:, thresholds.MELANOMA]))
+        if 0 < melanoma.sum() < len(melanoma)
+        else None,
+        "calibrated": (fitted := assessment.calibrated(frame)),
+        "reliability": as_address(figures.reliability(truth, _versions(p, fitted))),
+        "lesions": metrics.evaluate(*arrays(assessment.by_lesion(test))),
+        "subgroups": assessment.subgroups(test),
+        "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),
+    }
+
+
+def _versions(p: NDArray[np.floating], fitted: assessment.Calibrated | None) -> dict[str, NDArray[np.floating]]:
+    given = {"as predicted": p}
+    if fitted is None:
+        return given
+    warmed = Calibration(fitted.temperature, 0.0, (1.0,) * len(CODES)).apply(p)
+    return {**given, f"at temperature {fitted.temperature:.2f}": warmed}
+
+
+def _jpeg(picture: bytes | None) -> str | None:
+    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else None
 
 
 def differences(

@@ -4,7 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    roc_auc_score,
+)
 
 from ham_ray.diagnoses import CODES, LABELS
 from ham_ray.errors import UserError
@@ -73,7 +79,8 @@ def test_confusion_has_true_classes_as_rows(by_hand):
 def test_absent_classes_are_undefined_and_named(by_hand):
     found = metrics.evaluate(*by_hand)
     assert found["absent_classes"] == ["akiec", "bcc", "bkl", "vasc"]
-    assert found["per_class"]["vasc"] == {"n": 0, "sensitivity": None, "specificity": 1, "f1": None, "auc": None}
+    vasc = {"n": 0, "sensitivity": None, "specificity": 1, "ppv": None, "f1": None, "auc": None, "ap": None}
+    assert found["per_class"]["vasc"] == vasc
 
 
 def test_one_class_only_has_no_auc():
@@ -197,3 +204,25 @@ def test_95_percent_is_not_degenerate():
 
 def test_order_of_classes_is_that_of_diagnoses():
     assert list(metrics.per_class(labels("nv"), sure("nv"))) == list(CODES)
+
+
+def test_brier_by_hand():
+    p = np.array([[0.6, 0.4, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0]])
+    assert metrics.brier(np.array([0, 0]), p) == pytest.approx((0.4**2 + 0.4**2 + 1 + 1) / 2)
+
+
+def test_class_ece_by_hand():
+    # mel gets .8 twice and is right once: |.5 - .8|; nv gets .2 twice and is right once: |.5 - .2|; the others 0
+    truth, p = labels("mel", "nv"), 0.8 * sure("mel", "mel") + 0.2 * sure("nv", "nv")
+    found = metrics.class_ece(truth, p)
+    assert found["mel"] == pytest.approx(0.3) and found["nv"] == pytest.approx(0.3)
+    assert sum(found.values()) == pytest.approx(0.6)
+
+
+def test_average_precision_and_ppv_agree_with_scikit_learn(random):
+    truth, p = random
+    found = metrics.per_class(truth, p)
+    called = p.argmax(axis=1)
+    for dx, label in LABELS.items():
+        assert found[dx]["ap"] == pytest.approx(average_precision_score(truth == label, p[:, label]))
+        assert found[dx]["ppv"] == pytest.approx(precision_score(truth == label, called == label))

@@ -234,11 +234,13 @@ def test_page_holds_every_table_and_figure(html, table):
         *(row.name for row in table.rows),
     ):
         assert expected in html, expected
-    # the picture of intervals, and for each of the two families with a model its matrix and its curves
+    # the picture of intervals, and for each of the two families with a model its matrix, its curves of melanoma, its
+    # reliability and its learning curves
     pictures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)"', html)
-    assert len(pictures) == html.count("<img") == 5
+    assert len(pictures) == html.count("<img") == 9
     assert all(ET.fromstring(base64.b64decode(each)).tag == f"{SVG}svg" for each in pictures)
-    assert html.count("<table") == 1 + 1 + 2 + 1 + 1
+    # results, differences, data, facts; and for each of the two: classes, thresholds, calibration
+    assert html.count("<table") == 4 + 2 * 3
 
 
 def test_page_fetches_nothing(html):
@@ -253,7 +255,7 @@ def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
     )
     assert cell in html
     nll = metrics.nll(*arrays(of_split(runs["simple_cnn"].predictions, "test")))
-    assert f"Negative log-likelihood: {nll:.3f}" in html
+    assert f"{nll:.3f}</td></tr>" in html
     tests = [of_split(frame, "test") for frame in (runs["resnet50_frozen"].predictions, floors["thumbnail_logistic"])]
     worse = paired_difference(*tests, "macro_f1")
     assert f"−{-worse.value:.3f}".replace("0.", ".") in html
