@@ -17,7 +17,7 @@ from ham_ray.cluster import Resources
 from ham_ray.data import card
 from ham_ray.data.images import Images, thumbnails
 from ham_ray.diagnoses import CODES
-from ham_ray.evaluation import calibration, metrics, predictions, report, summary
+from ham_ray.evaluation import calibration, metrics, model_card, predictions, report, summary
 from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.summary import Run, Summary
@@ -32,6 +32,7 @@ from ham_ray.runs import (
     HISTORY,
     METRICS,
     MODEL,
+    MODEL_CARD,
     PREDICTIONS,
     REPORT,
     SPLIT,
@@ -96,6 +97,7 @@ def publish(
     differences = report.differences(trained, floor, pairs)
     page = _report(result, trained, floor, rows, setting, recipe, title, differences)
     report.write(page, storage.join(setting.out, REPORT))
+    storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
         if (found.model, found.other) in pairs:
             values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())

@@ -35,7 +35,7 @@ MODEL, HISTORY, PREDICTIONS, METRICS = "model.keras", "history.parquet", "predic
 CALIBRATION, DATA_CARD, SPLIT = "calibration.json", "data_card.json", "split.parquet"
 CHECKPOINTS = "checkpoints"  # until it is finished
 # What a folder of several runs holds.
-REPORT, WINNER = "report.html", "winner.json"
+REPORT, MODEL_CARD, WINNER = "report.html", "model_card.md", "winner.json"
 
 
 def claim(uri: str, identity: dict[str, Any]) -> None:

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.data import archives, layouts, pictures, splits
+from ham_ray.data import archives, layouts, pictures
 from ham_ray.data.archives import Member
 from ham_ray.data.images import CARD, Images, open_images, read_pixels
 from ham_ray.data.quarantine import Finding
-from ham_ray.diagnoses import LABELS
+from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_KNOWN = ("image_id", "lesion_id", "group_id", "fold", "label", "age", "sex", "localization", "dx_type")
 
 
 class Loaded(NamedTuple):
@@ -117,7 +116,7 @@ def open_gallery(place: str, size: int, geometry: str) -> Gallery:
         raise UserError(f"--images {place}: no picture in it ({', '.join(PICTURES)}); found {told}")
     named = _named(found)
     known = _metadata(place, safe).reindex(list(named)).reset_index(names="image_id")
-    return FileGallery(_completed(known), files.signature, list(named.values()), size, geometry)
+    return FileGallery(completed(known), files.signature, list(named.values()), size, geometry)
 
 
 def _table(images: Images, size: int, geometry: str) -> TableGallery:
@@ -148,20 +147,7 @@ def _named(members: list[Member]) -> dict[str, Member]:
 
 
 def _metadata(place: str, members: list[Member]) -> pd.DataFrame:
-    """What an archive's metadata says, by image_id; empty for a folder without. Rows that contradict say nothing."""
+    """What an archive's metadata says, by image_id; empty for a folder without."""
     if layouts.recognise(members) is None:
         return pd.DataFrame()
-    table = layouts.open_archive(place).metadata.drop_duplicates(list(layouts.COLUMNS))
-    return table[~table["image_id"].duplicated(keep=False)].set_index("image_id")
-
-
-def _completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metadata as strings, or none at all, to the columns of a gallery."""
-    rows = rows.reindex(columns=["image_id", "lesion_id", "dx", "age", "sex", "localization", "dx_type"])
-    rows = rows.astype(object).where(rows.notna() & ~rows.isin(["", "unknown"]), None)
-    rows["label"] = pd.array([LABELS.get(str(dx).lower()) for dx in rows["dx"]], "Int32")
-    rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
-    ids, lesions = rows["image_id"].tolist(), rows["lesion_id"].tolist()
-    rows["group_id"] = splits.group_ids(ids, lesions, ids)  # pixels are compared by ingest only
-    rows["fold"] = np.int32(-1)
-    return rows[list(_KNOWN)]
+    return once(layouts.open_archive(place).metadata).set_index("image_id")

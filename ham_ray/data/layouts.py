@@ -89,6 +89,19 @@ def recognise(members: list[Member]) -> str | None:
     return "isic2018" if _named(members, _GROUND_TRUTH) else None
 
 
+def read_labels(member: Member) -> pd.DataFrame:
+    """A file of diagnoses by itself: HAM10000's metadata (image_id, dx, …) or ISIC's ground truth (image, MEL, …).
+
+    Raises:
+        UserError: neither.
+    """
+    table = _read_table(member)
+    if {"image_id", "dx"} <= set(table):
+        return table
+    _require(table, member, ("image", *(diagnosis.isic.lower() for diagnosis in DIAGNOSES)))
+    return _isic_table(member, "test", None)
+
+
 def _recognised(path: Path, members: list[Member]) -> str:
     if layout := recognise(members):
         return layout

@@ -131,10 +131,21 @@ def read(uri: str) -> pd.DataFrame:
         table = pq.read_table(pa.BufferReader(storage.read_bytes(uri)))
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{uri} is not a Parquet file: {error}") from None
-    frame = table.to_pandas()
-    validate(frame)
-    for name in FACTS:
-        frame[name] = frame.get(name)  # None: of a table written before it held facts
+    return completed(table.to_pandas(), uri)
+
+
+def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A PREDICTIONS table read from anywhere, validated; columns that may be empty are added where there are none.
+
+    Raises:
+        UserError: `validate` finds a fault; with the table's name.
+    """
+    optional = [field.name for field in SCHEMA if field.nullable]
+    frame = frame.assign(**{column: None for column in optional if column not in frame})
+    try:
+        validate(frame)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     return frame.astype({"y_true": "Int32" if frame["y_true"].isna().any() else "int32"})
 
 

@@ -18,12 +18,17 @@ from ham_ray.evaluation import assessment, figures, metrics, thresholds
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
 from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
-from ham_ray.evaluation.predictions import arrays, of_split
+from ham_ray.evaluation.predictions import arrays
 from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
 SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
 COMPARED = ("macro_f1", "balanced_accuracy")
 POINT_NAMES = {name: f"{rate} {100 * wanted:.0f} %" for name, (rate, wanted) in thresholds.POINTS.items()}
+LESION_SPLIT = (
+    "Whole lesions, not images, were split into folds: no lesion has images on both sides, and neither have known "
+    "near-duplicates under different lesion names. Folds hold equal shares of each class. There are no patient names "
+    "in the data, so two lesions of one patient may be on both sides."
+)
 Thumbnails = Callable[[list[str]], dict[str, bytes]]
 
 
@@ -32,8 +37,8 @@ class ReportData:
     """All a report shows.
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
-    the splits. `selection` names what chose epochs and settings, such as "validation macro-F1". `thumbnails` gives
-    small JPEGs of images by their ids, where images are at hand.
+    the splits. `split` says how images were kept apart. `selection` names what chose epochs and settings, such as
+    "validation macro-F1". `thumbnails` gives small JPEGs of images by their ids, where images are at hand.
     """
 
     title: str
@@ -47,15 +52,21 @@ class ReportData:
     attribution: str
     selection: str
     differences: list[Difference]
+    split: str = LESION_SPLIT
     thumbnails: Thumbnails | None = None
 
 
 class Difference(NamedTuple):
-    """How much better one model is than another, by metric, on the same images."""
+    """How much better one model is than another, by metric, on the same images.
+
+    `images` are those that only one of the two gets right; `p` is its p value, adjusted for all comparisons made.
+    """
 
     model: str
     other: str
     by: dict[str, Interval]
+    images: assessment.McNemar
+    p: float
 
 
 def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -69,11 +80,11 @@ def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return table
 
 
-def environment() -> Environment:
-    """Where the pages' templates are, and their filters."""
+def environment(escape: bool = True) -> Environment:
+    """Where the pages' templates are, and their filters; `escape` for HTML."""
     found = Environment(
         loader=PackageLoader("ham_ray.evaluation"),
-        autoescape=True,
+        autoescape=escape,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
@@ -160,12 +171,18 @@ def differences(
 ) -> list[Difference]:
     """Of each of the pairs, and of each run to the thumbnail floor, where both have the same test images."""
     found = {name: run.predictions for name, run in runs.items() if run.predictions is not None}
-    tests = {name: of_split(table, "test") for name, table in {**floors, **found}.items()}
+    tests = {name: assessment.reported(table) for name, table in {**floors, **found}.items()}
     pairs = [*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)]
-    return [
-        Difference(a, b, {metric: paired_difference(tests[a], tests[b], metric) for metric in COMPARED})
-        for a, b in pairs
+    same = [
+        (a, b)
+        for a, b in dict.fromkeys(pairs)
         if a in tests and b in tests and set(tests[a]["image_id"]) == set(tests[b]["image_id"])
+    ]
+    counted = [assessment.mcnemar(tests[a], tests[b]) for a, b in same]
+    adjusted = assessment.holm([found.p_value for found in counted])
+    return [
+        Difference(a, b, {metric: paired_difference(tests[a], tests[b], metric) for metric in COMPARED}, images, p)
+        for (a, b), images, p in zip(same, counted, adjusted, strict=True)
     ]
 
 

@@ -18,10 +18,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham_ray import storage
-from ham_ray.evaluation import intervals, metrics
+from ham_ray.evaluation import assessment, intervals, metrics
+from ham_ray.evaluation.assessment import reported
 from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
 from ham_ray.evaluation.intervals import Interval
-from ham_ray.evaluation.predictions import arrays, of_split
+from ham_ray.evaluation.predictions import NEW, arrays, of_split
 
 SYNTHETIC_LABEL = "SYNTHETIC DATA: these figures say nothing about skin lesions"
 RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
@@ -131,7 +132,7 @@ def model_row(name: str, run: Run) -> Row:
     }
     if run.predictions is None:
         return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
-    test, validation = of_split(run.predictions, "test"), of_split(run.predictions, "validation")
+    test, validation = reported(run.predictions), of_split(run.predictions, "validation")
     degenerate = metrics.degenerate(arrays(validation)[1]) if len(validation) else None
     if degenerate and degenerate not in warnings:
         warnings.append(degenerate)
@@ -140,7 +141,7 @@ def model_row(name: str, run: Run) -> Row:
 
 def floor_row(name: str, frame: pd.DataFrame) -> Row:
     """The row of one floor's PREDICTIONS."""
-    test = of_split(frame, "test")
+    test = reported(frame)
     return Row(name, "floor", split_text(test), metrics=intervals.intervals(test))
 
 
@@ -154,21 +155,22 @@ def reference_rows() -> list[Row]:
 
 
 def evaluation(frame: pd.DataFrame) -> dict[str, Any]:
-    """All metrics of a PREDICTIONS table, for `metrics.json`: by split, with the intervals on the test images."""
+    """All metrics of a PREDICTIONS table, for `metrics.json`: by split, and on the test images all that a page shows."""
     found: dict[str, Any] = {}
     for split in frame["split"].unique():
         found[split] = metrics.evaluate(*arrays(of_split(frame, split)))
     if "test" in found:
-        bootstrap = intervals.intervals(of_split(frame, "test"))
-        found["test"]["intervals"] = {name: asdict(interval) for name, interval in bootstrap.items()}
+        found["test"] = assessment.summary(frame)
     return found
 
 
 def split_text(test: pd.DataFrame) -> str:
     """What the rows of a PREDICTIONS table are, such as "fold 0, 2,003 images, lesion-grouped"."""
+    if set(test["split"]) == {NEW}:
+        return f"{len(test):,} images new to the model"
     folds = sorted(set(test["fold"].tolist()))
     if folds == [-1]:
-        return f"official test, {len(test):,} images"
+        return f"{len(test):,} test images"
     named = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
     return f"{named}, {len(test):,} images, lesion-grouped"
 

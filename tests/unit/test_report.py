@@ -116,7 +116,7 @@ def test_random_weights_are_labelled(table):
     assert "RANDOM WEIGHTS" in text_of(table)
 
 
-@pytest.mark.parametrize(("folds", "text"), [([0], "fold 0, 2"), ([0, 3], "folds 0, 3, 2"), ([-1], "official test, 2")])
+@pytest.mark.parametrize(("folds", "text"), [([0], "fold 0, 2"), ([0, 3], "folds 0, 3, 2"), ([-1], "2 test images")])
 def test_split_text(folds, text):
     assert summary.split_text(pd.DataFrame({"fold": np.resize(folds, 2)})).startswith(text + " images")
 

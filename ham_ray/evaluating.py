@@ -1,0 +1,167 @@
+"""The evaluation job: from tables of predictions, of any model from anywhere, to a page, numbers and a model card."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ham_ray import runs, storage
+from ham_ray.data.card import LICENCE
+from ham_ray.data.truth import read_truth
+from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
+from ham_ray.errors import UserError
+from ham_ray.evaluation import assessment, model_card, predictions, report, summary
+from ham_ray.evaluation.predictions import FACTS, NEW, RAW
+from ham_ray.evaluation.summary import Run, Summary
+
+_ISIC = {diagnosis.isic: PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)}
+_SPLIT = (
+    "The tables themselves say which images are new to their model (test or new); nobody has checked that here. Images "
+    "that a model has learned from, or was chosen by, are left out of every figure."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `jobs/evaluate.py`."""
+
+    predictions: list[str]
+    truth: str | None
+    raw: bool
+    out: str
+
+
+def run(options: Options) -> Summary:
+    """Evaluate each table, compare those of the same images, and write report.html, metrics.json and the model card.
+
+    Raises:
+        UserError: a table that is none, labels that contradict, or nothing that may be reported.
+    """
+    if not options.predictions:
+        raise UserError("--predictions: name at least one table")
+    truth = read_truth(options.truth) if options.truth else None
+    tables = {name: _table(uri, truth, options.raw) for name, uri in _names(options.predictions).items()}
+    trained = {name: Run(table, None, {}) for name, table in tables.items()}
+    data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
+    found = summary.summarise(trained, {}, data)
+    names = [*tables]
+    differences = report.differences(trained, {}, [(name, other) for other in names[1:] for name in names[:1]])
+    page = _page(options, found, trained, differences)
+    report.write(page, storage.join(options.out, runs.REPORT))
+    summary.write(found, options.out)
+    evaluated = {name: assessment.summary(table) for name, table in tables.items()}
+    storage.write_bytes(storage.join(options.out, runs.METRICS), runs.to_json(evaluated))
+    storage.write_bytes(storage.join(options.out, runs.MODEL_CARD), model_card.render(page).encode())
+    return found
+
+
+def _names(uris: list[str]) -> dict[str, str]:
+    """Short names of the tables: of the file, or with its folder where two files share theirs."""
+    if len(set(uris)) < len(uris):
+        raise UserError("--predictions: a table is named twice")
+    stems = [Path(uri.partition("?")[0]).stem for uri in uris]
+    folders = [f"{Path(uri.partition('?')[0]).parent.name}/{stem}" for uri, stem in zip(uris, stems, strict=True)]
+    for names in (stems, folders, uris):
+        if len(set(names)) == len(uris):
+            return dict(zip(names, uris, strict=True))
+    raise AssertionError("places differ")
+
+
+def _table(uri: str, truth: pd.DataFrame | None, raw: bool) -> pd.DataFrame:
+    """PREDICTIONS at a place: Parquet, CSV of the same columns, or ISIC's CSV; with labels and facts of `truth`."""
+    frame = predictions.read(uri) if uri.partition("?")[0].endswith(".parquet") else _read_csv(uri)
+    if raw:
+        missing = [name for name in RAW if name not in frame]
+        if missing:
+            raise UserError(f"--raw: {uri} has no raw probabilities ({missing[0]}, …)")
+        frame = frame.assign(**{name: frame[given] for name, given in zip(PROBABILITIES, RAW, strict=True)})
+    if truth is not None:
+        frame = _with_truth(frame, truth, uri)
+    left_out = frame[frame["split"].isin(["training", "validation"])]
+    if len(left_out):
+        counts = ", ".join(f"{count:,} {split}" for split, count in left_out["split"].value_counts().items())
+        print(f"{uri}: images not reported, because the model knows them: {counts}")
+    if unlabelled := int(frame["y_true"].isna().sum()):
+        print(f"{uri}: {unlabelled:,} of {len(frame):,} images have no true label and are left out (--truth)")
+    return frame
+
+
+def _read_csv(uri: str) -> pd.DataFrame:
+    if not storage.exists(uri):
+        raise UserError(f"no predictions at {uri}")
+    try:
+        frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype={"image_id": str, "image": str})
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri} is neither Parquet nor CSV: {' '.join(str(error).split())}") from None
+    if "image" in frame and set(_ISIC) <= set(frame):
+        frame = _of_isic(frame)
+    return predictions.completed(frame, uri)
+
+
+def _of_isic(frame: pd.DataFrame) -> pd.DataFrame:
+    """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
+    p = frame[list(_ISIC)].to_numpy(np.float64)
+    sums = p.sum(axis=1, keepdims=True)
+    scaled = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
+    if len(p) and np.abs(sums - 1).max() > 1e-3:
+        print("probabilities do not sum to 1: each image's are divided by their sum")
+    columns = {_ISIC[name]: scaled[:, place] for place, name in enumerate(_ISIC)}
+    ids = frame["image"].str.removesuffix(".jpg")
+    return pd.DataFrame({"image_id": ids, "group_id": ids, "fold": -1, "split": NEW, **columns})
+
+
+def _with_truth(frame: pd.DataFrame, truth: pd.DataFrame, uri: str) -> pd.DataFrame:
+    """Labels, lesions and facts as `truth` has them; images it does not know stay unlabelled."""
+    known = truth.reindex(frame["image_id"]).reset_index(drop=True)
+    label = known["label"].astype("Int32")
+    if label.notna().sum() == 0:
+        some = ", ".join(frame["image_id"].head(3))
+        raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {some}")
+    both = frame["y_true"].notna() & label.notna()
+    wrong = frame["image_id"][both & (frame["y_true"] != label).fillna(False)]
+    if len(wrong):
+        raise UserError(
+            f"--truth contradicts {len(wrong):,} labels in {uri}: {', '.join(wrong.head(5))}; one is of other images"
+        )
+    found = frame.assign(y_true=label.where(label.notna(), frame["y_true"].astype("Int32")))
+    for name in ("lesion_id", "group_id", *FACTS):
+        found[name] = known[name].where(known[name].notna(), frame[name])
+    return found
+
+
+def _page(
+    options: Options, found: Summary, trained: dict[str, Run], differences: list[report.Difference]
+) -> report.ReportData:
+    around = runs.environment()
+    tables = {name: run.predictions for name, run in trained.items() if run.predictions is not None}
+    counted = {name: _named(assessment.reported(table)) for name, table in tables.items()}
+    hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.predictions]
+    return report.ReportData(
+        title="Evaluation" if len(tables) == 1 else f"Comparison of {len(tables)} models",
+        summary=found,
+        runs=trained,
+        floors={},
+        facts={
+            "command": around["command"],
+            "commit": around["commit"],
+            "predictions": ", ".join(f"{u} ({sha})" for u, sha in zip(options.predictions, hashes, strict=True)),
+            "time": around["time"],
+            "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
+        },
+        counts=report.class_counts(counted),
+        fingerprint=", ".join(hashes),
+        licence=f"that of the images; HAM10000's is {LICENCE['licence']}",
+        attribution=str(LICENCE["attribution"]),
+        differences=differences,
+        selection="thresholds and temperature, where a table holds validation images",
+        split=_SPLIT,
+    )
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(dx=[CODES[label] for label in table["y_true"]])

@@ -1,0 +1,151 @@
+"""jobs/evaluate.py: tables of any model from anywhere, their page and numbers, and every fault told by name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham_ray import evaluating
+from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.errors import UserError
+from ham_ray.evaluation import isic, predictions
+from ham_ray.evaluation.summary import number
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+COUNT = 280
+
+
+def made(seed: int, right: float, split: str = "test") -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    label = np.arange(COUNT) % 7
+    called = np.where(rng.random(COUNT) < right, label, rng.integers(0, 7, COUNT))
+    p = rng.dirichlet(np.ones(7), COUNT) * 0.4
+    p[np.arange(COUNT), called] += 0.6
+    names = [f"ISIC_{place:07d}" for place in range(COUNT)]
+    rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 0, "label": label})
+    return predictions.predictions(rows.assign(sex=["male", "female"] * (COUNT // 2), age=50.0), split, p)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    predictions.write(made(0, 0.8), str(tmp_path / "a.parquet"))
+    return tmp_path / "a.parquet"
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    rows = made(0, 1.0)
+    named = rows[["image_id", "lesion_id", "sex", "age"]].assign(dx=[CODES[label] for label in rows["y_true"]])
+    named.to_csv(tmp_path / "truth.csv", index=False)
+    return tmp_path / "truth.csv"
+
+
+def run(tmp_path: Path, *tables: Path, truth: Path | None = None, raw: bool = False) -> dict:
+    options = evaluating.Options([str(one) for one in tables], truth and str(truth), raw, str(tmp_path / "out"))
+    evaluating.run(options)
+    return json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_the_page_the_card_and_the_numbers_agree(table: Path, tmp_path: Path):
+    found = run(tmp_path, table)["a"]
+    expected = evaluating.assessment.metrics.evaluate(*predictions.arrays(made(0, 0.8)))
+    assert {name: found[name] for name in expected} == json.loads(json.dumps(expected))
+    page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "model_card.md"))
+    for name in ("accuracy", "macro_f1", "balanced_accuracy", "macro_auc"):
+        assert number(found[name]) in page and number(found[name]) in card
+    for words in ("not a medical", "CC BY-NC 4.0", "female", "evaluate"):
+        assert words in page and words in card
+    assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "").replace("https://doi.org", "")
+
+
+def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path, capsys):
+    predictions.write(made(1, 0.5), str(tmp_path / "b.parquet"))
+    assert set(run(tmp_path, table, tmp_path / "b.parquet")) == {"a", "b"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>a</td><td>b</td>" in page and "McNemar" in page and "&lt; .001" in page
+
+
+def test_the_same_predictions_in_any_format_give_the_same_numbers(table: Path, truth: Path, tmp_path: Path):
+    frame = made(0, 0.8)
+    frame.to_csv(tmp_path / "c.csv", index=False)
+    (tmp_path / "i.csv").write_bytes(isic.to_csv(frame))
+    wanted = run(tmp_path, table)["a"]
+    for name, source in (("c", None), ("i", truth)):
+        found = run(tmp_path, tmp_path / f"{name}.csv", truth=source)[name]
+        for metric in ("balanced_accuracy", "macro_auc", "macro_f1", "nll"):
+            assert found[metric] == pytest.approx(wanted[metric], abs=1e-6)
+
+
+def test_images_a_model_knows_are_left_out_and_told(table: Path, tmp_path: Path, capsys):
+    frame = pd.concat([made(0, 0.8).head(200), made(1, 1.0, "training").tail(80)], ignore_index=True)
+    predictions.write(frame, str(tmp_path / "d.parquet"))
+    assert run(tmp_path, tmp_path / "d.parquet")["d"]["n"] == 200
+    assert "not reported, because the model knows them: 80 training" in capsys.readouterr().out
+
+
+def test_truth_for_some_of_the_images_is_told_and_for_others_refused(truth: Path, tmp_path: Path, capsys):
+    frame = made(0, 0.8).assign(y_true=pd.array([None] * COUNT, "Int32"))
+    predictions.write(frame, str(tmp_path / "e.parquet"))
+    pd.read_csv(truth).head(250).to_csv(truth, index=False)
+    assert run(tmp_path, tmp_path / "e.parquet", truth=truth)["e"]["n"] == 250
+    assert "30 of 280 images have no true label" in capsys.readouterr().out
+    pd.read_csv(truth).assign(image_id=[f"x{place}" for place in range(250)]).to_csv(truth, index=False)
+    with pytest.raises(UserError, match="--truth knows none of the 280 images of .*e.parquet, such as ISIC_0000000"):
+        run(tmp_path, tmp_path / "e.parquet", truth=truth)
+
+
+def test_truth_that_contradicts_is_refused(table: Path, truth: Path, tmp_path: Path):
+    pd.read_csv(truth).assign(dx="nv").to_csv(truth, index=False)
+    with pytest.raises(UserError, match="--truth contradicts 240 labels in .*a.parquet: ISIC_0000000"):
+        run(tmp_path, table, truth=truth)
+
+
+def test_an_absent_class_is_a_gap_and_no_number(tmp_path: Path):
+    frame = made(0, 0.8)
+    predictions.write(frame[frame["y_true"] != 6], str(tmp_path / "f.parquet"))
+    found = run(tmp_path, tmp_path / "f.parquet")["f"]
+    assert found["absent_classes"] == ["vasc"] and found["per_class"]["vasc"]["sensitivity"] is None
+    assert "Not in the test images: vasc" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda frame: frame.drop(columns="p_nv"), "columns are missing: p_nv"),
+        (lambda frame: frame.assign(p_nv=np.nan), "280 images have probabilities that are not finite: ISIC_0000000"),
+        (lambda frame: frame.assign(p_nv=0.0), "do not sum to 1"),
+        (lambda frame: frame.assign(image_id="x"), "predicted more than once: x"),
+        (lambda frame: frame.assign(y_true=9), "label outside 0–6"),
+        (lambda frame: frame.assign(split="training"), "nothing to report"),
+    ],
+)
+def test_faults_are_told_by_name(tmp_path: Path, change, told: str):
+    change(made(0, 0.8)).to_csv(tmp_path / "g.csv", index=False)
+    with pytest.raises(UserError, match=told):
+        run(tmp_path, tmp_path / "g.csv")
+
+
+def test_other_files_are_refused(tmp_path: Path):
+    (tmp_path / "h.parquet").write_bytes(b"x")
+    (tmp_path / "h.csv").write_bytes(b"\xff\xfe\x00")
+    for name in ("h.parquet", "h.csv", "nowhere.parquet"):
+        with pytest.raises(
+            UserError, match=r"not a Parquet file|neither Parquet nor CSV|columns are missing|no predictions at"
+        ):
+            run(tmp_path, tmp_path / name)
+    assert PROBABILITIES[0] == "p_akiec"
+
+
+def test_the_job_is_one_line_and_two_for_a_mistake(table: Path, tmp_path: Path):
+    job = [sys.executable, str(ROOT / "jobs" / "evaluate.py"), "--out", str(tmp_path / "out"), "--predictions"]
+    good = subprocess.run([*job, str(table)], capture_output=True, text=True)
+    assert good.returncode == 0 and "report: " in good.stdout and not good.stderr
+    bad = subprocess.run([*job, "/nowhere.parquet"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr == "error: no predictions at /nowhere.parquet\n"
