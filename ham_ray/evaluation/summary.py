@@ -155,7 +155,7 @@ def reference_rows() -> list[Row]:
 
 
 def evaluation(frame: pd.DataFrame) -> dict[str, Any]:
-    """All metrics of a PREDICTIONS table, for `metrics.json`: by split, and on the test images all that a page shows."""
+    """All metrics of a PREDICTIONS table, for `metrics.json`: by split; of the test images all that a page shows."""
     found: dict[str, Any] = {}
     for split in frame["split"].unique():
         found[split] = metrics.evaluate(*arrays(of_split(frame, split)))

@@ -116,9 +116,9 @@ def test_random_weights_are_labelled(table):
     assert "RANDOM WEIGHTS" in text_of(table)
 
 
-@pytest.mark.parametrize(("folds", "text"), [([0], "fold 0, 2"), ([0, 3], "folds 0, 3, 2"), ([-1], "2 test images")])
+@pytest.mark.parametrize(("folds", "text"), [([0], "fold 0, 2"), ([0, 3], "folds 0, 3, 2"), ([-1], "2 test")])
 def test_split_text(folds, text):
-    assert summary.split_text(pd.DataFrame({"fold": np.resize(folds, 2)})).startswith(text + " images")
+    assert summary.split_text(pd.DataFrame({"fold": np.resize(folds, 2), "split": "test"})).startswith(text + " images")
 
 
 def test_terminal_table_holds_all_in_100_columns(table):
