@@ -1,0 +1,165 @@
+"""Export of a saved classifier to other formats, each read back and compared with the original on images."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from ham_ray import saved, storage
+from ham_ray.console import quiet_imports
+from ham_ray.data.gallery import open_gallery
+from ham_ray.data.sample import write_sample
+from ham_ray.errors import UserError, unknown_name
+from ham_ray.predicting import DEFAULT_GEOMETRY
+
+COMPARED = 64  # images
+TOLERANCE = 1e-3  # of a probability
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file ending, what writes it, what reads it, and the packages that both need (module -> name on the index)."""
+
+    suffix: str
+    write: Callable[[keras.Model, Path], None]
+    read: Callable[[Path], Predict]
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where it stands, and the greatest difference of a probability on how many images of which source."""
+
+    place: str
+    difference: float
+    images: int
+    source: str
+
+
+def export(model: str, to: str, out: str | None, images: str | None) -> Exported:
+    """Write `model` in format `to`, read it back, and compare; what does not agree is not left behind.
+
+    The exported model takes uint8 RGB [B, size, size, 3] and gives probabilities float32 [B, 7], as the original.
+
+    Raises:
+        UserError: no such format, a package that is missing, a search's winner of several networks, or disagreement.
+    """
+    if to not in FORMATS:
+        raise unknown_name("format", to, FORMATS)
+    form = FORMATS[to]
+    missing = [name for module, name in form.packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f"--to {to} needs what is not installed: pip install {' '.join(missing)}")
+    found = saved.find(model)
+    if len(found.members) > 1:
+        members = ", ".join(found.members)
+        raise UserError(f"--model {model}: an average of {len(found.members)} networks; export one of them: {members}")
+    place = storage.absolute(out or f"model{form.suffix}")
+    if storage.is_remote(place):
+        raise UserError(f"--out {out}: a local path, please")
+    if Path(place).exists():
+        raise UserError(f"--out {place} exists already")
+    pixels, source = _pixels(found, images)
+    network = saved.load(next(iter(found.members)))
+    with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
+        written = Path(folder, f"model{form.suffix}")
+        with quiet_imports():
+            form.write(network, written)
+            given = form.read(written)(pixels)
+        difference = float(np.abs(given - np.asarray(network(pixels))).max())
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"the exported model differs from the original by {difference:.2g} on {len(pixels)} images, more than "
+                f"{TOLERANCE:g}: not kept"
+            )
+        shutil.move(written, place)
+    return Exported(place, difference, len(pixels), source)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _pixels(found: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
+    """Images to compare on, uint8[n, size, size, 3], and what they are."""
+    geometry = found.geometry or DEFAULT_GEOMETRY
+    with tempfile.TemporaryDirectory() as folder:
+        place = images or str(write_sample(Path(folder) / "synthetic.zip", size=(160, 120)))
+        gallery = open_gallery(place, found.size, geometry)
+        step = max(1, len(gallery.rows) // COMPARED)  # from all over the table, not its first lesions alone
+        loaded = [gallery.load(slice(start, start + 1)).pixels for start in range(0, COMPARED * step, step)]
+    return np.concatenate(loaded), images or "the SYNTHETIC sample"
+
+
+def _write_saved_model(model: keras.Model, place: Path) -> None:
+    model.export(place, format="tf_saved_model", verbose=False)
+
+
+def _read_saved_model(place: Path) -> Predict:
+    loaded = tf.saved_model.load(place)
+    return lambda pixels: np.asarray(loaded.serve(pixels))
+
+
+def _write_tflite(model: keras.Model, place: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _write_saved_model(model, Path(folder))
+        place.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+
+
+def _read_tflite(place: Path) -> Predict:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow means to move it to a package of its own
+        interpreter = tf.lite.Interpreter(model_content=place.read_bytes())
+    start, end = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def predict(pixels: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(start, pixels.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(start, pixels)
+        interpreter.invoke()
+        return interpreter.get_tensor(end)
+
+    return predict
+
+
+def _write_onnx(model: keras.Model, place: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.export(place, format="onnx", verbose=False)
+
+
+def _read_onnx(place: Path) -> Predict:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(place.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]
+
+
+def _write_keras(model: keras.Model, place: Path) -> None:
+    model.save(place)
+
+
+def _read_keras(place: Path) -> Predict:
+    model = saved.load(str(place))
+    return lambda pixels: np.asarray(model(pixels))
+
+
+FORMATS = {
+    "keras": Format(".keras", _write_keras, _read_keras, {}),
+    "savedmodel": Format("", _write_saved_model, _read_saved_model, {}),
+    "tflite": Format(".tflite", _write_tflite, _read_tflite, {}),
+    "onnx": Format(
+        ".onnx", _write_onnx, _read_onnx, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
+    ),
+}
