@@ -71,7 +71,7 @@ def export(model: str, to: str, out: str | None, images: str | None) -> Exported
         raise UserError(f"--out {place} exists already")
     pixels, source = _pixels(found, images)
     network = saved.load(next(iter(found.members)))
-    expected = np.asarray(network(pixels))  # before it is written: the converter to ONNX wants a model that was called
+    expected = np.asarray(network(pixels))
     with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
         written = Path(folder, f"model{form.suffix}")
         with quiet_imports():
@@ -135,9 +135,16 @@ def _read_tflite(place: Path) -> Predict:
 
 
 def _write_onnx(model: keras.Model, place: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.export(place, format="onnx", verbose=False)
+    """From a graph of constants: Keras's own export leaves those of its Normalization layers as inputs to be given."""
+    import tf2onnx
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    images = tf.TensorSpec(model.input_shape, tf.uint8, name="rgb")
+    called = tf.function(lambda rgb: tf.identity(model(rgb, training=False), "probabilities"))
+    frozen = convert_variables_to_constants_v2(called.get_concrete_function(images))
+    names = [[tensor.name for tensor in tensors] for tensors in (frozen.inputs, frozen.outputs)]
+    graph = frozen.graph.as_graph_def()
+    tf2onnx.convert.from_graph_def(graph, input_names=names[0], output_names=names[1], output_path=str(place))
 
 
 def _read_onnx(place: Path) -> Predict:
