@@ -1,0 +1,88 @@
+"""Images a second of jobs/predict.py's pipeline beside a plain loop: decode a batch, `model.predict`, the next batch.
+
+    python benchmarks/predict.py --model runs/baseline-1234/resnet50_finetuned --images ham10000.zip [--most 4000]
+
+Both read the same files with the same decoding and the same saved model, and take turns. The plain loop is what one
+writes from Keras's guide: float32, one thing after the other. Ours decodes in tasks beside the actor that computes, in
+bfloat16 where the processor has it; the greatest difference of a probability is shown. Seconds are without the start of
+Ray and of TensorFlow, which are shown apart.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ham_ray import console
+
+BATCH = 128
+
+
+def main(
+    model: Annotated[str, typer.Option(help="run folder or .keras file")],
+    images: Annotated[str, typer.Option(help="archive or folder of pictures")],
+    most: Annotated[int, typer.Option(help="images taken of them")] = 4000,
+    rounds: Annotated[int, typer.Option(help="turns of each")] = 3,
+    views: Annotated[int, typer.Option(help="symmetries of each image")] = 1,
+) -> None:
+    """Print a table, a line each."""
+    with console.quiet_imports():
+        from ham_ray import saved
+        from ham_ray.cluster import connected
+        from ham_ray.data.gallery import FileGallery, open_gallery
+        from ham_ray.prediction import Way
+        from ham_ray.runs import has_bfloat16, machine
+
+    found = saved.find(model)
+    gallery = open_gallery(images, found.size, found.geometry or "crop")
+    assert isinstance(gallery, FileGallery), "give the files themselves"
+    gallery = replace(gallery, rows=gallery.rows.head(most), files=gallery.files[:most])
+    precision = "bfloat16" if has_bfloat16() else "float32"
+    network = saved.load(next(iter(found.members)))
+    network.predict(np.zeros((BATCH, found.size, found.size, 3), np.uint8), verbose=0)  # compiled outside of the times
+    print(f"{len(gallery.rows):,} images, {views} view(s), {found.size} px, {precision}, {machine()}")
+    pace: dict[str, list[float]] = {"plain": [], "ours": [], "start": []}
+    with connected():
+        for _ in range(rounds):
+            seconds, expected = _plain(gallery, network, views)
+            pace["plain"].append(len(gallery.rows) / seconds)
+            start, seconds, given = _ours(gallery, Way((found.members,), views, precision, BATCH), found.size)
+            pace["ours"].append(len(gallery.rows) / seconds)
+            pace["start"].append(start)
+            difference = np.abs(expected - given).max()
+    print("| | images/s (min, median, max) |\n|---|---|")
+    for name in ("plain", "ours"):
+        print(f"| {name} | {', '.join(f'{value:.0f}' for value in np.quantile(pace[name], [0, 0.5, 1]))} |")
+    ratio = np.median(np.array(pace["ours"]) / np.array(pace["plain"]))
+    print(f"ratio {ratio:.2f}; greatest difference of a probability {difference:.4f}; start {pace['start'][-1]:.1f} s")
+
+
+def _plain(gallery: Any, network: Any, views: int) -> tuple[float, np.ndarray]:
+    from ham_ray.data.augment import view
+
+    started, found = time.perf_counter(), []
+    for start in range(0, len(gallery.rows), BATCH):
+        pixels = gallery.load(slice(start, start + BATCH)).pixels
+        found.append(np.mean([network.predict(view(pixels, v), verbose=0, batch_size=BATCH) for v in range(views)], 0))
+    return time.perf_counter() - started, np.concatenate(found)
+
+
+def _ours(gallery: Any, way: Any, size: int) -> tuple[float, float, np.ndarray]:
+    """Seconds to the first chunk, seconds for all at the pace after it, and the probabilities."""
+    from ham_ray.prediction import chunks, predicted
+
+    stretches = chunks(gallery, size)
+    started, marks, found = time.perf_counter(), [], {}
+    for number, table in predicted(gallery, way, range(len(stretches)), size):
+        found[number] = np.stack(table["raw"].to_numpy(zero_copy_only=False))
+        marks.append(time.perf_counter())
+    each = (marks[-1] - marks[0]) / sum(len(found[n]) for n in [*found][1:])
+    return marks[0] - started, each * len(gallery.rows), np.concatenate([found[n] for n in sorted(found)])
+
+
+if __name__ == "__main__":
+    console.run(main)
