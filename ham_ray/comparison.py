@@ -18,9 +18,11 @@ from ham_ray.data import card
 from ham_ray.data.images import Images, thumbnails
 from ham_ray.diagnoses import CODES
 from ham_ray.evaluation import calibration, metrics, model_card, predictions, report, summary
+from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.looking import attention
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe
@@ -65,7 +67,9 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
 
     A family that fails has its reason in the table; the others go on.
     """
-    return publish(train(recipes, setting), setting, next(iter(recipes.values())), "Baselines")
+    trained = train(recipes, setting)
+    models = {name: storage.join(_place(setting, name), MODEL) for name in trained}
+    return publish(trained, setting, next(iter(recipes.values())), "Baselines", models)
 
 
 def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
@@ -83,11 +87,16 @@ def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
 
 
 def publish(
-    trained: dict[str, Run], setting: Setting, recipe: Recipe, title: str, pairs: tuple[tuple[str, str], ...] = ()
+    trained: dict[str, Run],
+    setting: Setting,
+    recipe: Recipe,
+    title: str,
+    models: dict[str, str],
+    pairs: tuple[tuple[str, str], ...] = (),
 ) -> Summary:
-    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json and report.html.
+    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json, report.html and model_card.md.
 
-    `pairs` names runs whose difference is told as well.
+    `models` are the places of saved models, of those runs that have one; `pairs` names runs whose difference is told.
     """
     rows = feed.split_rows(setting.images, recipe)
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
@@ -95,7 +104,12 @@ def publish(
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
     differences = report.differences(trained, floor, pairs)
-    page = _report(result, trained, floor, rows, setting, recipe, title, differences)
+    looked = {
+        name: attention(uri, frame, setting.images)
+        for name, uri in models.items()
+        if (frame := trained[name].predictions) is not None
+    }
+    page = _report(result, trained, floor, rows, setting, recipe, title, differences, looked)
     report.write(page, storage.join(setting.out, REPORT))
     storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
@@ -236,6 +250,7 @@ def _report(
     recipe: Recipe,
     title: str,
     differences: list[report.Difference],
+    looked: dict[str, Attention],
 ) -> report.ReportData:
     around, data_card = runs.environment(), setting.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
@@ -258,6 +273,7 @@ def _report(
         licence=data_card["licence"],
         attribution=data_card["attribution"],
         differences=differences,
+        attention=looked,
         thumbnails=functools.partial(thumbnails, setting.images),
         selection=f"validation {summary.METRIC_NAMES[recipe.select_by]}, {_validated(trained, recipe)}",
     )

@@ -71,7 +71,9 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     shown[CALIBRATED] = Run(fitted.applied(_table(last)), None, {**last.info, "minutes": None})
     beside = {f"baseline {family}": run for family, run in baselines.items()}
     pairs = tuple((CALIBRATED, name) for name in beside)
-    return publish({**shown, **beside}, setting, base, "The search's winner", pairs)
+    first = next(iter(tried[ranked[0]]))
+    models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
+    return publish({**shown, **beside}, setting, base, "The search's winner", models, pairs)
 
 
 def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
 from ham_ray.evaluation import assessment, figures, metrics, thresholds
+from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
 from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
@@ -38,7 +39,8 @@ class ReportData:
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
     the splits. `split` says how images were kept apart. `selection` names what chose epochs and settings, such as
-    "validation macro-F1". `thumbnails` gives small JPEGs of images by their ids, where images are at hand.
+    "validation macro-F1". `thumbnails` gives small JPEGs of images by their ids, where images are at hand; `attention`
+    is by model, where one was saved.
     """
 
     title: str
@@ -54,6 +56,7 @@ class ReportData:
     differences: list[Difference]
     split: str = LESION_SPLIT
     thumbnails: Thumbnails | None = None
+    attention: Mapping[str, Attention] = field(default_factory=dict)
 
 
 class Difference(NamedTuple):
@@ -108,9 +111,7 @@ def render(data: ReportData) -> str:
             differences=data.differences,
             compared=[METRIC_NAMES[name] for name in COMPARED],
             point_names=POINT_NAMES,
-            families=[
-                _family(row, data.runs[row.name], data.thumbnails) for row in data.summary.rows if row.name in data.runs
-            ],
+            families=[_family(row, data.runs[row.name], data) for row in data.summary.rows if row.name in data.runs],
         )
     )
 
@@ -120,11 +121,13 @@ def write(data: ReportData, uri: str) -> None:
     storage.write_bytes(uri, render(data).encode())
 
 
-def _family(row: Row, run: Run, thumbnails: Thumbnails | None) -> dict[str, Any]:
+def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
-    found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None}
+    found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
     if run.predictions is not None:
-        found |= _assessed(run.predictions, thumbnails)
+        found |= _assessed(run.predictions, data.thumbnails)
+        if looked := data.attention.get(row.name):
+            found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners}
         found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
     if run.history is not None and len(run.history):
         found["curves"] = as_address(figures.learning_curves(run.history))

@@ -1,0 +1,46 @@
+"""Where a finished run's model looked on the test images: a sheet of examples, and the share in dark corners."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pandas as pd
+
+from ham_ray import saved
+from ham_ray.data.images import Images, read_pixels
+from ham_ray.evaluation import assessment, attention_sheet, metrics
+from ham_ray.evaluation.attention_sheet import Attention, Corners
+from ham_ray.evaluation.predictions import arrays
+from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
+
+_BRIGHT = 200  # images without dark corners that are looked at, of the 2,000
+_BATCH = 64
+
+
+def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention:
+    """Of the saved model at `model` on the reported images of its PREDICTIONS, which are in `images`."""
+    test = assessment.reported(frame)
+    rows = images.fold(*test["fold"].unique().tolist())
+    pixels = read_pixels(images, rows)
+    place = {image_id: number for number, image_id in enumerate(rows["image_id"])}
+    network = saved.load(model)
+    shown = attention_sheet.choose(test)
+    chosen = pixels[[place[image_id] for image_id in shown["image_id"]]]
+    sheet = attention_sheet.draw(shown, chosen, grad_cam(network, chosen, shown["called"].to_numpy()))
+    truth, p = arrays(test.set_index("image_id", drop=False).loc[rows["image_id"]])
+    dark = has_vignette(pixels)
+    bright = np.random.default_rng(0).permutation(np.flatnonzero(~dark))[:_BRIGHT]
+    shares = {
+        name: _shares(network, pixels[taken], metrics.predicted(p)[taken])
+        for name, taken in {"dark": np.flatnonzero(dark), "bright": bright}.items()
+    }
+    melanomas = (truth == assessment.thresholds.MELANOMA)[dark].mean() if dark.any() else None
+    return Attention(sheet, Corners((2 * CORNER) ** 2, shares["dark"], shares["bright"], int(dark.sum()), melanomas))
+
+
+def _shares(network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:
+    found = [
+        in_corners(grad_cam(network, pixels[start : start + _BATCH], called[start : start + _BATCH]))
+        for start in range(0, len(pixels), _BATCH)
+    ]
+    return float(np.concatenate(found).mean()) if found else None

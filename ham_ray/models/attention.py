@@ -1,0 +1,86 @@
+"""Where a convolutional classifier looks: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of saved models."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from numpy.typing import NDArray
+
+CORNER = 0.2  # of the side: a square in each corner, 16 % of the image in all
+DARK = 0.5  # of the whole image's brightness: what a corner with a vignette stays below
+_BANDS = 16
+
+
+def grad_cam(model: keras.Model, pixels: NDArray[np.uint8], labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """How much each place speaks for the class of `labels` int[n]: float32[n, size, size], each map summing to 1.
+
+    A map is even where nothing speaks for the class.
+
+    Args:
+        model: a saved classifier of this project that pools the features of convolutions.
+        pixels: uint8 RGB [n, size, size, 3].
+    """
+    whole = next(layer for layer in model.layers if isinstance(layer, keras.Model) and _pool(layer))
+    pool, head = _pool(whole), model.get_layer("head")
+    assert pool is not None
+    extract = keras.Model(whole.input, pool.input)
+    features = extract(pixels, training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        logits = head(pool(features), training=False)
+        chosen = tf.gather(logits, labels, batch_dims=1)
+    weights = tf.reduce_mean(tf.cast(tape.gradient(chosen, features), tf.float32), axis=(1, 2), keepdims=True)
+    maps = tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1)).numpy()
+    spread = _spread(maps, _centres(extract, pixels.shape[1]), pixels.shape[1])
+    sums = spread.sum(axis=(1, 2), keepdims=True)
+    return np.divide(spread, sums, out=np.full_like(spread, 1 / spread[0].size), where=sums > 0)
+
+
+def _pool(model: keras.Model) -> layers.Layer | None:
+    return next((layer for layer in model.layers if isinstance(layer, layers.GlobalAveragePooling2D)), None)
+
+
+def _centres(extract: keras.Model, size: int) -> NDArray[np.float64]:
+    """Where in the image each row of the feature map looks, in pixels: the mean place of bands that change it.
+
+    Not the middle of its cell: strided 1×1 convolutions see the upper left of theirs. Rows and columns are alike.
+    """
+    edges = np.linspace(0, size, min(_BANDS, size) + 1).astype(int)
+    bands = np.full((len(edges), size, size, 3), 128, np.uint8)  # the last one stays grey
+    for place, (top, bottom) in enumerate(itertools.pairwise(edges)):
+        bands[place, top:bottom] = 160
+    found = np.asarray(tf.cast(extract(bands, training=False), tf.float32))
+    effect = np.abs(found[:-1] - found[-1]).mean(axis=(2, 3)).astype(np.float64)  # [bands, rows]
+    middles = (edges[:-1] + edges[1:] - 1) / 2
+    return np.maximum.accumulate((effect * middles[:, None]).sum(axis=0) / np.maximum(effect.sum(axis=0), 1e-12))
+
+
+def _spread(maps: NDArray[np.floating], centres: NDArray[np.float64], size: int) -> NDArray[np.float32]:
+    """Maps [n, rows, columns] as [n, size, size]: each cell a bell around its centre, which keeps its sum."""
+    width = size / len(centres) / 2
+    weights = np.exp(-(((np.arange(size)[:, None] - centres) / width) ** 2) / 2)  # [size, rows]
+    weights /= weights.sum(axis=0)
+    return np.einsum("pr,nrc,qc->npq", weights, maps, weights).astype(np.float32)
+
+
+def in_corners(maps: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The share of each map [n, size, size] that lies in the four corner squares, float64[n]."""
+    side = round(CORNER * maps.shape[1])
+    corners = [maps[:, rows, columns].sum(axis=(1, 2)) for rows in _ends(side) for columns in _ends(side)]
+    return np.sum(corners, axis=0, dtype=np.float64) / maps.sum(axis=(1, 2), dtype=np.float64)
+
+
+def has_vignette(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Whether at least two corners of uint8[n, size, size, 3] are dark, bool[n]."""
+    side = max(1, round(CORNER / 4 * pixels.shape[1]))  # the very corner: the circle cuts the rest
+    grey = pixels.mean(axis=3)
+    corners = [grey[:, rows, columns].mean(axis=(1, 2)) for rows in _ends(side) for columns in _ends(side)]
+    return np.sum([corner < DARK * grey.mean(axis=(1, 2)) for corner in corners], axis=0) >= 2
+
+
+def _ends(side: int) -> tuple[slice, slice]:
+    return slice(None, side), slice(-side, None)
