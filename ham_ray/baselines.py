@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ham_ray import choices, runs, storage
-from ham_ray.cluster import check_shared, cluster_resources
+from ham_ray.cluster import Resources, check_shared, cluster_resources
 from ham_ray.comparison import Setting, compare, read_run
-from ham_ray.data.images import Images
+from ham_ray.cross_validation import cross_validate
+from ham_ray.data.images import FOLDS, Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.recipe import BASELINES, Recipe, baseline, digest
@@ -30,6 +31,7 @@ class Options:
     wait_for_nodes: bool
     precision: str
     changes: list[str]
+    cross_validate: bool
     shard_memory: float
     activations: float
     size: int | None
@@ -45,7 +47,7 @@ def run(options: Options) -> tuple[Summary, str]:
         UserError: an option that cannot be met; before anything is trained.
     """
     choices.tell_temporary(options.out)
-    resources = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
+    resources, at_once = _resources(options)
     print(f"resources: {resources.reason}", flush=True)
     check_shared(storage.absolute(options.out))
     precision = choices.precision(options.precision, resources.use_gpu)
@@ -53,7 +55,8 @@ def run(options: Options) -> tuple[Summary, str]:
     images = choices.images(options.data, options.out, options.size, options.smoke)
     weights = choices.weights(options.weights, list(recipes.values()), images)
     parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
-    name = options.name or f"baseline-{digest(*parts)}"
+    kind = "crossed" if options.cross_validate else "baseline"
+    name = options.name or f"{kind}-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
     setting = Setting(
         images,
@@ -65,7 +68,23 @@ def run(options: Options) -> tuple[Summary, str]:
         options.activations * 2**30,
     )
     with storage.locked(place):
-        return compare(recipes, setting), storage.join(place, REPORT)
+        found = cross_validate(recipes, setting, at_once) if options.cross_validate else compare(recipes, setting)
+        return found, storage.join(place, REPORT)
+
+
+def _resources(options: Options) -> tuple[Resources, int]:
+    """Of each training, and how many trainings there are at once: those of a cross-validation, where they fit."""
+    alone = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
+    together = FOLDS * len(options.families) if options.cross_validate else 1
+    for at_once in range(together, 1, -1):
+        try:
+            found = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)
+        except UserError:
+            continue
+        if found.cpus_per_worker >= 1 and found.use_gpu == alone.use_gpu:
+            reason = f"{at_once} trainings at once; together {found.reason}"
+            return replace(found, workers=options.workers, reason=reason), at_once
+    return alone, 1
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,38 +70,44 @@ def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
     """
     trained = train(recipes, setting)
     models = {name: storage.join(_place(setting, name), MODEL) for name in trained}
-    return publish(trained, setting, next(iter(recipes.values())), "Baselines", models)
+    return publish(trained, setting, [next(iter(recipes.values()))], "Baselines", models)
 
 
-def train(recipes: dict[str, Recipe], setting: Setting) -> dict[str, Run]:
-    """The runs of these recipes by name, each in its folder; finished ones are read."""
+def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> dict[str, Run]:
+    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`."""
     for name, recipe in recipes.items():
         runs.claim(_place(setting, name), _identity(recipe, setting))
     parts: dict[str, feed.Splits] = {}
-    trained = {}
-    for name, recipe in recipes.items():
+
+    def run(name: str) -> Run:
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
-        trained[name] = _finished(_place(setting, name)) or _train(name, recipe, setting, parts)
-        if trained[name].predictions is not None:
-            _accompany(_place(setting, name), trained[name], recipe, setting)
-    return trained
+        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts)
+        if found.predictions is not None:
+            _accompany(_place(setting, name), found, recipes[name], setting)
+        return found
+
+    if at_once == 1:  # in this thread, where Ray Train hears Ctrl-C
+        return {name: run(name) for name in recipes}
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(recipes, pool.map(run, recipes), strict=True))
 
 
 def publish(
     trained: dict[str, Run],
     setting: Setting,
-    recipe: Recipe,
+    recipes: list[Recipe],
     title: str,
     models: dict[str, str],
     pairs: tuple[tuple[str, str], ...] = (),
 ) -> Summary:
-    """Put runs beside the floors on the recipe's folds: summary.csv, summary.json, report.html and model_card.md.
+    """Put runs beside the floors: summary.csv, summary.json, report.html and model_card.md.
 
-    `models` are the places of saved models, of those runs that have one; `pairs` names runs whose difference is told.
+    `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
+    saved models, of those runs that have one; `pairs` names runs whose difference is told.
     """
-    rows = feed.split_rows(setting.images, recipe)
+    splits = [feed.split_rows(setting.images, recipe) for recipe in recipes]
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
-    floor = floors(setting.images, rows)
+    floor = _pooled([floors(setting.images, rows) for rows in splits])
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
     differences = report.differences(trained, floor, pairs)
@@ -109,7 +116,8 @@ def publish(
         for name, uri in models.items()
         if (frame := trained[name].predictions) is not None
     }
-    page = _report(result, trained, floor, rows, setting, recipe, title, differences, looked)
+    counted = splits[0] if len(splits) == 1 else {"each a test image once": pd.concat(rows["test"] for rows in splits)}
+    page = _report(result, trained, floor, counted, setting, recipes, title, differences, looked)
     report.write(page, storage.join(setting.out, REPORT))
     storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
@@ -117,6 +125,13 @@ def publish(
             values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
             print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
     return result
+
+
+def _pooled(found: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """The floors of several splits as one: their test rows. Of a single split all rows, as they are."""
+    if len(found) == 1:
+        return found[0]
+    return {name: pd.concat([predictions.of_split(one[name], "test") for one in found]) for name in found[0]}
 
 
 def _told(interval: Interval) -> str:
@@ -247,7 +262,7 @@ def _report(
     floor: dict[str, pd.DataFrame],
     rows: dict[str, pd.DataFrame],
     setting: Setting,
-    recipe: Recipe,
+    recipes: list[Recipe],
     title: str,
     differences: list[report.Difference],
     looked: dict[str, Attention],
@@ -275,13 +290,15 @@ def _report(
         differences=differences,
         attention=looked,
         thumbnails=functools.partial(thumbnails, setting.images),
-        selection=f"validation {summary.METRIC_NAMES[recipe.select_by]}, {_validated(trained, recipe)}",
+        selection=f"validation {summary.METRIC_NAMES[recipes[0].select_by]}, {_validated(trained, recipes)}",
     )
 
 
-def _validated(trained: dict[str, Run], recipe: Recipe) -> str:
+def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
     """On which folds, in words."""
-    found = {recipe.validation_fold}.union(
+    if len(recipes) > 1:
+        return "on the fold after each test fold"
+    found = {recipes[0].validation_fold}.union(
         *(
             predictions.of_split(run.predictions, "validation")["fold"].tolist()
             for run in trained.values()
@@ -289,5 +306,5 @@ def _validated(trained: dict[str, Run], recipe: Recipe) -> str:
         )
     )
     if len(found) == 1:
-        return f"fold {recipe.validation_fold}"
+        return f"fold {recipes[0].validation_fold}"
     return f"folds {', '.join(map(str, sorted(found)))}, one for each training, which learned from the others"

@@ -73,7 +73,7 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     pairs = tuple((CALIBRATED, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
     models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
-    return publish({**shown, **beside}, setting, base, "The search's winner", models, pairs)
+    return publish({**shown, **beside}, setting, [base], "The search's winner", models, pairs)
 
 
 def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:

@@ -29,6 +29,9 @@ def main(
     ] = False,
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
     changes: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = [],  # noqa: B006
+    cross_validate: Annotated[
+        bool, Option("--cross-validate", help="each fold as test fold once: five trainings a family, pooled")
+    ] = False,
     shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
     activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take on disk; 0 = none")] = 8.0,
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,

@@ -48,6 +48,7 @@ def options(images: Images, out: Path, **changes) -> baselines.Options:
         "wait_for_nodes": False,
         "precision": "float32",
         "changes": ["batch_size=32"],
+        "cross_validate": False,
         "shard_memory": 4.0,
         "activations": 8.0,
         "size": None,

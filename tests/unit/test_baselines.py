@@ -26,6 +26,7 @@ OPTIONS = Options(
     wait_for_nodes=False,
     precision="float32",
     changes=[],
+    cross_validate=False,
     shard_memory=4.0,
     activations=8.0,
     size=None,

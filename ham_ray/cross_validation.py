@@ -1,0 +1,41 @@
+"""Every image as a test image once: a training for each test fold, and their test predictions pooled."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ham_ray.comparison import Setting, publish, train
+from ham_ray.data.images import FOLDS
+from ham_ray.evaluation.predictions import of_split
+from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.recipe import Recipe
+
+
+def cross_validate(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> Summary:
+    """Train each recipe on each split that is not finished yet, `at_once` at a time, and report pooled test figures.
+
+    The fold after the test fold validates. A family of which a training failed has the reason and no figures.
+    """
+    splits = {name: _splits(name, recipe) for name, recipe in recipes.items()}
+    trained = train({run: recipe for found in splits.values() for run, recipe in found.items()}, setting, at_once)
+    pooled = {name: pool([trained[run] for run in found]) for name, found in splits.items()}
+    return publish(pooled, setting, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
+
+
+def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
+    return {
+        f"{name}-fold-{fold}": recipe.changed(test_fold=fold, validation_fold=(fold + 1) % FOLDS)
+        for fold in range(FOLDS)
+    }
+
+
+def pool(found: list[Run]) -> Run:
+    """The test predictions of all runs as one run; without predictions where one has none."""
+    warnings = list(dict.fromkeys(text for run in found for text in run.info.get("warnings", ())))
+    if any(run.predictions is None for run in found):
+        return Run(None, None, {"warnings": warnings})
+    tables = [of_split(run.predictions, "test") for run in found if run.predictions is not None]
+    minutes = sum(run.info.get("minutes", 0.0) for run in found)
+    info = {"weights": found[0].info.get("weights"), "minutes": minutes, "warnings": warnings}
+    info["commit"] = ", ".join(dict.fromkeys(str(run.info.get("commit")) for run in found))
+    return Run(pd.concat(tables, ignore_index=True), None, info)

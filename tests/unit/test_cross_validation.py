@@ -1,0 +1,100 @@
+"""Cross-validation: each image is a test image once, of a model that did not learn from it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ham_ray import baselines, comparison, cross_validation
+from ham_ray.cluster import plan
+from ham_ray.comparison import Setting
+from ham_ray.cross_validation import cross_validate, pool
+from ham_ray.data.images import Images
+from ham_ray.evaluation.predictions import predictions
+from ham_ray.evaluation.summary import Run
+from ham_ray.models.weights import RANDOM
+from ham_ray.recipe import Recipe, baseline
+from ham_ray.training import feed
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe]:
+    """Trainings that only draw their predictions; what was to be trained."""
+    asked: dict[str, Recipe] = {}
+
+    def train(recipes: dict[str, Recipe], setting: Setting, at_once: int) -> dict[str, Run]:
+        asked.update(recipes)
+        return {name: Run(drawn(recipe), None, {"minutes": 1.0}) for name, recipe in recipes.items()}
+
+    def drawn(recipe: Recipe) -> pd.DataFrame:
+        rows = feed.split_rows(images, recipe)
+        rng = np.random.default_rng(recipe.test_fold)
+        return pd.concat(
+            [predictions(rows[s], s, rng.dirichlet(np.ones(7), len(rows[s]))) for s in ("validation", "test")],
+            ignore_index=True,
+        )
+
+    monkeypatch.setattr(cross_validation, "train", train)
+    return asked
+
+
+def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
+    setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    found = cross_validate({"simple_cnn": baseline("simple_cnn")}, setting)
+    assert [recipe.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
+    assert all(recipe.validation_fold != recipe.test_fold for recipe in trained.values())
+    assert [*trained] == [f"simple_cnn-fold-{fold}" for fold in range(5)]
+    rows = {row.name: row for row in found.rows}
+    assert set(rows) == {"simple_cnn", "always_nv", "thumbnail_logistic"}
+    assert {row.split for row in rows.values()} == {f"folds 0, 1, 2, 3, 4, {len(images.rows)} images, lesion-grouped"}
+    assert rows["simple_cnn"].minutes == 5.0
+    page = (tmp_path / "report.html").read_text()
+    assert "on the fold after each test fold" in page and "each a test image once" in page
+    assert json.loads((tmp_path / "summary.json").read_text())["rows"][0]["name"] == "simple_cnn"
+
+
+def test_a_family_with_a_failed_training_has_its_reason_and_no_figures(trained, images: Images):
+    good = Run(pd.DataFrame({"split": ["test"]}), None, {"minutes": 1.0})
+    found = pool([good, Run(None, None, {"warnings": ["stopped: loss is nan"]}), good])
+    assert found.predictions is None and found.info["warnings"] == ["stopped: loss is nan"]
+
+
+def test_trainings_at_once_as_many_as_fit_and_none_gives_its_gpu_up(monkeypatch: pytest.MonkeyPatch):
+    options = SimpleNamespace(
+        families=["a", "b"], cross_validate=True, workers=2, cpus_per_worker=None, wait_for_nodes=False
+    )
+
+    def at_once(cpus: list[float], gpus: int) -> int:
+        monkeypatch.setattr(baselines, "cluster_resources", lambda n, share, grows: plan(n, cpus, gpus, share, grows))
+        found, count = baselines._resources(options)
+        assert found.workers == 2 and found.cpus_per_worker >= min(1.0, sum(cpus) / 4)
+        return count
+
+    assert at_once([2.0], 0) == 1
+    assert at_once([9.0], 0) == 4
+    assert at_once([64.0], 0) == 10
+    assert at_once([64.0], 6) == 3
+    options.cross_validate = False
+    assert at_once([64.0], 0) == 1
+
+
+def test_several_trainings_run_side_by_side_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch, images, tmp_path):
+    import threading
+
+    barrier = threading.Barrier(2, timeout=10)  # passed only if two are at work at the same time
+
+    def train_one(name: str, *rest) -> Run:
+        barrier.wait()
+        return Run(None, None, {"name": name})
+
+    monkeypatch.setattr(comparison, "_train", train_one)
+    setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    recipes = {name: baseline("simple_cnn").changed(seed=seed) for seed, name in enumerate("abcd")}
+    found = comparison.train(recipes, setting, at_once=2)
+    assert [run.info["name"] for run in found.values()] == [*recipes] == [*"abcd"]
