@@ -31,10 +31,10 @@ def main(
 ) -> None:
     """Print a table, a line each."""
     with console.quiet_imports():
-        from ham_ray import saved
         from ham_ray.cluster import connected
         from ham_ray.data.gallery import FileGallery, open_gallery
-        from ham_ray.prediction import Way
+        from ham_ray.prediction import saved
+        from ham_ray.prediction.pipeline import Way
         from ham_ray.runs import has_bfloat16, machine
 
     found = saved.find(model)
@@ -73,7 +73,7 @@ def _plain(gallery: Any, network: Any, views: int) -> tuple[float, np.ndarray]:
 
 def _ours(gallery: Any, way: Any, size: int) -> tuple[float, float, np.ndarray]:
     """Seconds to the first chunk, seconds for all at the pace after it, and the probabilities."""
-    from ham_ray.prediction import chunks, predicted
+    from ham_ray.prediction.pipeline import chunks, predicted
 
     stretches = chunks(gallery, size)
     started, marks, found = time.perf_counter(), [], {}

@@ -111,8 +111,8 @@ def _block(
 
 
 def _ours(place: Path, data: str, weights: str, trials: int, epochs: int, depths: tuple[int, int]) -> dict[str, Any]:
-    from ham_ray import tuning
     from ham_ray.cluster import connected
+    from ham_ray.commands import tuning
 
     space = place / "space.yaml"
     space.write_text(

@@ -42,8 +42,8 @@ def main(
     """Train baselines on lesion-grouped folds and report them."""
     given = locals()
     with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray import baselines
         from ham_ray.cluster import connected
+        from ham_ray.commands import baselines
         from ham_ray.evaluation import summary
 
     options = baselines.Options(**{**given, "families": families.split(",")})

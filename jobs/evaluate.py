@@ -25,7 +25,7 @@ def main(
 ) -> None:
     """Write a page, numbers and a model card."""
     given = locals()
-    from ham_ray import evaluating  # here, so that --help is quick
+    from ham_ray.commands import evaluating  # here, so that --help is quick
     from ham_ray.evaluation import summary
 
     summary.show(evaluating.run(evaluating.Options(**given)))

@@ -24,7 +24,7 @@ def main(
     """Write, read back, compare."""
     given = locals()
     with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray import exporting
+        from ham_ray.commands import exporting
 
     done = exporting.export(**given)
     told = f"no probability of {done.images} images of {done.source} differs by more than {done.difference:.1e}"

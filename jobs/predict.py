@@ -30,8 +30,8 @@ def main(
     """Predict, or go on with it."""
     given = locals()
     with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray import predicting
         from ham_ray.cluster import connected
+        from ham_ray.commands import predicting
 
     options = predicting.Options(models=given.pop("model"), **given)
     with connected():

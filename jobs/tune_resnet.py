@@ -43,8 +43,8 @@ def main(
     """Run a Bayesian search, or go on with one."""
     given = locals()
     with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray import tuning
         from ham_ray.cluster import connected
+        from ham_ray.commands import tuning
         from ham_ray.evaluation import summary
 
     counts = {"trials": 4, "finalists": 1, "seeds": 1} if smoke else {"trials": 30, "finalists": 3, "seeds": 3}

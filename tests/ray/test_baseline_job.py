@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 from here import train_here
 
-from ham_ray import baselines
 from ham_ray.cluster import plan
-from ham_ray.comparison import Setting, compare
+from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
+from ham_ray.experiments.comparison import Setting, compare
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ham_ray import predicting
+from ham_ray.commands import predicting
 from ham_ray.data.images import Images
 from ham_ray.data.pictures import resized
 from ham_ray.diagnoses import CODES, PROBABILITIES
@@ -90,7 +90,7 @@ def expected(model: Path, pictures: Path) -> np.ndarray:
 
 
 def test_pictures_are_predicted_and_calibrated_and_the_bad_ones_listed(cluster, model, pictures, folder, monkeypatch):
-    monkeypatch.setattr("ham_ray.prediction.CHUNK_IMAGES", 20)
+    monkeypatch.setattr("ham_ray.prediction.pipeline.CHUNK_IMAGES", 20)
     manifest = predicting.run(options(model, pictures, folder / "a.parquet"))
     found = predictions.read(str(folder / "a.parquet"))
     assert found["image_id"].tolist() == [f"p{number:02d}" for number in range(70)]
@@ -162,7 +162,7 @@ def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures
 
 JOB = """
 import runpy, sys, time
-import ham_ray.prediction as prediction
+import ham_ray.prediction.pipeline as prediction
 prediction.CHUNK_IMAGES = 4
 told = prediction.predicted
 def slowly(*arguments):

@@ -20,7 +20,7 @@ from here import train_here
 from optuna.trial import TrialState
 from ray.util import placement_group_table
 
-from ham_ray import tuning
+from ham_ray.commands import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS

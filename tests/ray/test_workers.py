@@ -18,7 +18,7 @@ from ham_ray.data.augment import view
 from ham_ray.data.images import Images, decode, read_pixels
 from ham_ray.errors import UserError
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction import predict_rows
+from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import feed, workers

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ham_ray import baselines, storage
-from ham_ray.baselines import Options, make_recipes
+from ham_ray import storage
+from ham_ray.commands import baselines
+from ham_ray.commands.baselines import Options, make_recipes
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run
 from ham_ray.recipe import Recipe, baseline

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray import baselines, comparison, cross_validation
 from ham_ray.cluster import plan
-from ham_ray.comparison import Setting
-from ham_ray.cross_validation import cross_validate, pool
+from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.evaluation.summary import Run
+from ham_ray.experiments import comparison, cross_validation
+from ham_ray.experiments.comparison import Setting
+from ham_ray.experiments.cross_validation import cross_validate, pool
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed

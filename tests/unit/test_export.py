@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ham_ray import exporting
+from ham_ray.commands import exporting
+from ham_ray.commands.exporting import FORMATS, TOLERANCE, export
 from ham_ray.errors import UserError
-from ham_ray.exporting import FORMATS, TOLERANCE, export
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray import finals as module
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import Run
-from ham_ray.finals import CALIBRATED, Plan, average, finals
+from ham_ray.experiments import finals as module
+from ham_ray.experiments.finals import CALIBRATED, Plan, average, finals
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.unit

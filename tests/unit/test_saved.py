@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray import saved
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
+from ham_ray.prediction import saved
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.unit

@@ -14,13 +14,13 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from ham_ray import runs, storage
-from ham_ray.comparison import Setting, prior, publish, train
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
-from ham_ray.prediction import predict_rows
+from ham_ray.experiments.comparison import Setting, prior, publish, train
+from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe
 from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import feed

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ham_ray import choices, prediction, runs, saved, storage
+from ham_ray import runs, storage
+from ham_ray.commands import choices
 from ham_ray.console import progress
 from ham_ray.data import quarantine
 from ham_ray.data.augment import VIEWS
@@ -25,8 +26,9 @@ from ham_ray.errors import UserError, unknown_name
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import CALLS, FACTS, RAW
 from ham_ray.parts import Parts, work_folder, work_path
-from ham_ray.prediction import Way
-from ham_ray.saved import Saved
+from ham_ray.prediction import pipeline, saved
+from ham_ray.prediction.pipeline import Way
+from ham_ray.prediction.saved import Saved
 
 FORMATS = ("parquet", "csv", "isic")
 MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"  # beside the predictions, their name before
@@ -76,9 +78,9 @@ def run(options: Options) -> dict[str, Any]:
         shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
         return _same(place, identity, options.out)
     with work_folder(work_path(target)) as folder:
-        kept = Parts(folder, identity, prediction.SCHEMA)
+        kept = Parts(folder, identity, pipeline.SCHEMA)
         numbers = _fill(kept, gallery, way, size)
-        table = pa.concat_tables(kept.read(numbers, prediction.SCHEMA.names)).to_pandas()
+        table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
 
 
@@ -157,13 +159,13 @@ def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
 
 
 def _fill(kept: Parts, gallery: Gallery, way: Way, size: int) -> list[int]:
-    stretches = prediction.chunks(gallery, size)
+    stretches = pipeline.chunks(gallery, size)
     images = {number: len(gallery.rows.iloc[stretch]) for number, stretch in enumerate(stretches)}
 
     def work(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
         if len(missing) < len(images):
             print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
-        return prediction.predicted(gallery, way, missing, size)
+        return pipeline.predicted(gallery, way, missing, size)
 
     with progress("prediction") as told:
         kept.fill(images, work, told)

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pandas as pd
 
-from ham_ray import saved
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.evaluation import assessment, attention_sheet, metrics
 from ham_ray.evaluation.attention_sheet import Attention, Corners
 from ham_ray.evaluation.predictions import arrays
 from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
+from ham_ray.prediction import saved
 
 _BRIGHT = 200  # images without dark corners that are looked at, of the 2,000
 _BATCH = 64

@@ -23,7 +23,7 @@ from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.summary import Run, Summary
-from ham_ray.looking import attention
+from ham_ray.experiments.looking import attention
 from ham_ray.models import families
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe

@@ -14,12 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ham_ray import saved, storage
+from ham_ray import storage
+from ham_ray.commands.predicting import DEFAULT_GEOMETRY
 from ham_ray.console import quiet_imports
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.sample import write_sample
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.predicting import DEFAULT_GEOMETRY
+from ham_ray.prediction import saved
 
 COMPARED = 64  # images
 TOLERANCE = 1e-3  # of a probability

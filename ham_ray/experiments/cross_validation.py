@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ham_ray.comparison import Setting, publish, train
 from ham_ray.data.images import FOLDS
 from ham_ray.evaluation.predictions import of_split
 from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.experiments.comparison import Setting, publish, train
 from ham_ray.recipe import Recipe
 
 

@@ -6,13 +6,14 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ham_ray import choices, runs, storage
+from ham_ray import runs, storage
 from ham_ray.cluster import Resources, check_shared, cluster_resources
-from ham_ray.comparison import Setting, compare, read_run
-from ham_ray.cross_validation import cross_validate
+from ham_ray.commands import choices
 from ham_ray.data.images import FOLDS, Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.experiments.comparison import Setting, compare, read_run
+from ham_ray.experiments.cross_validation import cross_validate
 from ham_ray.recipe import BASELINES, Recipe, baseline, digest
 from ham_ray.runs import ENVIRONMENT, REPORT
 from ham_ray.training import activations

@@ -14,13 +14,13 @@ import ray
 import ray.data
 import tensorflow as tf
 
-from ham_ray import saved
 from ham_ray.cluster import actor_each_node
 from ham_ray.console import progress
 from ham_ray.data.augment import view
 from ham_ray.data.gallery import Gallery, TableGallery
 from ham_ray.data.images import Images
 from ham_ray.diagnoses import CODES
+from ham_ray.prediction import saved
 from ham_ray.training.step import PREDICT_BATCH, predict
 
 CHUNK_BYTES, CHUNK_IMAGES = 64 << 20, 256  # decoded; below what Ray Data would split a block at

@@ -13,15 +13,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ham_ray import baselines, choices, runs, storage
+from ham_ray import runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
-from ham_ray.comparison import Setting
+from ham_ray.commands import baselines, choices
 from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Run, Summary
-from ham_ray.finals import Plan, finals
+from ham_ray.experiments.comparison import Setting
+from ham_ray.experiments.finals import Plan, finals
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
@@ -33,7 +34,7 @@ from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
 
-SPACES = Path(__file__).parents[1] / "search_spaces"
+SPACES = Path(__file__).parents[2] / "search_spaces"
 TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
