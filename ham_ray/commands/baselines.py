@@ -12,11 +12,11 @@ from ham_ray.commands import choices
 from ham_ray.data.images import FOLDS, Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run, Summary
-from ham_ray.experiments.comparison import Setting, compare, read_run
-from ham_ray.experiments.cross_validation import cross_validate
+from ham_ray.experiments.comparison import compare, cross_validate
+from ham_ray.experiments.setting import make_setting
+from ham_ray.experiments.trainings import read_run
 from ham_ray.recipe import BASELINES, Recipe, baseline, digest
 from ham_ray.runs import ENVIRONMENT, REPORT
-from ham_ray.training import activations
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,7 @@ def run(options: Options) -> tuple[Summary, str]:
     kind = "crossed" if options.cross_validate else "baseline"
     name = options.name or f"{kind}-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
-    setting = Setting(
-        images,
-        weights,
-        resources,
-        place,
-        options.shard_memory * 2**30,
-        activations.folder(options.out),
-        options.activations * 2**30,
-    )
+    setting = make_setting(images, weights, resources, place, options)
     with storage.locked(place):
         found = cross_validate(recipes, setting, at_once) if options.cross_validate else compare(recipes, setting)
         return found, storage.join(place, REPORT)

@@ -21,8 +21,8 @@ from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Run, Summary
-from ham_ray.experiments.comparison import Setting
 from ham_ray.experiments.finals import Plan, finals
+from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
@@ -203,15 +203,7 @@ class _Search:
         """Where and with what the best are trained again."""
         options = self.options
         resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
-        return Setting(
-            self.images,
-            self.weights,
-            resources,
-            storage.join(self.place, "finals"),
-            options.shard_memory * 2**30,
-            activations.folder(options.out),
-            options.activations * 2**30,
-        )
+        return make_setting(self.images, self.weights, resources, storage.join(self.place, "finals"), options)
 
     def baselines(self) -> dict[str, Run]:
         """Finished baselines of the same images."""

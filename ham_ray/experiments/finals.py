@@ -19,7 +19,9 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
-from ham_ray.experiments.comparison import Setting, prior, publish, train
+from ham_ray.experiments.publishing import publish
+from ham_ray.experiments.setting import Setting
+from ham_ray.experiments.trainings import prior, train
 from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe
 from ham_ray.runs import MODEL, WINNER

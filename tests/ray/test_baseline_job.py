@@ -21,7 +21,8 @@ from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
-from ham_ray.experiments.comparison import Setting, compare
+from ham_ray.experiments.comparison import compare
+from ham_ray.experiments.setting import Setting
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
 

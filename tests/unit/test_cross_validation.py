@@ -14,9 +14,9 @@ from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.evaluation.summary import Run
-from ham_ray.experiments import comparison, cross_validation
-from ham_ray.experiments.comparison import Setting
-from ham_ray.experiments.cross_validation import cross_validate, pool
+from ham_ray.experiments import comparison, trainings
+from ham_ray.experiments.comparison import cross_validate, pool
+from ham_ray.experiments.setting import Setting
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed
@@ -41,7 +41,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
             ignore_index=True,
         )
 
-    monkeypatch.setattr(cross_validation, "train", train)
+    monkeypatch.setattr(comparison, "train", train)
     return asked
 
 
@@ -94,8 +94,8 @@ def test_several_trainings_run_side_by_side_and_come_back_in_order(monkeypatch: 
         barrier.wait()
         return Run(None, None, {"name": name})
 
-    monkeypatch.setattr(comparison, "_train", train_one)
+    monkeypatch.setattr(trainings, "_train", train_one)
     setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     recipes = {name: baseline("simple_cnn").changed(seed=seed) for seed, name in enumerate("abcd")}
-    found = comparison.train(recipes, setting, at_once=2)
+    found = trainings.train(recipes, setting, at_once=2)
     assert [run.info["name"] for run in found.values()] == [*recipes] == [*"abcd"]

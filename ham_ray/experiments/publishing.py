@@ -1,0 +1,123 @@
+"""Finished runs beside the floors: a table, a page, a model card."""
+
+from __future__ import annotations
+
+import functools
+
+import pandas as pd
+
+from ham_ray import runs, storage
+from ham_ray.data.images import thumbnails
+from ham_ray.evaluation import model_card, predictions, report, summary
+from ham_ray.evaluation.attention_sheet import Attention
+from ham_ray.evaluation.floors import floors
+from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.experiments.looking import attention
+from ham_ray.experiments.setting import Setting
+from ham_ray.recipe import Recipe
+from ham_ray.runs import (
+    MODEL_CARD,
+    REPORT,
+)
+from ham_ray.training import feed
+
+
+def publish(
+    trained: dict[str, Run],
+    setting: Setting,
+    recipes: list[Recipe],
+    title: str,
+    models: dict[str, str],
+    pairs: tuple[tuple[str, str], ...] = (),
+) -> Summary:
+    """Put runs beside the floors: summary.csv, summary.json, report.html and model_card.md.
+
+    `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
+    saved models, of those runs that have one; `pairs` names runs whose difference is told.
+    """
+    splits = [feed.split_rows(setting.images, recipe) for recipe in recipes]
+    print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
+    floor = _pooled([floors(setting.images, rows) for rows in splits])
+    result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
+    summary.write(result, setting.out)
+    differences = report.differences(trained, floor, pairs)
+    looked = {
+        name: attention(uri, frame, setting.images)
+        for name, uri in models.items()
+        if (frame := trained[name].predictions) is not None
+    }
+    counted = splits[0] if len(splits) == 1 else {"each a test image once": pd.concat(rows["test"] for rows in splits)}
+    page = _report(result, trained, floor, counted, setting, recipes, title, differences, looked)
+    report.write(page, storage.join(setting.out, REPORT))
+    storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
+    for found in differences:
+        if (found.model, found.other) in pairs:
+            values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
+            print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
+    return result
+
+
+def _pooled(found: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+    """The floors of several splits as one: their test rows. Of a single split all rows, as they are."""
+    if len(found) == 1:
+        return found[0]
+    return {name: pd.concat([predictions.of_split(one[name], "test") for one in found]) for name in found[0]}
+
+
+def _told(interval: Interval) -> str:
+    return f"{interval.value:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def _report(
+    result: Summary,
+    trained: dict[str, Run],
+    floor: dict[str, pd.DataFrame],
+    rows: dict[str, pd.DataFrame],
+    setting: Setting,
+    recipes: list[Recipe],
+    title: str,
+    differences: list[report.Difference],
+    looked: dict[str, Attention],
+) -> report.ReportData:
+    around, data_card = runs.environment(), setting.images.card
+    commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
+    return report.ReportData(
+        title=f"{title} on the synthetic sample" if data_card["synthetic"] else f"{title} on HAM10000",
+        summary=result,
+        runs=trained,
+        floors=floor,
+        facts={
+            "command": around["command"],
+            "commit": around["commit"],
+            "models trained at": ", ".join(sorted(commits)),
+            "machine": around["machine"],
+            "workers": setting.resources.reason,
+            "time": around["time"],
+            "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
+        },
+        counts=report.class_counts(rows),
+        fingerprint=setting.images.fingerprint,
+        licence=data_card["licence"],
+        attribution=data_card["attribution"],
+        differences=differences,
+        attention=looked,
+        thumbnails=functools.partial(thumbnails, setting.images),
+        selection=f"validation {summary.METRIC_NAMES[recipes[0].select_by]}, {_validated(trained, recipes)}",
+    )
+
+
+def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
+    """On which folds, in words."""
+    if len(recipes) > 1:
+        return "on the fold after each test fold"
+    found = {recipes[0].validation_fold}.union(
+        *(
+            predictions.of_split(run.predictions, "validation")["fold"].tolist()
+            for run in trained.values()
+            if run.predictions is not None
+        )
+    )
+    if len(found) == 1:
+        return f"fold {recipes[0].validation_fold}"
+    return f"folds {', '.join(map(str, sorted(found)))}, one for each training, which learned from the others"

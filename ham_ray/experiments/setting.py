@@ -1,0 +1,61 @@
+"""Where and with what a group of trainings is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ham_ray.cluster import Resources
+from ham_ray.data.images import Images
+from ham_ray.models.weights import Weights
+from ham_ray.training import activations as tables
+
+
+class Room(Protocol):
+    """The options of a command that bound memory and disk, in GiB, and name the folder of all runs."""
+
+    @property
+    def shard_memory(self) -> float:
+        """Of decoded images in a worker."""
+        ...
+
+    @property
+    def activations(self) -> float:
+        """Of outputs of frozen layers, on disk."""
+        ...
+
+    @property
+    def out(self) -> str:
+        """The folder."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all families of a comparison share."""
+
+    images: Images
+    weights: Weights
+    resources: Resources
+    out: str
+    shard_memory: float
+    activations: str  # the folder of tables that runs share
+    activations_budget: float
+
+    @property
+    def data(self) -> str:
+        """The data in words."""
+        return f"{self.images.card['source']['file']} at {self.images.size} px"
+
+
+def make_setting(images: Images, weights: Weights, resources: Resources, place: str, room: Room) -> Setting:
+    """The setting of trainings whose folders are in `place`."""
+    return Setting(
+        images,
+        weights,
+        resources,
+        place,
+        room.shard_memory * 2**30,
+        tables.folder(room.out),
+        room.activations * 2**30,
+    )

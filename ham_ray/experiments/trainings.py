@@ -1,0 +1,172 @@
+"""Recipes trained into run folders: claimed, gone on with, finished, read back."""
+
+from __future__ import annotations
+
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray.train
+
+from ham_ray import runs, storage
+from ham_ray.data import card
+from ham_ray.diagnoses import CODES
+from ham_ray.evaluation import calibration, metrics, predictions, summary
+from ham_ray.evaluation.summary import Run
+from ham_ray.experiments.setting import Setting
+from ham_ray.models import families
+from ham_ray.recipe import Recipe
+from ham_ray.runs import (
+    CALIBRATION,
+    CHECKPOINTS,
+    DATA_CARD,
+    ENVIRONMENT,
+    HISTORY,
+    METRICS,
+    MODEL,
+    PREDICTIONS,
+    SPLIT,
+)
+from ham_ray.training import activations, feed, workers
+
+LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
+
+
+def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> dict[str, Run]:
+    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`."""
+    for name, recipe in recipes.items():
+        runs.claim(_place(setting, name), _identity(recipe, setting))
+    parts: dict[str, feed.Splits] = {}
+
+    def run(name: str) -> Run:
+        print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
+        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts)
+        if found.predictions is not None:
+            _accompany(_place(setting, name), found, recipes[name], setting)
+        return found
+
+    if at_once == 1:  # in this thread, where Ray Train hears Ctrl-C
+        return {name: run(name) for name in recipes}
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(recipes, pool.map(run, recipes), strict=True))
+
+
+def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits]) -> Run:
+    rows = feed.split_rows(setting.images, recipe)
+    tables = activations.prepare(
+        setting.images, rows, recipe, setting.weights, setting.activations, setting.activations_budget
+    )
+    key = json.dumps([recipe.model_dump(include={"test_fold", "validation_fold", "batch_size"}), tables])
+    if key not in parts:  # families with the same split share one decoding
+        parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory, tables)
+    uri = _place(setting, name)
+    runs.record_start(storage.join(uri, ENVIRONMENT))
+    try:
+        outcome = workers.train(recipe, setting.images, parts[key], setting.weights, setting.resources, uri)
+    except ray.train.TrainingFailedError as error:
+        return _failed(name, recipe, str(error).strip().splitlines()[-1], setting)
+    if outcome.failed:
+        return _failed(name, recipe, outcome.failed, setting)
+    return _finish(outcome, parts[key], recipe, setting, uri)
+
+
+def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
+    print(f"{name} stopped: {reason}; the other families go on", flush=True)
+    return Run(None, None, {"weights": _weights(recipe.family, setting), "warnings": [f"stopped: {reason}"]})
+
+
+def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
+    """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
+    tables = [predictions.predictions(parts.rows[name], name, p) for name, p in outcome.probabilities.items()]
+    predicted = pd.concat(tables, ignore_index=True)
+    predictions.write(predicted, storage.join(uri, PREDICTIONS))
+    with storage.writing(storage.join(uri, HISTORY)) as path:
+        outcome.history.to_parquet(path, index=False)
+    info = {
+        "weights": _weights(recipe.family, setting),
+        "minutes": outcome.facts["seconds"] / 60,
+        "commit": runs.commit(),
+        "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
+        **outcome.facts,
+    }
+    evaluated = {"info": info, **summary.evaluation(predicted)}
+    storage.write_bytes(storage.join(uri, METRICS), runs.to_json(evaluated))
+    _tidy(uri)
+    return Run(predicted, outcome.history, info)
+
+
+def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:
+    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read."""
+    if storage.exists(storage.join(uri, CALIBRATION)):
+        return
+    assert run.predictions is not None
+    rows = feed.split_rows(setting.images, recipe)
+    splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
+    with storage.writing(storage.join(uri, SPLIT)) as path:
+        splits.to_parquet(path, index=False)
+    storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
+    fitted = calibration.fit(run.predictions, prior(rows["training"]), getattr(metrics, recipe.select_by))
+    storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
+
+
+def prior(rows: pd.DataFrame) -> np.ndarray:
+    """The class shares of these rows of IMAGES, float64[7]."""
+    return np.bincount(rows["label"], minlength=len(CODES)) / len(rows)
+
+
+def _warnings(family: str, spread: float) -> list[str]:
+    if not families.pretrained(family) or spread >= LEAST_SPREAD:
+        return []
+    return [
+        f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
+        "wrong preprocessing or weights?"
+    ]
+
+
+def _finished(uri: str) -> Run | None:
+    """The run whose folder is complete, read back; None where it is not."""
+    found = read_run(uri)
+    if found is not None:
+        _tidy(uri)
+        print("already finished: reading its results (give another --name to train it again)", flush=True)
+    return found
+
+
+def read_run(uri: str) -> Run | None:
+    """The finished run in a folder; None where there is none."""
+    if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL)):
+        return None
+    info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
+    history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, HISTORY))))
+    return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
+
+
+def _tidy(uri: str) -> None:
+    """Delete what a finished run needs no more, and what killed writers left."""
+    for name in storage.listdir(uri):
+        if name == CHECKPOINTS or name.startswith(("ray-", ".")):
+            storage.remove(storage.join(uri, name))
+
+
+def _place(setting: Setting, name: str) -> str:
+    return storage.join(setting.out, name)
+
+
+def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
+    pretrained = families.pretrained(recipe.family)
+    return {
+        "recipe": recipe.model_dump(),
+        "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
+        "weights": {"sha256": setting.weights.sha256 if pretrained else None},
+        "batches": feed.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),
+    }
+
+
+def _weights(family: str, setting: Setting) -> str:
+    if not families.pretrained(family):
+        return "from scratch"
+    return setting.weights.name if setting.weights.content is not None else summary.RANDOM_WEIGHTS
