@@ -21,6 +21,9 @@ def main(
         str | None, Option(help="archive, IMAGES table, metadata or ground-truth file with the diagnoses")
     ] = None,
     raw: Annotated[bool, Option("--raw", help="of the probabilities before calibration")] = False,
+    images: Annotated[
+        str | None, Option(help="IMAGES table, archive or folder: thumbnails of the confident errors")
+    ] = None,
     out: Annotated[str, Option(help="folder for report.html, metrics.json and model_card.md")] = "report",
 ) -> None:
     """Write a page, numbers and a model card."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pandas as pd
 
 from ham_ray import runs, storage
 from ham_ray.data.card import LICENCE
+from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import read_truth
 from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
 from ham_ray.errors import UserError
@@ -33,6 +35,7 @@ class Options:
     predictions: list[str]
     truth: str | None
     raw: bool
+    images: str | None
     out: str
 
 
@@ -160,6 +163,7 @@ def _page(
         differences=differences,
         selection="thresholds and temperature, where a table holds validation images",
         split=_SPLIT,
+        thumbnails=functools.partial(thumbnails, options.images) if options.images else None,
     )
 
 

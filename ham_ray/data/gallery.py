@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.data import archives, layouts, pictures
+from ham_ray.data import archives, images, layouts, pictures
 from ham_ray.data.archives import Member
 from ham_ray.data.images import CARD, Images, open_images, read_pixels
 from ham_ray.data.quarantine import Finding
@@ -119,14 +119,26 @@ def open_gallery(place: str, size: int, geometry: str) -> Gallery:
     return FileGallery(completed(known), files.signature, list(named.values()), size, geometry)
 
 
-def _table(images: Images, size: int, geometry: str) -> TableGallery:
-    own = (images.size, images.card["geometry"])
+def thumbnails(place: str, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
+    """Small JPEGs by id of those of these images that are at `place`, at most `size` pixels wide."""
+    if storage.exists(storage.join(place, CARD)):
+        return images.thumbnails(open_images(place), image_ids, size)
+    gallery = open_gallery(place, size, "crop")
+    found: dict[str, bytes] = {}
+    for number in np.flatnonzero(gallery.rows["image_id"].isin(image_ids)):
+        loaded = gallery.load(slice(int(number), int(number) + 1))
+        found |= {i: images.small_jpeg(pixels, size) for i, pixels in zip(loaded.image_ids, loaded.pixels, strict=True)}
+    return found
+
+
+def _table(table: Images, size: int, geometry: str) -> TableGallery:
+    own = (table.size, table.card["geometry"])
     if own != (size, geometry):
         raise UserError(
-            f"--images {images.uri}: a table of {own[0]} px ({own[1]}), the model takes {size} px ({geometry}); give "
+            f"--images {table.uri}: a table of {own[0]} px ({own[1]}), the model takes {size} px ({geometry}); give "
             "the archive itself, or ingest it so"
         )
-    return TableGallery(images)
+    return TableGallery(table)
 
 
 def _named(members: list[Member]) -> dict[str, Member]:

@@ -129,16 +129,19 @@ def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
 
 def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
     """Small JPEGs of these images, by id; at most `size` pixels wide."""
+    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
+    pairs = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
+    return {image_id: small_jpeg(decode(encoded), size) for image_id, encoded in pairs}
+
+
+def small_jpeg(pixels: np.ndarray, size: int) -> bytes:
+    """uint8[height, width, 3] as a JPEG of at most `size` pixels a side."""
     from PIL import Image
 
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
-    found = {}
-    for image_id, encoded in zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True):
-        buffer, picture = io.BytesIO(), Image.fromarray(decode(encoded))
-        picture.thumbnail((size, size))
-        picture.save(buffer, "JPEG", quality=85)
-        found[image_id] = buffer.getvalue()
-    return found
+    buffer, picture = io.BytesIO(), Image.fromarray(pixels)
+    picture.thumbnail((size, size))
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
 
 
 def decode(encoded: bytes) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from ham_ray.commands import evaluating
 from ham_ray.diagnoses import CODES, PROBABILITIES
@@ -47,8 +48,10 @@ def truth(tmp_path: Path) -> Path:
     return tmp_path / "truth.csv"
 
 
-def run(tmp_path: Path, *tables: Path, truth: Path | None = None, raw: bool = False) -> dict:
-    options = evaluating.Options([str(one) for one in tables], truth and str(truth), raw, str(tmp_path / "out"))
+def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path | None = None) -> dict:
+    options = evaluating.Options(
+        [str(one) for one in tables], truth and str(truth), False, images and str(images), str(tmp_path / "out")
+    )
     evaluating.run(options)
     return json.loads((tmp_path / "out" / "metrics.json").read_text())
 
@@ -63,6 +66,14 @@ def test_the_page_the_card_and_the_numbers_agree(table: Path, tmp_path: Path):
     for words in ("not a medical", "CC BY-NC 4.0", "female"):
         assert words in page and words in card
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "").replace("https://doi.org", "")
+
+
+def test_errors_have_thumbnails_where_images_are_given(table: Path, tmp_path: Path):
+    (tmp_path / "pictures").mkdir()
+    for image_id in made(0, 0.8)["image_id"]:
+        Image.new("RGB", (60, 45), (90, 60, 50)).save(tmp_path / "pictures" / f"{image_id}.jpg")
+    run(tmp_path, table, images=tmp_path / "pictures")
+    assert (tmp_path / "out" / "report.html").read_text().count('<img src="data:image/jpeg') == 12
 
 
 def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path, capsys):
