@@ -74,12 +74,22 @@ def configure_data() -> None:
     context.use_datasource_v2 = False  # its listing waits a second for each dataset (Ray 2.60: 1.1 s against 0.1 s)
 
 
+def has_gpus() -> bool:
+    """Whether the connected cluster has any."""
+    import ray
+
+    return ray.cluster_resources().get("GPU", 0) > 0
+
+
 def actor_each_node() -> dict[str, Any]:
     """Options of `Dataset.map_batches` for actors that hold a network: one a node, for each takes all its cores."""
     import ray
 
-    nodes, gpus = sum(node["Alive"] for node in ray.nodes()), ray.cluster_resources().get("GPU", 0)
-    return {"compute": ray.data.ActorPoolStrategy(size=nodes), "num_cpus": 1, "num_gpus": 1 if gpus else 0}
+    return {
+        "compute": ray.data.ActorPoolStrategy(size=len(_nodes())),
+        "num_cpus": 1,
+        "num_gpus": 1 if has_gpus() else 0,
+    }
 
 
 def _starting() -> dict[str, Any]:
@@ -102,22 +112,44 @@ def check_shared(folder: str) -> None:
     Raises:
         UserError: a node does not see a file written here.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2 or storage.is_remote(folder):
+    if len(_nodes()) < 2 or storage.is_remote(folder):
         return
     marker = storage.join(folder, f".shared-{uuid.uuid4().hex[:8]}")
     storage.write_bytes(marker, b"")
-    look = ray.remote(num_cpus=0)(os.path.exists)
-    seen = [
-        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(marker) for n in nodes
-    ]
-    blind = len(nodes) - sum(ray.get(seen))
+    blind = _blind(marker)
     storage.remove(marker)
     if blind:
-        raise UserError(f"--out {folder}: {blind} of {len(nodes)} nodes do not see it; give a shared folder or s3://…")
+        raise UserError(
+            f"--out {folder}: {blind} of {len(_nodes())} nodes do not see it; give a shared folder or s3://…"
+        )
+
+
+def check_visible(place: str, option: str) -> None:
+    """Refuse files that not all nodes of the cluster see: what a blind node reads would count as unreadable.
+
+    Raises:
+        UserError: a node does not see `place`, which the user gave as `option`.
+    """
+    if len(_nodes()) > 1 and not storage.is_remote(place) and (blind := _blind(place)):
+        raise UserError(
+            f"{option} {place}: {blind} of {len(_nodes())} nodes do not see it; put it on a path that all nodes share"
+        )
+
+
+def _nodes() -> list[str]:
+    import ray
+
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def _blind(path: str) -> int:
+    """How many nodes do not see a local path."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    look = ray.remote(num_cpus=0)(os.path.exists)
+    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in _nodes()]
+    return len(strategies) - sum(ray.get([look.options(scheduling_strategy=one).remote(path) for one in strategies]))
 
 
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ham_ray import runs, storage
+from ham_ray.cluster import check_visible, has_gpus
 from ham_ray.commands import choices
 from ham_ray.console import progress
 from ham_ray.data import quarantine
@@ -65,6 +66,7 @@ def run(options: Options) -> dict[str, Any]:
     models = [saved.find(place) for place in options.models]
     size, geometry = _input(models, options.geometry)
     gallery = open_gallery(options.images, size, geometry)
+    check_visible(storage.absolute(options.images), "--images")
     print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
     views = VIEWS["light"] if options.tta else max(model.views for model in models)
     precision = _precision(options.precision, models, gallery)
@@ -106,7 +108,7 @@ def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
     if asked == "auto" and len(gallery.rows) < MANY:
         print(f"precision: float32, because another version of the model pays from {MANY:,} images on")
         return "float32"
-    chosen = choices.precision(asked, use_gpu=False)
+    chosen = choices.precision(asked, has_gpus())
     if chosen == "bfloat16":
         member = next(iter(models[0].members))
         pixels = gallery.load(slice(0, _COMPARED)).pixels

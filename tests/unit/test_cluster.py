@@ -11,6 +11,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from ham_ray import cluster
 from ham_ray.cluster import plan
 from ham_ray.errors import UserError
 
@@ -99,3 +100,12 @@ def test_cluster_yaml_runs_the_ray_that_is_tested(cluster: dict):
 
 def test_a_growing_cluster_is_waited_for():
     assert plan(8, [2.0], cpus_per_worker=4.0, grows=True).cpus_per_worker == 4
+
+
+def test_files_that_a_node_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster, "_nodes", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(cluster, "_blind", lambda path: 2 if path.startswith("/local") else 0)
+    cluster.check_visible("/shared/pictures", "--images")
+    cluster.check_visible("s3://bucket/images", "--images")
+    with pytest.raises(UserError, match="--images /local/pictures: 2 of 3 nodes do not see it"):
+        cluster.check_visible("/local/pictures", "--images")
