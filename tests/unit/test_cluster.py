@@ -11,7 +11,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ham_ray import cluster
+from ham_ray import cluster as module
 from ham_ray.cluster import plan
 from ham_ray.errors import UserError
 
@@ -103,9 +103,9 @@ def test_a_growing_cluster_is_waited_for():
 
 
 def test_files_that_a_node_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cluster, "_nodes", lambda: ["a", "b", "c"])
-    monkeypatch.setattr(cluster, "_blind", lambda path: 2 if path.startswith("/local") else 0)
-    cluster.check_visible("/shared/pictures", "--images")
-    cluster.check_visible("s3://bucket/images", "--images")
+    monkeypatch.setattr(module, "_nodes", lambda: ["a", "b", "c"])
+    monkeypatch.setattr(module, "_blind", lambda path: 2 if path.startswith("/local") else 0)
+    module.check_visible("/shared/pictures", "--images")
+    module.check_visible("s3://bucket/images", "--images")
     with pytest.raises(UserError, match="--images /local/pictures: 2 of 3 nodes do not see it"):
-        cluster.check_visible("/local/pictures", "--images")
+        module.check_visible("/local/pictures", "--images")
