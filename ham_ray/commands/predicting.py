@@ -131,11 +131,10 @@ def _described(model: Saved, raw: bool) -> str:
 
 def _identity(options: Options, models: list[Saved], gallery: Gallery, way: Way) -> dict[str, Any]:
     """What each prediction depends on, and what is made of them."""
-    hashes = [
-        {share: hashlib.sha256(storage.read_bytes(uri)).hexdigest() for uri, share in model.members.items()}
+    members = [
+        sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
         for model in models
     ]
-    members = [sorted([sha, share] for share, sha in found.items()) for found in hashes]
     calibrations = [vars(model.calibration) if model.calibration and not options.raw else None for model in models]
     identity = {
         "models": members,

@@ -128,7 +128,7 @@ def _viewed(name: str, run: Run, views: int, setting: Setting) -> Run:
     table = _table(run)
     rows = setting.images.fold(*table["fold"].unique().tolist())
     model = storage.join(setting.out, name, MODEL)
-    predicted = pd.DataFrame(predict_rows([model], setting.images, rows, views), rows["image_id"], PROBABILITIES)
+    predicted = pd.DataFrame(predict_rows(model, setting.images, rows, views), rows["image_id"], PROBABILITIES)
     return Run(_with(table, predicted.loc[table["image_id"]].to_numpy()), None, run.info)
 
 

@@ -51,15 +51,15 @@ class Way:
     batch_size: int = PREDICT_BATCH
 
 
-def predict_rows(models: list[str], images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
-    """Probabilities float32[n, 7] of `rows`, the mean over models and over the first `views` of the eight symmetries.
+def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
+    """Probabilities float32[n, 7] of `rows` by a saved model, the mean over the first `views` of eight symmetries.
 
     Args:
-        models: paths or URIs of saved models.
+        model: its path or URI.
         rows: a stretch of `images.fold(…)`, as `images.read` takes it.
     """
     gallery = TableGallery(replace(images, rows=rows))
-    way = Way(({uri: 1.0 / len(models) for uri in models},), views)
+    way = Way(({model: 1.0},), views)
     found: dict[str, list[float]] = {}
     with progress("prediction") as told:
         for _, table in predicted(gallery, way, range(len(chunks(gallery, images.size))), images.size):

@@ -65,12 +65,12 @@ def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: 
     np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
 
 
-def test_saved_models_predict_views_over_ray_data(single: workers.Outcome, images: Images, folder: Path):
+def test_a_saved_model_predicts_views_over_ray_data(single: workers.Outcome, images: Images, folder: Path):
     rows = images.fold(RECIPE.test_fold, RECIPE.validation_fold)
     path = folder / "single" / MODEL
     model, pixels = keras.models.load_model(path), read_pixels(images, rows)
     expected = np.mean([model.predict(view(pixels, index), verbose=0) for index in range(3)], axis=0)
-    found = predict_rows([str(path), str(path)], images, rows, views=3)
+    found = predict_rows(str(path), images, rows, views=3)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -93,8 +93,8 @@ def test_an_ensemble_averages_trials(arranged):
 def test_each_model_predicts_the_views_of_its_own_images(arranged, monkeypatch: pytest.MonkeyPatch, tmp_path):
     asked = []
 
-    def predict_rows(models, images, rows, views):
-        asked.append((models, views))
+    def predict_rows(model, images, rows, views):
+        asked.append((model, views))
         places = rows["image_id"].str.split("-").str[1].astype(int).to_numpy()
         return np.eye(7)[places % 7]  # each image right, whatever its split and order
 
@@ -102,7 +102,7 @@ def test_each_model_predicts_the_views_of_its_own_images(arranged, monkeypatch: 
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": Run(None, None, {}), "trial-9-seed-0": run(0.8, 0.5)}
     shown = arranged({**found, "trial-9-seed-1": run(0.8, 0.5)}, seeds=2, ensemble=2, views=8)
     names = ["trial-4-seed-0", "trial-9-seed-0", "trial-9-seed-1"]
-    assert asked == [([str(tmp_path / name / "model.keras")], 8) for name in names]
+    assert asked == [(str(tmp_path / name / "model.keras"), 8) for name in names]
     for split in ("validation", "test"):
         assert metrics.accuracy(*arrays(of_split(shown["that in 8 views"].predictions, split))) == 1.0
     assert list(shown)[-3:] == ["2 trials averaged", "that in 8 views", CALIBRATED]

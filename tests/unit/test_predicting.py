@@ -1,0 +1,31 @@
+"""What a prediction is bound to: another member of an ensemble makes it another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ham_ray.commands import predicting
+from ham_ray.prediction.pipeline import Way
+from ham_ray.prediction.saved import Saved
+
+pytestmark = pytest.mark.unit
+
+
+def identity(*places: Path) -> dict:
+    members = {str(place): 1 / len(places) for place in places}
+    options = SimpleNamespace(raw=False, format="parquet")
+    gallery = SimpleNamespace(signature="s")
+    return predicting._identity(options, [Saved("m", members, 32, None, None, {})], gallery, Way((members,)))
+
+
+def test_each_member_of_an_ensemble_counts(tmp_path: Path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    (tmp_path / "copy").write_text("b")
+    found = identity(tmp_path / "a", tmp_path / "b")
+    assert len(found["models"][0]) == 2
+    assert found != identity(tmp_path / "a", tmp_path / "c")
+    assert found == identity(tmp_path / "copy", tmp_path / "a")  # wherever they lie
