@@ -88,7 +88,7 @@ class JoinedTrial(tune.Trainable):
         try:
             recipe = self.shared.recipe(self.values)
             tables = self.shared.tables.get(table_key(recipe))
-            parts = feed.split(self.images, recipe, self.resources.workers, self.shard_memory, tables)
+            parts = feed.split(self.images, recipe, self.resources.workers, self.shard_memory, tables, tested=False)
             weights = ray.get(self.shared.weights)
             outcome = workers.train(recipe, self.images, parts, weights, self.resources, self.folder, self.gate)
             self.failed = outcome.failed or ""

@@ -59,9 +59,14 @@ def split_rows(images: Images, recipe: Recipe) -> dict[str, pd.DataFrame]:
 
 
 def split(
-    images: Images, recipe: Recipe, workers: int, shard_memory: float, activations: dict[str, str] | None = None
+    images: Images,
+    recipe: Recipe,
+    workers: int,
+    shard_memory: float,
+    activations: dict[str, str] | None = None,
+    tested: bool = True,
 ) -> Splits:
-    """Cut IMAGES into splits by fold and into parts by worker.
+    """Cut IMAGES into splits by fold and into parts by worker; without test images where nothing is to be `tested`.
 
     A training part that fits `shard_memory` (bytes) is decoded once and kept; a larger one is decoded anew each epoch.
     With tables of activations it is not decoded at all.
@@ -73,7 +78,7 @@ def split(
         _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
         for name, frame in rows.items()
         for rank in range(workers)
-        if not (name == "training" and activations)
+        if not (name == "training" and activations) and (tested or name != "test")
     }
     if not activations:
         _tell_memory(images, rows, workers, shard_memory, resident)
