@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,13 @@ import pandas as pd
 from ham_ray import runs, storage
 from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
+from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.data.truth import read_truth
 from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import assessment, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
-from ham_ray.evaluation.summary import Run, Summary
+from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 
 _ISIC = {diagnosis.isic: PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)}
 _SPLIT = (
@@ -49,9 +51,10 @@ def run(options: Options) -> Summary:
         raise UserError("--predictions: name at least one table")
     truth = read_truth(options.truth) if options.truth else None
     tables = {name: _table(uri, truth, options.raw) for name, uri in _names(options.predictions).items()}
-    trained = {name: Run(table, None, {}) for name, table in tables.items()}
+    trained = {name: Run(tables[name], None, _known(uri)) for name, uri in _names(options.predictions).items()}
+    drawn = any(table["image_id"].str.startswith(SYNTHETIC_PREFIX).any() for table in tables.values())
     data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
-    found = summary.summarise(trained, {}, data)
+    found = summary.summarise(trained, {}, data, synthetic=drawn)
     names = [*tables]
     differences = report.differences(trained, {}, [(name, other) for other in names[1:] for name in names[:1]])
     page = _page(options, found, trained, differences)
@@ -73,6 +76,14 @@ def _names(uris: list[str]) -> dict[str, str]:
         if len(set(names)) == len(uris):
             return dict(zip(names, uris, strict=True))
     raise AssertionError("places differ")
+
+
+def _known(uri: str) -> dict[str, str]:
+    """What the manifest beside a table says of its models, where there is one."""
+    place = storage.sibling(uri, "manifest.json")
+    models = json.loads(storage.read_bytes(place)).get("models", []) if storage.exists(place) else []
+    weights = [model["weights"] for model in models if model.get("weights")]
+    return {"weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights))}
 
 
 def _table(uri: str, truth: pd.DataFrame | None, raw: bool) -> pd.DataFrame:

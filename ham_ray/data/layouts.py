@@ -24,6 +24,7 @@ from ham_ray.errors import UserError, unknown_name
 LAYOUTS = ("kaggle", "dataverse", "isic2018")
 COLUMNS = ("image_id", "lesion_id", "dx", "partition", "age", "sex", "localization", "dx_type")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
+SYNTHETIC_PREFIX = "SYNTHETIC_"  # of image ids: what is known of drawings wherever their predictions go
 _REQUIRED = ("image_id", "lesion_id", "dx")
 _HAM_METADATA = re.compile(r"HAM10000_metadata(\.csv|\.tab|\.tsv|\.txt)?", re.IGNORECASE)
 _GROUND_TRUTH = re.compile(r"ISIC2018_Task3_(Training|Validation|Test)_GroundTruth\.csv", re.IGNORECASE)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ham_ray import storage
-from ham_ray.data.layouts import SYNTHETIC_MARKER
+from ham_ray.data.layouts import SYNTHETIC_MARKER, SYNTHETIC_PREFIX
 from ham_ray.diagnoses import CODES
 
 _LEAST_LESIONS = 10  # of a class: two a fold
@@ -63,7 +63,7 @@ def write_sample(path: str | Path, lesions: int = 330, seed: int = 0, size: tupl
             facts = [dx, "synthetic", *_patient(random)]
             shape = random.normal(size=32)
             for _ in range(random.choice(3, p=_IMAGES_A_LESION) + 1):
-                image_id = f"SYNTHETIC_{number:06d}"
+                image_id = f"{SYNTHETIC_PREFIX}{number:06d}"
                 rows.writerow([f"DRAWN_{lesion:06d}", image_id, *facts])
                 _add(archive, f"HAM10000_images_part_{1 + number % 2}/{image_id}.jpg", _draw(dx, shape, size, random))
                 number += 1

@@ -21,7 +21,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
-from ham_ray.runs import CALIBRATION, DATA_CARD, MODEL, SPLIT, WINNER
+from ham_ray.runs import CALIBRATION, DATA_CARD, METRICS, MODEL, SPLIT, WINNER
 
 _CONFIG = "config.json"  # in a .keras file: its layers
 _IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")
@@ -39,6 +39,7 @@ class Saved:
         calibration: fitted on its validation images; None where there is none beside the model.
         splits: the split of each image and group it has to do with; empty where nothing says it.
         views: symmetries of each image that it was evaluated in.
+        weights: what its backbone started from, in words; None where nothing says it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Saved:
     calibration: Calibration | None
     splits: dict[str, str]
     views: int = 1
+    weights: str | None = None
 
 
 def find(place: str) -> Saved:
@@ -105,6 +107,7 @@ def _run(name: str, model: str, folder: str) -> Saved:
         geometry=(_json(storage.join(folder, DATA_CARD)) or {}).get("geometry"),
         calibration=Calibration(**calibration) if calibration else None,
         splits=_splits(storage.join(folder, SPLIT)),
+        weights=(_json(storage.join(folder, METRICS)) or {}).get("info", {}).get("weights"),
     )
 
 
@@ -127,6 +130,7 @@ def _winner(name: str, folder: str) -> Saved:
         calibration=Calibration(**told["calibration"]),
         splits=_together([run.splits for run in runs.values()]),
         views=told["views"],
+        weights=first.weights,
     )
 
 

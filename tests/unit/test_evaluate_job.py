@@ -16,7 +16,7 @@ from ham_ray.commands import evaluating
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, predictions
-from ham_ray.evaluation.summary import number
+from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
@@ -74,6 +74,18 @@ def test_errors_have_thumbnails_where_images_are_given(table: Path, tmp_path: Pa
         Image.new("RGB", (60, 45), (90, 60, 50)).save(tmp_path / "pictures" / f"{image_id}.jpg")
     run(tmp_path, table, images=tmp_path / "pictures")
     assert (tmp_path / "out" / "report.html").read_text().count('<img src="data:image/jpeg') == 12
+
+
+def test_drawings_and_random_weights_are_labelled_wherever_their_predictions_go(tmp_path: Path):
+    frame = made(0, 0.8)
+    ids = [f"SYNTHETIC_{place:06d}" for place in range(COUNT)]
+    predictions.write(frame.assign(image_id=ids), str(tmp_path / "s.parquet"))
+    manifest = {"models": [{"name": "m", "members": {}, "weights": RANDOM_WEIGHTS}]}
+    (tmp_path / "s.parquet.manifest.json").write_text(json.dumps(manifest))
+    run(tmp_path, tmp_path / "s.parquet")
+    for name in ("report.html", "model_card.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert SYNTHETIC_LABEL in text and RANDOM_LABEL in text and "original" not in text.lower()
 
 
 def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path, capsys):
