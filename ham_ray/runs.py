@@ -34,6 +34,7 @@ IDENTITY, ENVIRONMENT = "recipe.json", "environment.json"
 MODEL, HISTORY, PREDICTIONS, METRICS = "model.keras", "history.parquet", "predictions.parquet", "metrics.json"
 CALIBRATION, DATA_CARD, SPLIT = "calibration.json", "data_card.json", "split.parquet"
 CHECKPOINTS = "checkpoints"  # until it is finished
+MANIFEST = "manifest.json"  # beside predictions, their name before
 # What a folder of several runs holds.
 REPORT, MODEL_CARD, WINNER = "report.html", "model_card.md", "winner.json"
 

@@ -17,13 +17,12 @@ from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
 from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.data.truth import read_truth
-from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
+from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import assessment, model_card, predictions, report, summary
+from ham_ray.evaluation import assessment, isic, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 
-_ISIC = {diagnosis.isic: PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)}
 _SPLIT = (
     "The tables themselves say which images are new to their model (test or new); nobody has checked that here. Images "
     "that a model has learned from, or was chosen by, are left out of every figure."
@@ -50,13 +49,14 @@ def run(options: Options) -> Summary:
     if not options.predictions:
         raise UserError("--predictions: name at least one table")
     truth = read_truth(options.truth) if options.truth else None
-    tables = {name: _table(uri, truth, options.raw) for name, uri in _names(options.predictions).items()}
-    trained = {name: Run(tables[name], None, _known(uri)) for name, uri in _names(options.predictions).items()}
+    places = _names(options.predictions)
+    tables = {name: _table(uri, truth, options.raw) for name, uri in places.items()}
+    trained = {name: Run(tables[name], None, _known(uri)) for name, uri in places.items()}
     drawn = any(table["image_id"].str.startswith(SYNTHETIC_PREFIX).any() for table in tables.values())
     data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
     found = summary.summarise(trained, {}, data, synthetic=drawn)
-    names = [*tables]
-    differences = report.differences(trained, {}, [(name, other) for other in names[1:] for name in names[:1]])
+    first, *others = tables
+    differences = report.differences(trained, {}, [(first, other) for other in others])
     page = _page(options, found, trained, differences)
     report.write(page, storage.join(options.out, runs.REPORT))
     summary.write(found, options.out)
@@ -80,7 +80,7 @@ def _names(uris: list[str]) -> dict[str, str]:
 
 def _known(uri: str) -> dict[str, str]:
     """What the manifest beside a table says of its models, where there is one."""
-    place = storage.sibling(uri, "manifest.json")
+    place = storage.sibling(uri, runs.MANIFEST)
     models = json.loads(storage.read_bytes(place)).get("models", []) if storage.exists(place) else []
     weights = [model["weights"] for model in models if model.get("weights")]
     return {"weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights))}
@@ -112,19 +112,19 @@ def _read_csv(uri: str) -> pd.DataFrame:
         frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype={"image_id": str, "image": str})
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{uri} is neither Parquet nor CSV: {' '.join(str(error).split())}") from None
-    if "image" in frame and set(_ISIC) <= set(frame):
+    if "image" in frame and set(isic.COLUMNS) <= set(frame):
         frame = _of_isic(frame)
     return predictions.completed(frame, uri)
 
 
 def _of_isic(frame: pd.DataFrame) -> pd.DataFrame:
     """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
-    p = frame[list(_ISIC)].to_numpy(np.float64)
+    p = frame[list(isic.COLUMNS)].to_numpy(np.float64)
     sums = p.sum(axis=1, keepdims=True)
     scaled = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
     if len(p) and np.abs(sums - 1).max() > 1e-3:
         print("probabilities do not sum to 1: each image's are divided by their sum")
-    columns = {_ISIC[name]: scaled[:, place] for place, name in enumerate(_ISIC)}
+    columns = {isic.COLUMNS[name]: scaled[:, place] for place, name in enumerate(isic.COLUMNS)}
     ids = frame["image"].str.removesuffix(".jpg")
     return pd.DataFrame({"image_id": ids, "group_id": ids, "fold": -1, "split": NEW, **columns})
 

@@ -32,9 +32,10 @@ from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
+from ham_ray.runs import MANIFEST
 
 FORMATS = ("parquet", "csv", "isic")
-MANIFEST, QUARANTINE = "manifest.json", "quarantine.csv"  # beside the predictions, their name before
+QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
 DEFAULT_GEOMETRY = "crop"
 MANY = 1000  # images from which a second, quicker version of each model pays
 _COMPARED = 64  # images on which the two versions are compared
@@ -78,9 +79,10 @@ def run(options: Options) -> dict[str, Any]:
         print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
     place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
     if storage.exists(place):
+        found = _same(place, identity, options.out)
         print(f"{options.out} is finished already: same models, same images, same options")
         shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
-        return _same(place, identity, options.out)
+        return found
     with work_folder(work_path(target)) as folder:
         kept = Parts(folder, identity, pipeline.SCHEMA)
         numbers = _fill(kept, gallery, way, size)

@@ -101,8 +101,7 @@ def calibrated(frame: pd.DataFrame) -> Calibrated | None:
         return None
     found = calibration.temperature(*arrays(validation))
     truth, p = arrays(reported(frame))
-    warmed = calibration.Calibration(found, 0.0, (1.0,) * len(CODES)).apply(p)
-    return Calibrated(found, _reliability(truth, p), _reliability(truth, warmed))
+    return Calibrated(found, _reliability(truth, p), _reliability(truth, calibration.warmed(p, found)))
 
 
 def _reliability(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:

@@ -69,6 +69,11 @@ def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating])
     return float(np.exp(minimize_scalar(loss, bounds=np.log(_BOUNDS), method="bounded").x))
 
 
+def warmed(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Probabilities float64[N, 7] at a temperature, without an adjustment for class shares."""
+    return _softmax(_logs(probabilities) / temperature)
+
+
 def _logs(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.log(np.maximum(np.asarray(probabilities, np.float64), 1e-12))
 

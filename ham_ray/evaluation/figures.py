@@ -20,6 +20,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.metrics import bin_of
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 STYLE: dict[Any, Any] = {
@@ -121,7 +122,7 @@ def reliability(
         grid = figure.subplots(2, len(versions), height_ratios=[4, 1], sharex=True, squeeze=False)
         for column, (name, p) in enumerate(versions.items()):
             confidence = p.max(axis=1)
-            index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+            index = bin_of(confidence, bins)
             counts = np.bincount(index, minlength=bins)
             shown = counts > 0
             sure = np.bincount(index, confidence, bins)[shown] / counts[shown]

@@ -9,7 +9,7 @@ from ham_ray.diagnoses import DIAGNOSES, PROBABILITIES
 from ham_ray.evaluation.predictions import validate
 
 ORDER = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
-_COLUMNS = {diagnosis.isic: PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)}
+COLUMNS = {diagnosis.isic: PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)}
 _STEP = 1_000_000_000  # probabilities are written with nine decimals
 
 
@@ -34,5 +34,5 @@ def to_csv(frame: pd.DataFrame) -> bytes:
     others[rows, called] = steps[rows, called]
     table = pd.DataFrame({"image": frame["image_id"].to_numpy()})
     for name in ORDER:
-        table[name] = others[:, PROBABILITIES.index(_COLUMNS[name])] / _STEP
+        table[name] = others[:, PROBABILITIES.index(COLUMNS[name])] / _STEP
     return table.to_csv(index=False, float_format="%.9f").encode()

@@ -189,6 +189,11 @@ def class_ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = 
     return {dx: _binned_gap(y_true == label, p[:, label], bins) for dx, label in LABELS.items()}
 
 
+def bin_of(confidence: NDArray[np.floating], bins: int) -> NDArray[np.integer]:
+    """The equal-width bin of each confidence, int[N] in 0 to bins - 1; bins are open below and closed above."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
 def degenerate(p_validation: NDArray[np.floating]) -> str | None:
     """The warning for a model that gives more than 95 % of validation images one class; None for any other."""
     counts = np.bincount(predicted(p_validation), minlength=len(CODES))
@@ -200,8 +205,8 @@ def degenerate(p_validation: NDArray[np.floating]) -> str | None:
 
 def _binned_gap(hits: NDArray[np.bool_], probability: NDArray[np.floating], bins: int) -> float:
     confidence = probability.astype(np.float64)
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return float(np.abs(np.bincount(index, weights=hits - confidence, minlength=bins)).sum() / len(hits))
+    gaps = np.bincount(bin_of(confidence, bins), weights=hits - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(hits))
 
 
 def _auc(positive: NDArray[np.bool_], score: NDArray[np.floating]) -> float | None:

@@ -16,7 +16,7 @@ from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
 from ham_ray.evaluation import assessment, figures, metrics, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
-from ham_ray.evaluation.calibration import Calibration
+from ham_ray.evaluation.calibration import warmed
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
 from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
 from ham_ray.evaluation.predictions import arrays
@@ -161,8 +161,7 @@ def _versions(p: NDArray[np.floating], fitted: assessment.Calibrated | None) -> 
     given = {"as predicted": p}
     if fitted is None:
         return given
-    warmed = Calibration(fitted.temperature, 0.0, (1.0,) * len(CODES)).apply(p)
-    return {**given, f"at temperature {fitted.temperature:.2f}": warmed}
+    return {**given, f"at temperature {fitted.temperature:.2f}": warmed(p, fitted.temperature)}
 
 
 def _jpeg(picture: bytes | None) -> str | None:
