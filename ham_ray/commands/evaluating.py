@@ -19,7 +19,7 @@ from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.data.truth import read_truth
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import assessment, isic, model_card, predictions, report, summary
+from ham_ray.evaluation import isic, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 
@@ -60,7 +60,7 @@ def run(options: Options) -> Summary:
     page = _page(options, found, trained, differences)
     report.write(page, storage.join(options.out, runs.REPORT))
     summary.write(found, options.out)
-    evaluated = {name: assessment.summary(table) for name, table in tables.items()}
+    evaluated = {name: run.assessment.facts() for name, run in trained.items()}
     storage.write_bytes(storage.join(options.out, runs.METRICS), runs.to_json(evaluated))
     storage.write_bytes(storage.join(options.out, runs.MODEL_CARD), model_card.render(page).encode())
     return found
@@ -152,11 +152,10 @@ def _page(
     options: Options, found: Summary, trained: dict[str, Run], differences: list[report.Difference]
 ) -> report.ReportData:
     around = runs.environment()
-    tables = {name: run.predictions for name, run in trained.items() if run.predictions is not None}
-    counted = {name: _named(assessment.reported(table)) for name, table in tables.items()}
+    counted = {name: _named(run.assessment.images) for name, run in trained.items()}
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.predictions]
     return report.ReportData(
-        title="Evaluation" if len(tables) == 1 else f"Comparison of {len(tables)} models",
+        title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",
         summary=found,
         runs=trained,
         floors={},

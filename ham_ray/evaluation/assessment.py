@@ -5,7 +5,7 @@ Validation images choose thresholds and temperature; all figures are of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,58 @@ class Calibrated:
 
 
 @dataclass(frozen=True)
+class Assessment:
+    """All that is said of one model. `images` are the rows reported, and all figures are of them.
+
+    `metrics` and `lesions` are those of `metrics.evaluate`, by image and by lesion; `melanoma` is by the thresholds
+    chosen on validation images, and empty without such.
+    """
+
+    images: pd.DataFrame
+    metrics: dict[str, Any]
+    intervals: dict[str, Interval]
+    melanoma: dict[str, thresholds.Rates]
+    calibration: Calibrated | None
+    lesions: dict[str, Any]
+    subgroups: list[Subgroup]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the rows, JSON-serialisable."""
+        return {
+            **self.metrics,
+            "intervals": {name: vars(found) for name, found in self.intervals.items()},
+            "melanoma": {name: rates._asdict() for name, rates in self.melanoma.items()},
+            "calibration": vars(self.calibration) if self.calibration else None,
+            "lesions": {name: self.lesions[name] for name in ("n", *intervals.METRICS)},
+            "subgroups": [_plain(group) for group in self.subgroups],
+        }
+
+
+@dataclass(frozen=True)
 class McNemar:
     """Images that only one of two models gets right, and the exact two-sided p of that split (McNemar 1947)."""
 
     only_first: int
     only_second: int
     p_value: float
+
+
+def assess(frame: pd.DataFrame) -> Assessment:
+    """Of a PREDICTIONS table; some seconds, most of them for intervals.
+
+    Raises:
+        UserError: no image of it may be reported.
+    """
+    test = reported(frame)
+    return Assessment(
+        images=test,
+        metrics=metrics.evaluate(*arrays(test)),
+        intervals=intervals.intervals(test),
+        melanoma=operating_points(frame),
+        calibration=calibrated(frame),
+        lesions=metrics.evaluate(*arrays(by_lesion(test))),
+        subgroups=subgroups(test),
+    )
 
 
 def reported(frame: pd.DataFrame) -> pd.DataFrame:
@@ -187,24 +233,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = running
     return adjusted
-
-
-def summary(frame: pd.DataFrame) -> dict[str, Any]:
-    """Everything above as one JSON-serialisable dictionary, beside `metrics.evaluate` of the reported images."""
-    test = reported(frame)
-    fitted = calibrated(frame)
-    return {
-        **metrics.evaluate(*arrays(test)),
-        "intervals": {name: vars(found) for name, found in intervals.intervals(test).items()},
-        "melanoma": {name: rates._asdict() for name, rates in operating_points(frame).items()},
-        "calibration": vars(fitted) if fitted else None,
-        "lesions": _few(metrics.evaluate(*arrays(by_lesion(test)))),
-        "subgroups": [_plain(group) for group in subgroups(test)],
-    }
-
-
-def _few(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: evaluation[name] for name in ("n", *intervals.METRICS)}
 
 
 def _plain(group: Subgroup) -> dict[str, Any]:

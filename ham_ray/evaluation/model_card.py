@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from ham_ray.evaluation import assessment
 from ham_ray.evaluation.report import POINT_NAMES, ReportData, environment
 from ham_ray.evaluation.summary import METRIC_NAMES
 
 
 def render(data: ReportData) -> str:
     """The card of all models of a page as Markdown."""
-    tables = {name: run.predictions for name, run in data.runs.items() if run.predictions is not None}
+    found = {name: run.assessment for name, run in data.runs.items() if run.predictions is not None}
     return (
         environment(escape=False)
         .get_template("model_card.md.jinja")
@@ -18,7 +17,7 @@ def render(data: ReportData) -> str:
             summary=data.summary,
             metric_names=METRIC_NAMES,
             point_names=POINT_NAMES,
-            points={name: assessment.operating_points(table) for name, table in tables.items()},
-            subgroups={name: assessment.subgroups(assessment.reported(table)) for name, table in tables.items()},
+            points={name: assessment.melanoma for name, assessment in found.items()},
+            subgroups={name: assessment.subgroups for name, assessment in found.items()},
         )
     )

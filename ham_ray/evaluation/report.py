@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
-from ham_ray.evaluation import assessment, figures, metrics, thresholds
+from ham_ray.evaluation import assessment, figures, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.calibration import warmed
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
@@ -125,7 +125,7 @@ def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
     found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
     if run.predictions is not None:
-        found |= _assessed(run.predictions, data.thumbnails)
+        found |= _assessed(run.assessment, data.thumbnails)
         if looked := data.attention.get(row.name):
             found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners}
         found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
@@ -134,25 +134,23 @@ def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     return found
 
 
-def _assessed(frame: pd.DataFrame, thumbnails: Thumbnails | None) -> dict[str, Any]:
-    """Figures and pictures of the reported images of a PREDICTIONS table."""
-    test = assessment.reported(frame)
-    truth, p = arrays(test)
-    evaluated = metrics.evaluate(truth, p)
+def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> dict[str, Any]:
+    """Figures and pictures of the reported images."""
+    truth, p = arrays(found.images)
     melanoma = truth == thresholds.MELANOMA
-    errors = assessment.confident_errors(test)
+    errors = assessment.confident_errors(found.images)
     small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
     return {
-        "test": evaluated,
-        "matrix": as_address(figures.confusion_matrix(evaluated["confusion"])),
-        "points": assessment.operating_points(frame),
+        "test": found.metrics,
+        "matrix": as_address(figures.confusion_matrix(found.metrics["confusion"])),
+        "points": found.melanoma,
         "melanoma": as_address(figures.melanoma_curves(melanoma, p[:, thresholds.MELANOMA]))
         if 0 < melanoma.sum() < len(melanoma)
         else None,
-        "calibrated": (fitted := assessment.calibrated(frame)),
-        "reliability": as_address(figures.reliability(truth, _versions(p, fitted))),
-        "lesions": metrics.evaluate(*arrays(assessment.by_lesion(test))),
-        "subgroups": assessment.subgroups(test),
+        "calibrated": found.calibration,
+        "reliability": as_address(figures.reliability(truth, _versions(p, found.calibration))),
+        "lesions": found.lesions,
+        "subgroups": found.subgroups,
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),
     }
 
@@ -172,8 +170,8 @@ def differences(
     runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
 ) -> list[Difference]:
     """Of each of the pairs, and of each run to the thumbnail floor, where both have the same test images."""
-    found = {name: run.predictions for name, run in runs.items() if run.predictions is not None}
-    tests = {name: assessment.reported(table) for name, table in {**floors, **found}.items()}
+    tests = {name: assessment.reported(table) for name, table in floors.items()}
+    tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
     pairs = [*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)]
     same = [
         (a, b)

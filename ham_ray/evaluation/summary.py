@@ -9,7 +9,8 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from functools import cached_property
+from typing import Any, Literal
 
 import pandas as pd
 from rich import box
@@ -18,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham_ray import storage
-from ham_ray.evaluation import assessment, intervals, metrics
-from ham_ray.evaluation.assessment import reported
+from ham_ray.evaluation import intervals, metrics
+from ham_ray.evaluation.assessment import Assessment, assess, reported
 from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.predictions import NEW, arrays, of_split
@@ -38,7 +39,8 @@ METRIC_NAMES = {
 }
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """What training one family left behind.
 
     `predictions` is a PREDICTIONS table of both splits and `history` a HISTORY table; both are None where the family
@@ -49,6 +51,12 @@ class Run(NamedTuple):
     predictions: pd.DataFrame | None
     history: pd.DataFrame | None
     info: Mapping[str, Any]
+
+    @cached_property
+    def assessment(self) -> Assessment:
+        """Of its predictions, which it must have; made once for table, page, model card and metrics.json."""
+        assert self.predictions is not None
+        return assess(self.predictions)
 
 
 @dataclass(frozen=True)
@@ -132,11 +140,12 @@ def model_row(name: str, run: Run) -> Row:
     }
     if run.predictions is None:
         return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
-    test, validation = reported(run.predictions), of_split(run.predictions, "validation")
+    validation = of_split(run.predictions, "validation")
     degenerate = metrics.degenerate(arrays(validation)[1]) if len(validation) else None
     if degenerate and degenerate not in warnings:
         warnings.append(degenerate)
-    return Row(name, "model", split_text(test), metrics=intervals.intervals(test), warnings=tuple(warnings), **about)
+    found = run.assessment
+    return Row(name, "model", split_text(found.images), metrics=found.intervals, warnings=tuple(warnings), **about)
 
 
 def floor_row(name: str, frame: pd.DataFrame) -> Row:
@@ -154,14 +163,11 @@ def reference_rows() -> list[Row]:
     ]
 
 
-def evaluation(frame: pd.DataFrame) -> dict[str, Any]:
-    """All metrics of a PREDICTIONS table, for `metrics.json`: by split; of the test images all that a page shows."""
-    found: dict[str, Any] = {}
-    for split in frame["split"].unique():
-        found[split] = metrics.evaluate(*arrays(of_split(frame, split)))
-    if "test" in found:
-        found["test"] = assessment.summary(frame)
-    return found
+def evaluation(run: Run) -> dict[str, Any]:
+    """For metrics.json of a trained run: metrics on validation images; of the test images all that a page shows."""
+    assert run.predictions is not None
+    validation = metrics.evaluate(*arrays(of_split(run.predictions, "validation")))
+    return {"validation": validation, "test": run.assessment.facts()}
 
 
 def split_text(test: pd.DataFrame) -> str:

@@ -92,10 +92,10 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
         "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
         **outcome.facts,
     }
-    evaluated = {"info": info, **summary.evaluation(predicted)}
-    storage.write_bytes(storage.join(uri, METRICS), runs.to_json(evaluated))
+    run = Run(predicted, outcome.history, info)
+    storage.write_bytes(storage.join(uri, METRICS), runs.to_json({"info": info, **summary.evaluation(run)}))
     _tidy(uri)
-    return Run(predicted, outcome.history, info)
+    return run
 
 
 def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:

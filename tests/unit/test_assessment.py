@@ -108,6 +108,6 @@ def test_the_summary_is_of_the_reported_images():
     both = pd.concat(
         [table(["nv"] * 9, ["mel"] * 9, "training"), table(["nv", "mel"], ["nv", "nv"])], ignore_index=True
     )
-    found = assessment.summary(both)
+    found = assessment.assess(both).facts()
     assert found["n"] == 2 and found["accuracy"] == 0.5 == found["lesions"]["accuracy"]
     assert found["per_class"] == metrics.per_class(*arrays(assessment.reported(both)))

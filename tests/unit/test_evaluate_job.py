@@ -15,7 +15,7 @@ from PIL import Image
 from ham_ray.commands import evaluating
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import isic, predictions
+from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
 
 pytestmark = pytest.mark.unit
@@ -58,7 +58,7 @@ def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path |
 
 def test_the_page_the_card_and_the_numbers_agree(table: Path, tmp_path: Path):
     found = run(tmp_path, table)["a"]
-    expected = evaluating.assessment.metrics.evaluate(*predictions.arrays(made(0, 0.8)))
+    expected = metrics.evaluate(*predictions.arrays(made(0, 0.8)))
     assert {name: found[name] for name in expected} == json.loads(json.dumps(expected))
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "model_card.md"))
     for name in ("accuracy", "macro_f1", "balanced_accuracy", "macro_auc"):

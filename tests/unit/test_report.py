@@ -1,6 +1,7 @@
 """The closing table in its three forms, the figures, and the page: all is there, and nothing is fetched."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -158,7 +159,7 @@ def test_csv_and_json(table, tmp_path):
 
 
 def test_evaluation_of_a_run(runs):
-    found = summary.evaluation(runs["simple_cnn"].predictions)
+    found = summary.evaluation(runs["simple_cnn"])
     assert (found["validation"]["n"], found["test"]["n"]) == (35, 350)
     assert found["test"]["intervals"]["accuracy"]["value"] == found["test"]["accuracy"]
     json.dumps(found, allow_nan=False)
@@ -263,7 +264,7 @@ def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
 
 def test_page_of_synthetic_data(table, runs, floors):
     own = tuple(row for row in table.rows if row.kind != "reference")
-    bare = {name: run._replace(history=None) for name, run in runs.items()}
+    bare = {name: dataclasses.replace(run, history=None) for name, run in runs.items()}
     html = render(summary.Summary("sample", True, own), bare, floors)
     assert '<p class="label">SYNTHETIC DATA' in html
     assert "original" not in html.lower()
