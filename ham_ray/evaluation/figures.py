@@ -22,7 +22,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.metrics import bin_of
 
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
@@ -137,8 +137,13 @@ def reliability(
         return to_bytes(figure, form)
 
 
+def cell_ink(share: float, count: int) -> str:
+    """The colour of a matrix cell's text: at least 4.5 to 1 against its ground (WCAG 2.2, AA)."""
+    return "white" if share > 0.72 else "black" if count else GREY
+
+
 def _matrix_cell(axes: Axes, row: int, column: int, count: int, share: float) -> None:
-    colour = "white" if share > 0.55 else "black" if count else GREY
+    colour = cell_ink(share, count)
     percent = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %"
     text = f"{count}\n{percent}" if count else "0"
     axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8.5)
@@ -162,7 +167,7 @@ def _mark_best(axes: Axes, history: pd.DataFrame) -> None:
     best = history.loc[history["best"].astype(bool), "epoch"]
     if len(best):
         axes.axvline(best.iloc[-1], color=GREEN, linestyle=":", linewidth=1.5)
-        _note(axes, best.iloc[-1], f"kept: {best.iloc[-1]}", GREEN)
+        _note(axes, best.iloc[-1], f"kept: {best.iloc[-1]}")
 
 
 def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
@@ -170,10 +175,10 @@ def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
     for place in np.flatnonzero(phase[1:] != phase[:-1]) + 1:
         boundary = history["epoch"].iloc[place] - 0.5
         axes.axvline(boundary, color=GREY, linewidth=0.8)
-        _note(axes, boundary, str(phase[place]), GREY)
+        _note(axes, boundary, str(phase[place]))
 
 
-def _note(axes: Axes, x: float, text: str, colour: str) -> None:
+def _note(axes: Axes, x: float, text: str) -> None:
     """A word beside a vertical line at the top of the panel, on the side with more room."""
     left, right = axes.get_xlim()
     side, offset = ("left", 3) if x < (left + right) / 2 else ("right", -3)
@@ -185,7 +190,7 @@ def _note(axes: Axes, x: float, text: str, colour: str) -> None:
         textcoords="offset points",
         ha=side,
         va="top",
-        color=colour,
+        color=GREY,
         fontsize=8,
     )
 

@@ -187,7 +187,7 @@ def test_confusion_matrix_figure_with_an_absent_class(recwarn):
 
 def test_learning_curves_mark_phase_and_best(monkeypatch):
     notes = []
-    monkeypatch.setattr(figures, "_note", lambda axes, x, text, colour: notes.append((x, text)))
+    monkeypatch.setattr(figures, "_note", lambda axes, x, text: notes.append((x, text)))
     figures.learning_curves(history(epochs=6, best=5, head=2))
     assert notes == [(2.5, "fine-tune"), (5, "kept: 5")] * 3
     notes.clear()
@@ -238,7 +238,7 @@ def test_page_holds_every_table_and_figure(html, table):
     # the picture of intervals, and for each of the two families with a model its matrix, its curves of melanoma, its
     # reliability and its learning curves
     pictures = re.findall(r'<img src="data:image/svg\+xml;base64,([^"]+)"', html)
-    assert len(pictures) == html.count("<img") == 9
+    assert len(pictures) == html.count("<img") == len(re.findall(r'<img [^>]*alt="[^"]{20,}"', html)) == 9
     assert all(ET.fromstring(base64.b64decode(each)).tag == f"{SVG}svg" for each in pictures)
     # results, differences, data, facts; and for each of the two: classes, thresholds, calibration
     assert html.count("<table") == 4 + 2 * 3
