@@ -61,7 +61,7 @@ def unfreeze(model: keras.Model, backbone: Backbone, depth: int) -> None:
 class FoldedConv(layers.Layer):
     """A convolution and the BatchNorm in inference mode behind it as one convolution, which moves half the memory.
 
-    It holds the two layers' own variables. For training only: saved models keep the two.
+    It holds the two layers' own variables. Never saved: saved models keep the two.
     """
 
     def __init__(self, conv: layers.Conv2D, norm: layers.BatchNormalization) -> None:
@@ -82,7 +82,8 @@ class FoldedConv(layers.Layer):
 
 
 def folded(model: keras.Model) -> keras.Model:
-    """The same function of the same variables, with each BatchNorm that follows a convolution folded into it.
+    """The same function of the same variables, with each BatchNorm that follows a convolution folded into it, also in
+    models within the model.
 
     It stands for the model in inference mode, and for training with BatchNorm in inference mode.
     """
@@ -96,7 +97,10 @@ def folded(model: keras.Model) -> keras.Model:
     def clone(layer: layers.Layer) -> layers.Layer:
         if layer.name in norms:
             return FoldedConv(layer, norms[layer.name])
-        return layer if layer.variables else layer.__class__.from_config(layer.get_config())
+        if isinstance(layer, keras.Model):
+            return folded(layer)
+        held = isinstance(layer, layers.Layer) and layer.variables  # operations are no layers
+        return layer if held else layer.__class__.from_config(layer.get_config())
 
     def call(layer: layers.Layer, *arguments: Any, **options: Any) -> Any:
         return arguments[0] if layer.name in gone else layer(*arguments, **options)

@@ -21,6 +21,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
+from ham_ray.models.backbones import folded
 from ham_ray.runs import CALIBRATION, DATA_CARD, METRICS, MODEL, SPLIT, WINNER
 
 _CONFIG = "config.json"  # in a .keras file: its layers
@@ -77,7 +78,8 @@ def find(place: str) -> Saved:
 def load(uri: str, precision: str = "float32") -> keras.Model:
     """A saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, 7] out.
 
-    With `precision` "bfloat16" its convolutions compute in that; its weights stay float32.
+    With `precision` "bfloat16" its convolutions compute in that, with BatchNorm folded into them; its weights stay
+    float32.
 
     Raises:
         UserError: the file holds code, or is damaged.
@@ -207,4 +209,4 @@ def _lowered(model: keras.Model) -> keras.Model:
 
     lowered = keras.models.clone_model(model, clone_function=clone, recursive=True)
     lowered.set_weights(model.get_weights())
-    return lowered
+    return folded(lowered)

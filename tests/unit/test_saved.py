@@ -131,3 +131,19 @@ def test_bfloat16_changes_probabilities_little_and_weights_not(run: Path):
     assert {str(weight.dtype) for weight in quick.weights} == {"float32"}
     first, second = (np.asarray(model(pixels)) for model in (exact, quick))
     assert second.dtype == np.float32 and 0 < np.abs(first - second).max() < 0.01
+
+
+def _within(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that are called, in models within the model too."""
+    parts = [_within(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers]
+    return [layer for part in parts for layer in part]
+
+
+def test_a_resnet50_in_bfloat16_has_its_batch_norm_folded_and_predicts_the_same(tmp_path: Path):
+    build(baseline("resnet50_frozen"), 32, RANDOM).classifier().save(tmp_path / "m.keras")
+    exact, quick = (saved.load(str(tmp_path / "m.keras"), kind) for kind in ("float32", "bfloat16"))
+    computing = [type(layer).__name__ for layer in _within(quick)]
+    assert computing.count("FoldedConv") == 53 and "BatchNormalization" not in computing
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    first, second = (np.asarray(model(pixels, training=False)) for model in (exact, quick))
+    assert 0 < np.abs(first - second).max() < 0.05
