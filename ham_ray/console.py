@@ -53,6 +53,13 @@ def quiet_imports() -> Iterator[None]:
             os.close(stderr)
 
 
+def for_tables() -> Console:
+    """Standard output, 100 columns wide where it is no terminal (rich would take 80)."""
+    console = Console()
+    console.width = console.width if console.is_terminal else 100
+    return console
+
+
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with pace and time left; the block calls what it is given with (done, total).

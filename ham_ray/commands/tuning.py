@@ -10,12 +10,12 @@ import pandas as pd
 import ray
 from ray import tune
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from ham_ray import runs, storage
 from ham_ray.cluster import check_shared, cluster_resources
 from ham_ray.commands import baselines, choices
+from ham_ray.console import for_tables
 from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
@@ -111,17 +111,17 @@ def run(options: Options) -> Found:
     return Found(table, search.space, search.place, summary)
 
 
-def show(found: Found, most: int = 10) -> None:
+def show(found: Found) -> None:
     """The best trials, the noise of their differences, and how many ended how."""
     table, space = found.trials, found.space
-    ranked = table[table["state"] == "complete"].sort_values(space.objective, ascending=False).head(most)
-    shown = Table(box=box.SIMPLE, title=f"best trials by {space.objective} on the validation fold")
-    names = ["trial", space.objective, "epochs", *space.parameters, "seconds"]
-    for name in names:
-        shown.add_column(name, justify="right", overflow="fold")
-    for _, row in ranked.iterrows():
-        shown.add_row(*(search_report.text(row[name]) for name in names))
-    Console().print(shown)
+    headings, rows = search_report.best_trials(table, space.objective, [*space.parameters])
+    title = f"best trials by {space.objective.replace('_', ' ')} on the validation fold"
+    shown = Table(box=box.SIMPLE, title=title)
+    for heading in headings:
+        shown.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    for row in rows:
+        shown.add_row(*row)
+    for_tables().print(shown)
     counts = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
     print(f"{len(table)} trials: {counts}; differences below ±{NOISE:g} are noise of one validation fold")
 

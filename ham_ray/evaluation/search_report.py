@@ -12,7 +12,7 @@ import pandas as pd
 from ham_ray import storage
 from ham_ray.evaluation import search_figures as figures
 from ham_ray.evaluation.report import as_address, environment
-from ham_ray.evaluation.summary import METRIC_NAMES, Summary
+from ham_ray.evaluation.summary import METRIC_NAMES, Summary, number
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def render(data: SearchData) -> str:
     """The page as HTML text."""
     ranked = data.trials[data.trials["state"] == "complete"].sort_values(data.objective, ascending=False)
     best = int(ranked["trial"].iloc[0]) if len(ranked) else None
+    headings, rows = best_trials(data.trials, data.objective, data.parameters)
     pictures = {"history": figures.history(data.trials, data.objective)}
     if data.scores:
         pictures["curves"] = figures.curves(data.scores, best, data.objective)
@@ -49,7 +50,8 @@ def render(data: SearchData) -> str:
         .render(
             data=data,
             counts=data.trials["state"].value_counts().to_dict(),
-            rows=[_shown(row, data) for _, row in ranked.head(10).iterrows()],
+            headings=headings,
+            rows=rows,
             failures=data.trials[data.trials["state"] == "fail"][["trial", "reason"]].to_dict("records"),
             close=int((ranked[data.objective] >= ranked[data.objective].max() - data.noise).sum())
             if len(ranked)
@@ -65,12 +67,19 @@ def write(data: SearchData, uri: str) -> None:
     storage.write_bytes(uri, render(data).encode())
 
 
-def _shown(row: pd.Series, data: SearchData) -> list[str]:
-    return [text(row[name]) for name in ("trial", data.objective, "epochs", *data.parameters, "seconds")]
+def best_trials(
+    trials: pd.DataFrame, objective: str, parameters: list[str], most: int = 10
+) -> tuple[list[str], list[list[str]]]:
+    """The table of the best complete trials: headings, and the cells of each row."""
+    ranked = trials[trials["state"] == "complete"].sort_values(objective, ascending=False).head(most)
+    headings = ["trial", objective, *parameters, "epochs", "minutes"]
+    shown = ranked.assign(**{objective: ranked[objective].map(number), "minutes": (ranked["seconds"] / 60).round(1)})
+    rows = [[_text(value) for value in row] for row in shown[headings].to_numpy(dtype=object)]
+    return [name.replace("_", " ") for name in headings], rows
 
 
-def text(value: Any) -> str:
-    """A cell of the table of trials; a dash where a parameter was not searched."""
+def _text(value: Any) -> str:
+    """A cell; a dash where it was not searched."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham_ray import storage
+from ham_ray.console import for_tables
 from ham_ray.evaluation import intervals, metrics
 from ham_ray.evaluation.assessment import Assessment, assess, reported
 from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
@@ -196,10 +197,8 @@ def frame(summary: Summary) -> pd.DataFrame:
 
 
 def show(summary: Summary, console: Console | None = None) -> None:
-    """Print the table, 100 columns wide where the output is no terminal (rich would take 80)."""
-    console = console or Console()
-    console.width = console.width if console.is_terminal else 100
-    console.print(table(summary))
+    """Print the table."""
+    (console or for_tables()).print(table(summary))
 
 
 def table(summary: Summary) -> Table:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ham_ray.evaluation.intervals import Interval
-from ham_ray.evaluation.search_report import SearchData, render
+from ham_ray.evaluation.search_report import SearchData, best_trials, render
 from ham_ray.evaluation.summary import Row, Summary
 
 pytestmark = pytest.mark.unit
@@ -90,3 +90,20 @@ def test_labels_and_finals_are_shown():
 
 def test_the_same_search_is_the_same_file():
     assert render(data(table())) == render(data(table()))
+
+
+def test_cells_are_short_and_headings_words():
+    trials = pd.DataFrame(
+        {
+            "trial": [3, 4, 5],
+            "state": ["complete", "complete", "pruned"],
+            "macro_f1": [0.5, 0.7304, 0.9],
+            "learning_rate": [1.6234e-4, 9.71e-5, 1.0],
+            "augmentation": [None, "light", None],
+            "epochs": [9, 9, 3],
+            "seconds": [915.2, 30.0, 1.0],
+        }
+    )
+    headings, rows = best_trials(trials, "macro_f1", ["learning_rate", "augmentation"])
+    assert headings == ["trial", "macro f1", "learning rate", "augmentation", "epochs", "minutes"]
+    assert rows == [["4", ".730", "9.71e-05", "light", "9", "0.5"], ["3", ".500", "0.000162", "–", "9", "15.3"]]
