@@ -68,7 +68,7 @@ def importances(shares: Mapping[str, float], form: str = "svg") -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 0.9 + 0.35 * len(shares)), layout="constrained")
         axes = figure.subplots()
-        bars = axes.barh(list(shares), list(shares.values()), color=BLUE)
+        bars = axes.barh([_words(name) for name in shares], list(shares.values()), color=BLUE)
         axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)

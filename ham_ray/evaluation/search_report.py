@@ -42,8 +42,9 @@ def render(data: SearchData) -> str:
         pictures["curves"] = figures.curves(data.scores, best, data.objective)
     if data.importances:
         pictures["importances"] = figures.importances(data.importances)
-    if data.trials[data.objective].notna().sum() > 1:
-        pictures["parallel"] = figures.parallel(data.trials, data.parameters, data.objective)
+    varied = [name for name in data.parameters if data.trials[name].nunique() > 1]
+    if varied and data.trials[data.objective].notna().sum() > 1:
+        pictures["parallel"] = figures.parallel(data.trials, varied, data.objective)
     return (
         environment()
         .get_template("search.html.jinja")
