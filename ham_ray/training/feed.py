@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -145,7 +146,16 @@ def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, rank: int, wor
             views = chosen_views(uniform[mine]) if recipe.augmentation == "light" else np.zeros(share, int)
             yield table.take(places, views), labels_here[places]
 
-    return epoch_of
+    return lambda epoch: _ahead(epoch_of(epoch))
+
+
+def _ahead(found: Iterator[Any]) -> Iterator[Any]:
+    """The same, each made while the one before is used: reading a large table from disk then costs no time."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, found, None)
+        while (one := coming.result()) is not None:
+            coming = pool.submit(next, found, None)
+            yield one
 
 
 def collect(name: str, rank: int) -> Part:
