@@ -165,6 +165,6 @@ def _score(base: Recipe) -> calibration.Score:
 def _calibration(run: Run, base: Recipe, setting: Setting) -> calibration.Calibration:
     """Fitted on the validation images."""
     shares = prior(feed.split_rows(setting.images, base)["training"])
-    fitted = calibration.fit(_table(run), shares, _score(base))
+    fitted = calibration.fit(_table(run), shares)
     print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
     return fitted

@@ -14,7 +14,7 @@ import ray.train
 from ham_ray import runs, storage
 from ham_ray.data import card
 from ham_ray.diagnoses import CODES
-from ham_ray.evaluation import calibration, metrics, predictions, summary
+from ham_ray.evaluation import calibration, predictions, summary
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments.setting import Setting
 from ham_ray.models import families
@@ -108,7 +108,7 @@ def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:
     with storage.writing(storage.join(uri, SPLIT)) as path:
         splits.to_parquet(path, index=False)
     storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
-    fitted = calibration.fit(run.predictions, prior(rows["training"]), getattr(metrics, recipe.select_by))
+    fitted = calibration.fit(run.predictions, prior(rows["training"]))
     storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
 
 

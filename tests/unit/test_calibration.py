@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ham_ray.evaluation import metrics
-from ham_ray.evaluation.calibration import Calibration, fit, temperature
+from ham_ray.evaluation.calibration import Calibration, compromise, fit, temperature
 from ham_ray.evaluation.predictions import arrays, predictions
 
 pytestmark = pytest.mark.unit
@@ -59,6 +59,20 @@ def test_tau_raises_the_balanced_accuracy_of_a_model_that_favours_the_common_cla
     found = fit(table(truth, p), prior, metrics.balanced_accuracy)
     assert found.tau >= 0.6
     assert metrics.balanced_accuracy(truth, found.apply(p)) > metrics.balanced_accuracy(truth, p) + 0.1
+
+
+def test_a_model_that_favours_rare_classes_is_held_back():
+    prior = np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.88, 0.02])
+    truth = RANDOM.choice(7, 3000, p=prior)
+    p = softmax(np.eye(7)[truth] * 3 + RANDOM.normal(size=(3000, 7)) - 0.5 * np.log(prior))
+    found = fit(table(truth, p), prior)
+    assert found.tau <= -0.5
+    assert metrics.macro_f1(truth, found.apply(p)) > metrics.macro_f1(truth, p) + 0.1
+
+
+def test_the_compromise_is_the_mean_of_both():
+    truth, p = np.arange(7), np.eye(7)[[0, 1, 2, 3, 4, 5, 5]]
+    assert compromise(truth, p) == pytest.approx((6 / 7 + (5 + 2 / 3) / 7) / 2)
 
 
 def test_without_gain_nothing_is_adjusted():
