@@ -3,6 +3,9 @@
 Each training of a trial has another seed and validates on another fold (cross-validation): a difference between two
 trials on one validation fold says little, a mean over folds says more, and together the trainings have learned from all
 folds but the test fold. Validation chooses: the winner by its mean score, the temperature, tau.
+
+Scores are of adjusted predictions (`calibration.fit`): how readily a model calls rare classes can be set afterwards, so
+one that happens to call them more often is not the better one.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from optuna.trial import FrozenTrial
 from ham_ray import runs, storage
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import calibration, metrics
+from ham_ray.evaluation import calibration
 from ham_ray.evaluation.predictions import arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
@@ -28,6 +31,7 @@ from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import feed
 
 CALIBRATED = "the last one, calibrated"
+_SCORE = "mean of balanced accuracy and macro-F1 on validation, adjusted"
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,19 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     if not best:
         raise UserError("no trial is complete: there is nothing to train again")
     tried = _trained(best, base, plan.seeds, setting)
-    means = {n: float(np.mean([_validation_score(run, base) for run in found.values()])) for n, found in tried.items()}
+    shares = prior(feed.split_rows(setting.images, base)["training"])
+    means = {n: float(np.mean([_score(run, shares) for run in found.values()])) for n, found in tried.items()}
     ranked = sorted(means, key=lambda number: -means[number])
     for number in ranked:
         count = len(tried[number])
-        print(f"trial {number}: validation {base.select_by} {means[number]:.3f}, mean of {count} training(s)")
+        print(f"trial {number}: {means[number]:.3f}, mean of {count} training(s); {_SCORE}")
     members = {number: tried[number] for number in ranked[: plan.ensemble]}
     shown = _stages(members, plan.views, setting)
     for name, run in shown.items():
-        print(f"{name}: validation {base.select_by} {_validation_score(run, base):.3f}", flush=True)
+        print(f"{name}: {_score(run, shares):.3f}; {_SCORE}", flush=True)
     last = shown[list(shown)[-1]]
-    fitted = _calibration(last, base, setting)
+    fitted = calibration.fit(_table(last), shares)
+    print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
     winner = {
         "trial": ranked[0],
         "scores": means,
@@ -154,17 +160,7 @@ def average(found: list[Run]) -> Run:
     return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes})
 
 
-def _validation_score(run: Run, base: Recipe) -> float:
-    return _score(base)(*arrays(of_split(_table(run), "validation")))
-
-
-def _score(base: Recipe) -> calibration.Score:
-    return getattr(metrics, base.select_by)  # Recipe allows names of metrics only
-
-
-def _calibration(run: Run, base: Recipe, setting: Setting) -> calibration.Calibration:
-    """Fitted on the validation images."""
-    shares = prior(feed.split_rows(setting.images, base)["training"])
-    fitted = calibration.fit(_table(run), shares)
-    print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
-    return fitted
+def _score(run: Run, shares: np.ndarray) -> float:
+    """On validation, at the best adjustment for training images with these class shares."""
+    adjusted = calibration.fit(_table(run), shares).applied(_table(run))
+    return calibration.compromise(*arrays(of_split(adjusted, "validation")))
