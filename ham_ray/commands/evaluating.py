@@ -15,7 +15,6 @@ import pandas as pd
 from ham_ray import runs, storage
 from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
-from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.data.truth import read_truth
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
@@ -52,7 +51,7 @@ def run(options: Options) -> Summary:
     places = _names(options.predictions)
     tables = {name: _table(uri, truth, options.raw) for name, uri in places.items()}
     trained = {name: Run(tables[name], None, _known(uri)) for name, uri in places.items()}
-    drawn = any(table["image_id"].str.startswith(SYNTHETIC_PREFIX).any() for table in tables.values())
+    drawn = any(map(predictions.drawn, tables.values()))
     data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
     found = summary.summarise(trained, {}, data, synthetic=drawn)
     first, *others = tables

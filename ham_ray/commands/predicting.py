@@ -21,13 +21,12 @@ from ham_ray.console import progress
 from ham_ray.data import quarantine
 from ham_ray.data.augment import VIEWS
 from ham_ray.data.gallery import Gallery, open_gallery
-from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import CALLS, FACTS, RAW
-from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL
+from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
@@ -197,7 +196,7 @@ def _write(
         "identity": identity,
         "environment": runs.environment(),
         "models": [{"name": m.name, "members": m.members, "weights": m.weights} for m in models],
-        "synthetic": bool(frame["image_id"].str.startswith(SYNTHETIC_PREFIX).any()),
+        "synthetic": predictions.drawn(frame),
         "images": options.images,
         "predicted": len(frame),
         "called": dict(Counter(CODES[label] for label in metrics.predicted(frame[list(PROBABILITIES)].to_numpy()))),
@@ -220,11 +219,7 @@ def show(manifest: dict[str, Any], out: str) -> None:
     if learned:
         told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
         print(f"a model has learned from, or was chosen by, some of these images ({told}): see the column split")
-    labels = {
-        SYNTHETIC_LABEL: manifest["synthetic"],
-        RANDOM_LABEL: any(model["weights"] == RANDOM_WEIGHTS for model in manifest["models"]),
-    }
-    for label in (label for label, holds in labels.items() if holds):
+    for label in labels(manifest["synthetic"], any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])):
         print(label)
     print(f"predictions: {out}")
 

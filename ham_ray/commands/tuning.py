@@ -20,7 +20,7 @@ from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
-from ham_ray.evaluation.summary import RANDOM_LABEL, SYNTHETIC_LABEL, Run, Summary
+from ham_ray.evaluation.summary import Run, Summary, labels
 from ham_ray.experiments.finals import Plan, finals
 from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models.families import pretrained
@@ -216,10 +216,9 @@ class _Search:
         """What the search's page shows."""
         around, card = runs.environment(), self.images.card
         random = self.weights.content is None and pretrained(self.base.family)
-        labels = {SYNTHETIC_LABEL: card["synthetic"], RANDOM_LABEL: random}
         return search_report.SearchData(
             name=self.name,
-            labels=tuple(label for label, holds in labels.items() if holds),
+            labels=labels(card["synthetic"], random),
             trials=table,
             parameters=[*self.space.parameters],
             objective=self.space.objective,

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ham_ray import storage
+from ham_ray.data.layouts import SYNTHETIC_PREFIX
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics, thresholds
@@ -43,6 +44,11 @@ EXTRAS = [
     *[pa.field(name, pa.float32(), nullable=False) for name in RAW],
     *[pa.field(name, pa.bool_(), nullable=False) for name in CALLS.values()],
 ]
+
+
+def drawn(frame: pd.DataFrame) -> bool:
+    """Whether images of the synthetic sample are among them."""
+    return bool(frame["image_id"].str.startswith(SYNTHETIC_PREFIX).any())
 
 
 def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating]) -> pd.DataFrame:

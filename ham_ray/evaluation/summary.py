@@ -40,6 +40,12 @@ METRIC_NAMES = {
 }
 
 
+def labels(synthetic: bool, random: bool) -> tuple[str, ...]:
+    """What must be said wherever results on drawings, or of networks without pretrained weights, are shown."""
+    said = {SYNTHETIC_LABEL: synthetic, RANDOM_LABEL: random}
+    return tuple(label for label, holds in said.items() if holds)
+
+
 @dataclass(frozen=True)
 class Run:
     """What training one family left behind.
