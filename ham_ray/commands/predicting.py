@@ -25,7 +25,7 @@ from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.evaluation import isic, metrics, predictions
-from ham_ray.evaluation.predictions import CALLS, FACTS, RAW
+from ham_ray.evaluation.predictions import ADJUSTED, CALLS, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
@@ -37,6 +37,10 @@ FORMATS = ("parquet", "csv", "isic")
 QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
 DEFAULT_GEOMETRY = "crop"
 MANY = 1000  # images from which a second, quicker version of each model pays
+NO_SPLIT = (
+    "nothing beside {} says which images it learned from, so all count as new to it; figures of images that it did learn "
+    "from would be too good"
+)
 _COMPARED = 64  # images on which the two versions are compared
 
 
@@ -68,16 +72,21 @@ def run(options: Options) -> dict[str, Any]:
     models = [saved.find(place) for place in options.models]
     size, geometry = _input(models, options.geometry)
     gallery = open_gallery(options.images, size, geometry)
+    choices.tell_temporary(options.out)
     check_visible(storage.absolute(options.images), "--images")
+    for model in models:
+        check_visible(storage.parent(next(iter(model.members))), "--model")
     print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
     views = VIEWS["light"] if options.tta else max(model.views for model in models)
     precision = _precision(options.precision, models, gallery)
     way = Way(tuple(model.members for model in models), views, precision, options.batch_size)
-    identity = _identity(options, models, gallery, way)
+    identity = _identity(options, models, gallery, geometry, way)
     for model in models:
         print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
+        if not model.splits:
+            print(f"split: {NO_SPLIT.format(model.name)}", flush=True)
     place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
-    if storage.exists(place):
+    if storage.exists(place) and storage.exists(options.out):
         found = _same(place, identity, options.out)
         print(f"{options.out} is finished already: same models, same images, same options")
         shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
@@ -132,7 +141,7 @@ def _described(model: Saved, raw: bool) -> str:
     return f"{model.name}, {len(model.members)} network(s), {how}"
 
 
-def _identity(options: Options, models: list[Saved], gallery: Gallery, way: Way) -> dict[str, Any]:
+def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry: str, way: Way) -> dict[str, Any]:
     """What each prediction depends on, and what is made of them."""
     members = [
         sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
@@ -142,6 +151,7 @@ def _identity(options: Options, models: list[Saved], gallery: Gallery, way: Way)
     identity = {
         "models": members,
         "images": gallery.signature,
+        "pixels": [models[0].size, geometry],
         "views": way.views,
         "precision": way.precision,
         "calibrations": calibrations,
@@ -196,6 +206,7 @@ def _write(
         "identity": identity,
         "environment": runs.environment(),
         "models": [{"name": m.name, "members": m.members, "weights": m.weights} for m in models],
+        "warnings": [NO_SPLIT.format(model.name) for model in models if not model.splits],
         "synthetic": predictions.drawn(frame),
         "images": options.images,
         "predicted": len(frame),
@@ -225,7 +236,7 @@ def show(manifest: dict[str, Any], out: str) -> None:
 
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
-    """PREDICTIONS with raw probabilities beside the calibrated ones, in the order of image_id."""
+    """PREDICTIONS in the order of image_id, with raw probabilities beside the calibrated ones, or these beside raw ones."""
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
     known = rows.loc[good["image_id"]].reset_index(drop=True)
@@ -236,10 +247,13 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
     frame[list(PROBABILITIES)] = _calibrated(given, models, raw).astype(np.float32)
     frame[list(FACTS)] = known[list(FACTS)]
     frame[list(RAW)] = given.mean(axis=1)
+    if raw:
+        frame[list(ADJUSTED)] = _calibrated(given, models, raw=False)
     only = models[0].calibration if len(models) == 1 and not raw else None
     if only is not None:  # of the mean of several models nobody has chosen thresholds
         for name, threshold in only.thresholds.items():
-            frame[CALLS[name]] = frame["p_mel"] >= threshold
+            # in float64: a threshold lies between two float32 values, and rounding would move it onto one
+            frame[CALLS[name]] = frame["p_mel"].astype(np.float64) >= threshold
     return frame
 
 

@@ -20,6 +20,7 @@ from ham_ray import storage
 from ham_ray.errors import UserError
 
 MAX_MEMBER_BYTES = 256 << 20  # the largest original is under 1 MB: anything near this is no picture
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+)\.zip", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, …, lengths of its name and extra field
@@ -90,7 +91,7 @@ class Files:
 
 
 def list_files(archive: str | Path) -> Files:
-    """List a folder or a zip.
+    """List a folder, a zip, or a picture by itself.
 
     Raises:
         UserError: no such path, not a zip, unreadable, or nothing in it.
@@ -100,7 +101,7 @@ def list_files(archive: str | Path) -> Files:
     path = Path(storage.absolute(archive).removeprefix("file://"))
     try:
         stamp = path.stat()
-        found = list(_list_folder(path)) if path.is_dir() else list(_list_zip(path, ""))
+        found = list(_listed(path))
     except FileNotFoundError:
         raise UserError(f"no such archive: {path}") from None
     except OSError as error:
@@ -170,6 +171,15 @@ def _list_zip(path: Path, prefix: str) -> Iterator[Member]:
             encrypted = bool(info.flag_bits & 1)
             place = ZipPlace(info.header_offset, info.compress_size, info.compress_type, info.CRC, encrypted)
             yield Member(str(path), info.filename, prefix + info.filename, info.file_size, place)
+
+
+def _listed(path: Path) -> Iterator[Member]:
+    if path.is_dir():
+        yield from _list_folder(path)
+    elif path.suffix.lower() in PICTURES:
+        yield Member(str(path.parent), path.name, path.name, _size(path))
+    else:
+        yield from _list_zip(path, "")
 
 
 def _list_folder(root: Path) -> Iterator[Member]:

@@ -1,4 +1,4 @@
-"""Images to be predicted: an IMAGES table, an archive in a known layout, or any folder or zip of pictures."""
+"""Images to be predicted: an IMAGES table, an archive in a known layout, any folder or zip of pictures, or one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ import pandas as pd
 
 from ham_ray import storage
 from ham_ray.data import archives, images, layouts, pictures
-from ham_ray.data.archives import Member
+from ham_ray.data.archives import PICTURES, Member
 from ham_ray.data.images import CARD, Images, open_images, read_pixels
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 class Loaded(NamedTuple):

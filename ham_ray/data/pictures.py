@@ -74,32 +74,34 @@ def strict_headers() -> Iterator[None]:
 
 
 def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Image]:
-    with _open(data) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise BadPicture("too many pixels", f"{width}×{height} announced, more than {MAX_PIXELS:,} pixels")
-        if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a camera's preview is no frame
-            raise BadPicture("several frames", f"{frames} frames, one picture is wanted")
-        # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full decoding).
-        image.draft("RGB", (size, size))
-        try:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            _refuse_odd(image)
+            # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full decoding).
+            image.draft("RGB", (size, size))
             image.load()
             rgb = _upright(image if image.mode == "RGB" else _in_rgb(image))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BadPicture("truncated", str(error)) from None
-        box = _centre_square(*rgb.size) if geometry == "crop" else None
-        return width, height, rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
-
-
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
+    except (BadPicture, MemoryError):
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture("too many pixels", str(error)) from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+    except UnidentifiedImageError:
         if data.startswith(_SIGNATURES):
             raise BadPicture("truncated", f"the header breaks off; {len(data):,} bytes") from None
         raise BadPicture("not an image", f"{len(data):,} bytes, starts with {data[:8]!r}") from None
+    except Exception as error:  # of damaged bytes Pillow raises whatever its parsers run into
+        raise BadPicture("truncated", f"{error}" or type(error).__name__) from None
+    box = _centre_square(*rgb.size) if geometry == "crop" else None
+    return width, height, rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _refuse_odd(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise BadPicture("too many pixels", f"{width}×{height} announced, more than {MAX_PIXELS:,} pixels")
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a camera's preview is no frame
+        raise BadPicture("several frames", f"{frames} frames, one picture is wanted")
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
@@ -110,6 +112,9 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         raise BadPicture(
             "unknown brightness", f"{image.mode!r}: 32 bits a pixel, and nothing says which value is white"
         )
+    if image.has_transparency_data:  # on white, as viewers show it: what lies below is often black
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
 
 

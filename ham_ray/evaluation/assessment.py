@@ -17,6 +17,7 @@ from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, intervals, metrics, thresholds
 from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.isic import CONTROL
 from ham_ray.evaluation.predictions import FACTS, NEW, arrays, of_split
 
 LEAST = 10  # images of a class below which nothing is said of it in a subgroup
@@ -106,10 +107,12 @@ def assess(frame: pd.DataFrame) -> Assessment:
 def reported(frame: pd.DataFrame) -> pd.DataFrame:
     """The labelled rows that may be reported: test images, or else new ones. Never what a model has learned from.
 
+    The challenge's control row is left out, as its scorer does.
+
     Raises:
         UserError: there are none; with what there is.
     """
-    labelled = frame[frame["y_true"].notna()]
+    labelled = frame[frame["y_true"].notna() & (frame["image_id"] != CONTROL)]
     for split in ("test", NEW):
         if len(found := of_split(labelled, split)):
             return found.astype({"y_true": "int32"})

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from ham_ray.diagnoses import PROBABILITIES
+from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics, thresholds
 from ham_ray.evaluation.predictions import arrays, of_split
 
@@ -57,14 +58,22 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = c
         prior: float[7], class shares of the training images; a class without any is not adjusted.
         score: takes y_true int[N] and probabilities [N, 7]; the greater the better. Of equal taus the one nearest to 0
             wins.
+
+    Raises:
+        UserError: there are no validation images; test images are never taken in their place.
     """
-    truth, probabilities = arrays(of_split(predictions, "validation"))
+    validation = of_split(predictions, "validation")
+    if validation.empty:
+        splits = ", ".join(map(str, predictions["split"].unique())) or "none"
+        raise UserError(f"calibration is fitted on validation images, and there are none (splits: {splits})")
+    truth, probabilities = arrays(validation)
     prior = np.where(prior > 0, prior, 1.0)
     warmth = temperature(truth, probabilities)
     candidates = [Calibration(warmth, tau, tuple(prior.tolist())) for tau in TAUS]
     scores = [score(truth, candidate.apply(probabilities)) for candidate in candidates]
     best = candidates[int(np.argmax(scores))]
-    return replace(best, thresholds=thresholds.choose(truth, best.apply(probabilities)))
+    stored = best.apply(probabilities).astype(np.float32)  # as PREDICTIONS hold them
+    return replace(best, thresholds=thresholds.choose(truth, stored))
 
 
 def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:

@@ -23,7 +23,7 @@ from ham_ray.evaluation import metrics, thresholds
 NEW = "new"
 SPLITS = ("training", "validation", "test", NEW)  # new: no model that predicted it was trained or chosen on its lesion
 FACTS = ("age", "sex", "localization", "dx_type")  # never a model's input; what evaluation forms subgroups by
-RAW = tuple(f"raw_{dx}" for dx in CODES)
+RAW, ADJUSTED = tuple(f"raw_{dx}" for dx in CODES), tuple(f"calibrated_{dx}" for dx in CODES)
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -38,10 +38,10 @@ SCHEMA = pa.schema(
     ]
 )
 CALLS = {point: f"mel_{point}" for point in thresholds.POINTS}
-# Only in tables of jobs/predict.py: what models gave before calibration, and whether the probability of melanoma
-# reaches the threshold that had that specificity or sensitivity on validation.
+# Only in tables of jobs/predict.py: what models gave before calibration, with --raw also what they give after it, and
+# whether the probability of melanoma reaches the threshold that had that specificity or sensitivity on validation.
 EXTRAS = [
-    *[pa.field(name, pa.float32(), nullable=False) for name in RAW],
+    *[pa.field(name, pa.float32(), nullable=False) for name in (*RAW, *ADJUSTED)],
     *[pa.field(name, pa.bool_(), nullable=False) for name in CALLS.values()],
 ]
 

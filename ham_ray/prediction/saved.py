@@ -163,18 +163,23 @@ def check(uri: str) -> int:
     """The side of the images that a `.keras` file takes, from its description alone: no layer is built.
 
     Raises:
-        UserError: not a Keras 3 file, or none of this project's classifiers.
+        UserError: not a Keras 3 file, damaged, with code in it, or none of this project's classifiers.
     """
     if not storage.exists(uri):
         raise UserError(f"--model {uri}: no such file")
     try:
         with zipfile.ZipFile(io.BytesIO(storage.read_bytes(uri))) as archive:
             config = json.loads(archive.read(_CONFIG))
+            damaged = archive.testzip()
     except (zipfile.BadZipFile, KeyError, ValueError):
         raise UserError(
             f"--model {uri} is no Keras 3 file (.keras: a zip with a {_CONFIG}); other kinds of files are not opened, "
             "they may hold code"
         ) from None
+    if damaged:
+        raise UserError(f"--model {uri} is damaged: the checksum of its {damaged} does not hold; copy it again")
+    if foreign := sorted(_foreign(config)):
+        raise UserError(f"--model {uri} cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign)}")
     inner = config.get("config", {})
     first, last = (inner.get("layers") or [{}])[0].get("config", {}), (inner.get("layers") or [{}])[-1].get("name")
     shape, kind, classes = first.get("batch_shape") or [], first.get("dtype"), _units(config, "logits")
@@ -185,6 +190,17 @@ def check(uri: str) -> int:
             f"'probabilities' of {len(CODES)}"
         )
     return int(shape[1])
+
+
+def _foreign(config: Any) -> set[str]:
+    """Names of what a model's description builds that is not Keras's own, or runs code out of the file."""
+    parts = list(config.values()) if isinstance(config, dict) else config if isinstance(config, list) else []
+    found = set().union(*map(_foreign, parts))
+    if isinstance(config, dict) and (name := config.get("class_name")):
+        module = config.get("module") or "keras"
+        if name == "Lambda" or module.partition(".")[0] not in ("keras", "builtins"):
+            found.add(f"{module}.{name}")
+    return found
 
 
 def _units(config: Any, name: str) -> int | None:

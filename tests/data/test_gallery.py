@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ham_ray.data import gallery
+from ham_ray.data import gallery, pictures
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.ingest import ingest
 from ham_ray.errors import UserError
@@ -58,7 +58,7 @@ def test_rows_that_contradict_say_nothing(builder):
 
 def test_bad_pictures_are_findings_and_the_rest_is_read(builder, draw):
     files = {f"{name}.jpg": draw(1) for name in "ab"} | {"torn.jpg": draw(2)[:200], "text.jpg": b"hello"}
-    bomb = saved(Image.new("1", (9000, 9000)), "PNG")
+    bomb = saved(Image.new("1", (20_000, 20_000)), "PNG")
     found = open_gallery(str(builder.to_folder(files | {"bomb.png": bomb, "empty.jpg": b""})), 32, "crop")
     loaded = found.load(slice(0, 100))
     assert loaded.image_ids == ["a", "b"]
@@ -66,6 +66,35 @@ def test_bad_pictures_are_findings_and_the_rest_is_read(builder, draw):
     assert reasons == {
         "bomb": "too many pixels", "empty": "not an image", "text": "not an image", "torn": "truncated"
     }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's about what is cut
+@pytest.mark.parametrize("form", ["TIFF", "GIF", "PNG", "WEBP", "BMP"])
+def test_a_file_cut_anywhere_is_a_finding_or_a_picture(form):
+    """Pillow's parsers raise errors of any kind on damaged headers; none may end the job."""
+    page = Image.linear_gradient("L").resize((20, 20))
+    whole = saved(page, form, **({"save_all": True, "append_images": [page]} if form in ("TIFF", "GIF") else {}))
+    bad = 0
+    for end in range(len(whole)):
+        try:
+            pictures.resized(whole[:end], 8, "crop")
+        except pictures.BadPicture:
+            bad += 1
+    assert bad > len(whole) / 3
+
+
+def test_what_is_transparent_looks_white(builder):
+    black = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    black.paste((200, 10, 10, 255), (0, 0, 20, 40))
+    place = builder.to_folder({"a.png": saved(black, "PNG")})
+    pixels = open_gallery(str(place), 40, "crop").load(slice(0, 1)).pixels[0]
+    assert pixels[5, 5].tolist() == [200, 10, 10] and pixels[5, 35].tolist() == [255, 255, 255]
+
+
+def test_one_picture_by_itself(builder, draw):
+    place = builder.to_folder({"a.jpg": draw(1), "b.jpg": draw(2)})
+    found = open_gallery(str(place / "b.jpg"), 32, "crop")
+    assert found.rows["image_id"].tolist() == ["b"] and len(found.load(slice(0, 5)).pixels) == 1
 
 
 def test_other_modes_give_the_same_picture(builder):

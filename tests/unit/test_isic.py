@@ -35,6 +35,14 @@ def test_columns_and_values():
         np.testing.assert_allclose(found[name], p[:, CODES.index(name.lower())], atol=1e-9)
 
 
+def test_the_smallest_probabilities_keep_their_order():
+    """AUC and AP rank them; rounded to some decimals they would tie."""
+    p = np.full((5, 7), 1e-12)
+    p[:, 0] *= [1, 2, 3, 4, 5]
+    p[:, 5] = 1 - p[:, :5].sum(axis=1)
+    assert written(p)["AKIEC"].is_monotonic_increasing and written(p)["AKIEC"].nunique() == 5
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -1,4 +1,4 @@
-"""What a prediction is bound to: another member of an ensemble makes it another one."""
+"""What a prediction is bound to, and the calls that go with it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ham_ray.prediction.saved import Saved
 pytestmark = pytest.mark.unit
 
 
-def identity(*places: Path) -> dict:
+def identity(*places: Path, geometry: str = "crop") -> dict:
     members = {str(place): 1 / len(places) for place in places}
     options = SimpleNamespace(raw=False, format="parquet")
     gallery = SimpleNamespace(signature="s")
-    return predicting._identity(options, [Saved("m", members, 32, None, None, {})], gallery, Way((members,)))
+    return predicting._identity(options, [Saved("m", members, 32, None, None, {})], gallery, geometry, Way((members,)))
 
 
 def test_each_member_of_an_ensemble_counts(tmp_path: Path):
@@ -29,3 +29,8 @@ def test_each_member_of_an_ensemble_counts(tmp_path: Path):
     assert len(found["models"][0]) == 2
     assert found != identity(tmp_path / "a", tmp_path / "c")
     assert found == identity(tmp_path / "copy", tmp_path / "a")  # wherever they lie
+
+
+def test_other_pixels_of_the_same_files_are_other_predictions(tmp_path: Path):
+    (tmp_path / "a").write_text("a")
+    assert identity(tmp_path / "a") != identity(tmp_path / "a", geometry="squash")

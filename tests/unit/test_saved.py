@@ -121,8 +121,20 @@ def test_code_in_a_model_is_not_run(run: Path, tmp_path: Path):
     x = keras.layers.Lambda(lambda x: x)(keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1.0)(inputs)))
     x = keras.layers.Softmax(name="probabilities")(keras.layers.Dense(7, name="logits")(x))
     keras.Model(inputs, x, name="ham_ray").save(tmp_path / "m.keras")
-    with pytest.raises(UserError, match="Lambda"):
-        saved.load(str(tmp_path / "m.keras"))
+    for opened in (saved.load, saved.find):
+        with pytest.raises(UserError, match="safely: .*Lambda"):
+            opened(str(tmp_path / "m.keras"))
+
+
+def test_a_damaged_model_is_refused_before_anything_is_predicted(run: Path, tmp_path: Path):
+    content = bytearray((run / "model.keras").read_bytes())
+    with zipfile.ZipFile(run / "model.keras") as archive:
+        weights = archive.getinfo("model.weights.h5")
+    for place in range(weights.header_offset + 2000, weights.header_offset + 2010):
+        content[place] ^= 0xFF
+    (tmp_path / "m.keras").write_bytes(content)
+    with pytest.raises(UserError, match="damaged: the checksum of its model.weights.h5"):
+        saved.find(str(tmp_path / "m.keras"))
 
 
 def test_bfloat16_changes_probabilities_little_and_weights_not(run: Path):
