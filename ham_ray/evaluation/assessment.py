@@ -5,12 +5,13 @@ Validation images choose thresholds and temperature; all figures are of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from ham_ray.diagnoses import CODES, PROBABILITIES
@@ -18,7 +19,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, intervals, metrics, thresholds
 from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.isic import CONTROL
-from ham_ray.evaluation.predictions import FACTS, NEW, arrays, of_split
+from ham_ray.evaluation.predictions import CALLS, FACTS, NEW, RAW, arrays, of_split
 
 LEAST = 10  # images of a class below which nothing is said of it in a subgroup
 AGES = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}  # years, the upper bound outside
@@ -34,46 +35,59 @@ class Subgroup:
     images: int
     lesions: int
     melanomas: int
-    accuracy: Interval
+    accuracy: Interval | None
     balanced_accuracy: Interval | None
     melanoma_sensitivity: Interval | None
-    melanoma_auc: float | None
+    melanoma_auc: Interval | None
 
 
-@dataclass(frozen=True)
-class Calibrated:
-    """How far probabilities can be taken at their word, before and after the temperature fitted on validation."""
+class Point(NamedTuple):
+    """What a threshold of melanoma does: the share of melanomas that reach it, and of all other images that do not.
 
-    temperature: float
-    before: dict[str, float]
-    after: dict[str, float]
+    The threshold is None where the table has the calls alone; a rate of a class without images is None.
+    """
+
+    threshold: float | None
+    sensitivity: Interval | None
+    specificity: Interval | None
 
 
 @dataclass(frozen=True)
 class Assessment:
     """All that is said of one model. `images` are the rows reported, and all figures are of them.
 
-    `metrics` and `lesions` are those of `metrics.evaluate`, by image and by lesion; `melanoma` is by the thresholds
-    chosen on validation images, and empty without such.
+    `metrics` is that of `metrics.evaluate`, by image; `lesions` counts lesions, `by_lesion` are intervals of the same
+    metrics by lesion; `melanoma` is by the thresholds chosen on validation images, and empty without such;
+    `calibration` has probabilities float[N, 7] by the name of a version, see `versions`.
     """
 
     images: pd.DataFrame
     metrics: dict[str, Any]
     intervals: dict[str, Interval]
-    melanoma: dict[str, thresholds.Rates]
-    calibration: Calibrated | None
-    lesions: dict[str, Any]
+    melanoma: dict[str, Point]
+    calibration: dict[str, NDArray[np.floating]]
+    lesions: int
+    by_lesion: dict[str, Interval]
     subgroups: list[Subgroup]
 
     def facts(self) -> dict[str, Any]:
         """Everything but the rows, JSON-serialisable."""
         return {
             **self.metrics,
-            "intervals": {name: vars(found) for name, found in self.intervals.items()},
-            "melanoma": {name: rates._asdict() for name, rates in self.melanoma.items()},
-            "calibration": vars(self.calibration) if self.calibration else None,
-            "lesions": {name: self.lesions[name] for name in ("n", *intervals.METRICS)},
-            "subgroups": [_plain(group) for group in self.subgroups],
+            "intervals": _plain(self.intervals),
+            "melanoma": {name: _plain(point._asdict()) for name, point in self.melanoma.items()},
+            "calibration": self.reliability,
+            "lesions": {"n": self.lesions, **_plain(self.by_lesion)},
+            "subgroups": [_plain(vars(group)) for group in self.subgroups],
+        }
+
+    @property
+    def reliability(self) -> dict[str, dict[str, float]]:
+        """By version of the probabilities: how far they can be taken at their word."""
+        truth = arrays(self.images)[0]
+        return {
+            name: {"ece": metrics.ece(truth, p), "brier": metrics.brier(truth, p), "nll": metrics.nll(truth, p)}
+            for name, p in self.calibration.items()
         }
 
 
@@ -93,13 +107,15 @@ def assess(frame: pd.DataFrame) -> Assessment:
         UserError: no image of it may be reported.
     """
     test = reported(frame)
+    lesions = by_lesion(test)
     return Assessment(
         images=test,
         metrics=metrics.evaluate(*arrays(test)),
         intervals=intervals.intervals(test),
         melanoma=operating_points(frame),
-        calibration=calibrated(frame),
-        lesions=metrics.evaluate(*arrays(by_lesion(test))),
+        calibration=versions(frame),
+        lesions=len(lesions),
+        by_lesion=intervals.intervals(lesions),
         subgroups=subgroups(test),
     )
 
@@ -135,65 +151,81 @@ def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
     return first[one_label].reset_index(drop=True)
 
 
-def operating_points(frame: pd.DataFrame) -> dict[str, thresholds.Rates]:
-    """Melanoma by thresholds chosen on the validation images; empty without such."""
-    validation = of_split(frame[frame["y_true"].notna()], "validation")
-    if validation.empty:
-        return {}
-    return thresholds.apply(*arrays(reported(frame)), thresholds.choose(*arrays(validation)))
+def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
+    """Melanoma by thresholds chosen on the validation images, or else by the calls that the table has; empty without."""
+    test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
+    chosen: dict[str, float] = {}
+    if len(validation):
+        chosen = thresholds.choose(*arrays(validation))
+        calls = thresholds.called(arrays(test)[1], chosen)
+    else:
+        calls = {name: test[column].to_numpy(bool) for name, column in CALLS.items() if column in test}
+    melanoma = test["y_true"].to_numpy() == thresholds.MELANOMA
+    rates = intervals.shares(
+        test,
+        {f"sensitivity of {name}": (melanoma, reached) for name, reached in calls.items()}
+        | {f"specificity of {name}": (~melanoma, ~reached) for name, reached in calls.items()},
+    )
+    return {
+        name: Point(chosen.get(name), rates[f"sensitivity of {name}"], rates[f"specificity of {name}"])
+        for name in calls
+    }
 
 
-def calibrated(frame: pd.DataFrame) -> Calibrated | None:
-    """Of the reported images; None without validation images to fit the temperature on."""
-    validation = of_split(frame[frame["y_true"].notna()], "validation")
+def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
+    """Probabilities of the reported images, float[N, 7] each: as predicted, and what they are without or with calibration.
+
+    Raw ones where the table has such that differ; else at the temperature fitted on validation images, where there are.
+    """
+    test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
+    p = arrays(test)[1]
+    if set(RAW) <= set(test) and not np.allclose(raw := test[list(RAW)].to_numpy(np.float32), p, atol=1e-6):
+        return {"before calibration": raw, "as predicted": p}
     if validation.empty:
-        return None
+        return {"as predicted": p}
     found = calibration.temperature(*arrays(validation))
-    truth, p = arrays(reported(frame))
-    return Calibrated(found, _reliability(truth, p), _reliability(truth, calibration.warmed(p, found)))
-
-
-def _reliability(truth: np.ndarray, p: np.ndarray) -> dict[str, float]:
-    return {"ece": metrics.ece(truth, p), "brier": metrics.brier(truth, p), "nll": metrics.nll(truth, p)}
+    return {"as predicted": p, f"at temperature {found:.2f}": calibration.warmed(p, found)}
 
 
 def subgroups(test: pd.DataFrame) -> list[Subgroup]:
-    """By age, sex, site and how the label was made, as far as they are known of these rows."""
+    """By age, sex, site and how the label was made, where any of these rows says it."""
     return [
         _subgroup(GROUPS[fact], value, rows)
         for fact in FACTS
+        if test[fact].notna().any()
         for value, rows in _parts(test, fact)
-        if len(rows) >= LEAST
+        if len(rows)
     ]
 
 
 def _parts(test: pd.DataFrame, fact: str) -> Iterator[tuple[str, pd.DataFrame]]:
     known = test[test[fact].notna()]
     if fact == "age":
-        ages = pd.to_numeric(known["age"])
+        ages = known["age"].astype(float)
         yield from ((name, known[(ages >= low) & (ages < high)]) for name, (low, high) in AGES.items())
     else:
         yield from ((str(value), rows) for value, rows in known.groupby(fact, sort=True))
+    yield "not known", test[test[fact].isna()]
 
 
 def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
-    truth, p = arrays(rows)
-    found = intervals.intervals(rows)
-    melanomas = int((truth == thresholds.MELANOMA).sum())
-    others = len(truth) - melanomas
-    counts = np.bincount(truth, minlength=len(CODES))
+    """Its figures, each where at least `LEAST` images of every class that carries it are there."""
+    counts = np.bincount(arrays(rows)[0], minlength=len(CODES))
+    melanomas = int(counts[thresholds.MELANOMA])
+    enough = {
+        "accuracy": len(rows) >= LEAST,
+        "balanced_accuracy": counts[counts > 0].min() >= LEAST,
+        "melanoma_sensitivity": melanomas >= LEAST,
+        "melanoma_auc": min(melanomas, len(rows) - melanomas) >= LEAST,
+    }
+    found = intervals.intervals(rows) if any(enough.values()) else {}
     return Subgroup(
         fact=fact,
         value=value,
         images=len(rows),
         lesions=rows["group_id"].nunique(),
         melanomas=melanomas,
-        accuracy=found["accuracy"],
-        balanced_accuracy=found["balanced_accuracy"]
-        if counts.min(where=counts > 0, initial=len(rows)) >= LEAST
-        else None,
-        melanoma_sensitivity=found.get("melanoma_sensitivity") if melanomas >= LEAST else None,
-        melanoma_auc=metrics.class_auc(truth, p, thresholds.MELANOMA) if min(melanomas, others) >= LEAST else None,
+        **{name: found.get(name) if shown else None for name, shown in enough.items()},
     )
 
 
@@ -238,5 +270,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _plain(group: Subgroup) -> dict[str, Any]:
-    return {name: vars(value) if isinstance(value, Interval) else value for name, value in vars(group).items()}
+def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Its intervals as dictionaries."""
+    return {name: vars(value) if isinstance(value, Interval) else value for name, value in found.items()}

@@ -10,7 +10,7 @@ many resamples at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ham_ray.diagnoses import CODES
+from ham_ray.diagnoses import CODES, LABELS
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays
 
-METRICS = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc", "melanoma_sensitivity")
+METRICS = (
+    *("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc"),
+    *("melanoma_sensitivity", "melanoma_auc", "malignant_auc"),
+)
 SENSITIVITIES = tuple(f"sensitivity_{dx}" for dx in CODES)
 RESAMPLES = 2000
 SEED = 0
@@ -77,6 +80,24 @@ def paired_difference(
     return _interval(points[0][metric] - points[1][metric], draws[0] - draws[1])
 
 
+def shares(
+    frame: pd.DataFrame,
+    asked: Mapping[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> dict[str, Interval | None]:
+    """By name, which share of some images are hits: of (images bool[N], hits bool[N]) and a PREDICTIONS table of N rows.
+
+    None where there are no such images.
+    """
+    y_true = arrays(frame)[0]
+    weights = np.concatenate([*resampled_weights(frame["group_id"], y_true, resamples, seed)])
+    found = {name: _divide(weights @ (of & hits), weights @ of) for name, (of, hits) in asked.items()}
+    return {
+        name: _interval(hits[of].mean(), found[name]) if of.any() else None for name, (of, hits) in asked.items()
+    }
+
+
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
     """How often each image is in each resample: blocks float64[<=100, N] of `resamples` rows in all.
 
@@ -107,14 +128,16 @@ def weighted_metrics(y_true: NDArray[np.integer], p: NDArray[np.floating], weigh
     hits, support, called = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
     sensitivity = _divide(hits, support)
     f1 = np.nan_to_num(_divide(2 * hits, support + called))
-    total = support.sum(axis=1)
+    total, aucs = support.sum(axis=1), _weighted_aucs(y_true, p, weights)
     return {
         "accuracy": hits.sum(axis=1) / total,
         "macro_f1": f1.mean(axis=1),
         "weighted_f1": (f1 * support).sum(axis=1) / total,
         "balanced_accuracy": _mean_of_defined(sensitivity),
-        "macro_auc": _mean_of_defined(_weighted_aucs(y_true, p, weights)),
-        "melanoma_sensitivity": sensitivity[:, CODES.index("mel")],
+        "macro_auc": _mean_of_defined(aucs),
+        "melanoma_sensitivity": sensitivity[:, LABELS["mel"]],
+        "melanoma_auc": aucs[:, LABELS["mel"]],
+        "malignant_auc": _weighted_auc(np.isin(y_true, metrics.MALIGNANT), metrics.malignancy(p), weights),
         **dict(zip(SENSITIVITIES, sensitivity.T, strict=True)),
     }
 

@@ -25,6 +25,7 @@ from ham_ray.diagnoses import CODES, DIAGNOSES, LABELS
 from ham_ray.errors import UserError
 
 CLASSES = range(len(CODES))
+MALIGNANT = [label for label, diagnosis in enumerate(DIAGNOSES) if diagnosis.malignant]
 SUM_TOLERANCE = 1e-3  # half-precision softmax sums to 1 within this
 DEGENERATE_SHARE = 0.95  # nv is 67 % of HAM10000: a model that has learned anything stays well below
 ECE_BINS = 15
@@ -45,6 +46,7 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, 
         "balanced_accuracy": balanced_accuracy(y_true, p),
         "macro_auc": macro_auc(y_true, p),
         "melanoma_sensitivity": sensitivities(y_true, p)["mel"],
+        "melanoma_auc": class_auc(y_true, p, LABELS["mel"]),
         "malignant_auc": malignant_auc(y_true, p),
         "nll": nll(y_true, p),
         "brier": brier(y_true, p),
@@ -130,8 +132,12 @@ def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | N
 
 def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
     """AUC of malignant (akiec, bcc, mel) against benign by the summed probability of the malignant classes."""
-    malignant = [label for label, diagnosis in enumerate(DIAGNOSES) if diagnosis.malignant]
-    return _auc(np.isin(y_true, malignant), p[:, malignant].sum(axis=1))
+    return _auc(np.isin(y_true, MALIGNANT), malignancy(p))
+
+
+def malignancy(p: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The summed probability of the malignant classes of p[N, 7], float[N]."""
+    return p[:, MALIGNANT].sum(axis=1)
 
 
 def sensitivities(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, float | None]:

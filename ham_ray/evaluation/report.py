@@ -7,16 +7,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from numpy.typing import NDArray
 
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
 from ham_ray.evaluation import assessment, figures, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
-from ham_ray.evaluation.calibration import warmed
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
 from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
 from ham_ray.evaluation.predictions import arrays
@@ -147,19 +144,14 @@ def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> di
         "melanoma": as_address(figures.melanoma_curves(melanoma, p[:, thresholds.MELANOMA]))
         if 0 < melanoma.sum() < len(melanoma)
         else None,
-        "calibrated": found.calibration,
-        "reliability": as_address(figures.reliability(truth, _versions(p, found.calibration))),
+        "calibration": found.reliability,
+        "reliability": as_address(figures.reliability(truth, found.calibration)),
+        "malignant": found.intervals.get("malignant_auc"),
         "lesions": found.lesions,
+        "by_lesion": found.by_lesion,
         "subgroups": found.subgroups,
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),
     }
-
-
-def _versions(p: NDArray[np.floating], fitted: assessment.Calibrated | None) -> dict[str, NDArray[np.floating]]:
-    given = {"as predicted": p}
-    if fitted is None:
-        return given
-    return {**given, f"at temperature {fitted.temperature:.2f}": warmed(p, fitted.temperature)}
 
 
 def _jpeg(picture: bytes | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +18,6 @@ POINTS = {
     "sensitivity_90": ("sensitivity", 0.90),
     "sensitivity_95": ("sensitivity", 0.95),
 }
-
-
-class Rates(NamedTuple):
-    """What a threshold does: the shares of melanomas at or above it, and of all other images below it."""
-
-    threshold: float
-    sensitivity: float | None
-    specificity: float | None
 
 
 def choose(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, float]:
@@ -49,14 +40,7 @@ def choose(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, fl
     return found
 
 
-def apply(y_true: NDArray[np.integer], p: NDArray[np.floating], thresholds: Mapping[str, float]) -> dict[str, Rates]:
-    """What each threshold does on y_true int[N] and p[N, 7]; a rate of a class without images is None."""
-    scores, melanoma = p[:, MELANOMA].astype(np.float64), y_true == MELANOMA
-    return {
-        name: Rates(threshold, _share(scores[melanoma] >= threshold), _share(scores[~melanoma] < threshold))
-        for name, threshold in thresholds.items()
-    }
-
-
-def _share(hits: NDArray[np.bool_]) -> float | None:
-    return float(hits.mean()) if len(hits) else None
+def called(p: NDArray[np.floating], thresholds: Mapping[str, float]) -> dict[str, NDArray[np.bool_]]:
+    """Which images of p[N, 7] reach each threshold, bool[N]."""
+    scores = p[:, MELANOMA].astype(np.float64)  # a threshold lies between two float32 values: not to be rounded to one
+    return {name: scores >= threshold for name, threshold in thresholds.items()}

@@ -10,7 +10,7 @@ from scipy.stats import binom
 from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import assessment, metrics
-from ham_ray.evaluation.predictions import arrays, predictions
+from ham_ray.evaluation.predictions import RAW, arrays, predictions
 
 pytestmark = pytest.mark.unit
 
@@ -51,9 +51,15 @@ def test_subgroups_by_hand():
     sexes, ages = ["female"] * 24 + ["male"] * 20, [39.0] * 24 + [40.0] * 19 + [None]
     found = assessment.subgroups(table(truth, called, sex=sexes, age=ages, localization=["ear"] * 9 + [None] * 35))
     groups = {(group.fact, group.value): group for group in found}
-    assert set(groups) == {("sex", "female"), ("sex", "male"), ("age", "under 40"), ("age", "40 to 59")}  # nine ears
+    assert set(groups) == {
+        *(("sex", "female"), ("sex", "male"), ("age", "under 40"), ("age", "40 to 59"), ("age", "not known")),
+        *(("site", "ear"), ("site", "not known")),
+    }  # nobody is older, and nothing says how a label was made
+    ears = groups["site", "ear"]  # nine
+    assert (ears.images, ears.accuracy, ears.melanoma_sensitivity) == (9, None, None)
     female, male = groups["sex", "female"], groups["sex", "male"]
-    assert (female.images, female.melanomas, female.accuracy.value) == (24, 12, 21 / 24)
+    assert (female.images, female.melanomas) == (24, 12)
+    assert female.accuracy is not None and female.accuracy.value == 21 / 24
     assert female.melanoma_sensitivity is not None and female.melanoma_sensitivity.value == 9 / 12
     assert female.balanced_accuracy is not None and female.balanced_accuracy.value == (9 / 12 + 1) / 2
     assert (male.melanomas, male.melanoma_sensitivity, male.melanoma_auc, male.balanced_accuracy) == (
@@ -95,13 +101,25 @@ def test_thresholds_and_temperature_come_from_validation_alone():
     )
     test = table(["mel"] * 20 + ["nv"] * 20, ["mel"] * 10 + ["nv"] * 30)
     both = pd.concat([validation, test], ignore_index=True)
-    points, fitted = assessment.operating_points(both), assessment.calibrated(both)
+    points, versions = assessment.operating_points(both), assessment.versions(both)
     turned = both.assign(y_true=np.where(both["split"] == "test", 0, both["y_true"]))
-    assert fitted is not None and assessment.calibrated(turned).temperature == fitted.temperature  # type: ignore[union-attr]
+    assert len(versions) == 2 and versions.keys() == assessment.versions(turned).keys()  # the temperature is a name
     again = assessment.operating_points(turned)
-    assert {name: rates.threshold for name, rates in again.items()} == {n: r.threshold for n, r in points.items()}
-    assert fitted.after["nll"] != fitted.before["nll"]
-    assert assessment.operating_points(test) == {} and assessment.calibrated(test) is None
+    assert {name: point.threshold for name, point in again.items()} == {n: p.threshold for n, p in points.items()}
+    assert again["specificity_90"].sensitivity is None
+    assert assessment.operating_points(test) == {} and [*assessment.versions(test)] == ["as predicted"]
+
+
+def test_without_validation_images_the_calls_of_the_models_own_thresholds_count():
+    frame = table(["mel"] * 20 + ["nv"] * 20, ["mel"] * 10 + ["nv"] * 30)
+    frame["mel_specificity_90"] = [True] * 15 + [False] * 23 + [True] * 2
+    frame[list(RAW)] = np.full((40, 7), 1 / 7)
+    (point,) = assessment.operating_points(frame).values()
+    assert point.threshold is None and point.sensitivity is not None and point.specificity is not None
+    assert (point.sensitivity.value, point.specificity.value) == (15 / 20, 18 / 20)
+    assert 0 < point.sensitivity.low < point.sensitivity.value < point.sensitivity.high < 1  # type: ignore[operator]
+    before = assessment.assess(frame).reliability["before calibration"]
+    assert before["nll"] == pytest.approx(np.log(7), abs=1e-6)
 
 
 def test_the_summary_is_of_the_reported_images():
@@ -109,5 +127,5 @@ def test_the_summary_is_of_the_reported_images():
         [table(["nv"] * 9, ["mel"] * 9, "training"), table(["nv", "mel"], ["nv", "nv"])], ignore_index=True
     )
     found = assessment.assess(both).facts()
-    assert found["n"] == 2 and found["accuracy"] == 0.5 == found["lesions"]["accuracy"]
+    assert found["n"] == 2 and found["accuracy"] == 0.5 == found["lesions"]["accuracy"]["value"]
     assert found["per_class"] == metrics.per_class(*arrays(assessment.reported(both)))

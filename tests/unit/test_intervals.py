@@ -61,6 +61,10 @@ def slow(y_true, p, weight):
         "balanced_accuracy": np.nanmean(recalls),
         "macro_auc": np.mean(aucs),
         "melanoma_sensitivity": recalls[LABELS["mel"]],
+        "melanoma_auc": roc_auc_score(y_true == LABELS["mel"], p[:, LABELS["mel"]], sample_weight=weight),
+        "malignant_auc": roc_auc_score(
+            np.isin(y_true, [0, 1, 4]), p[:, [0, 1, 4]].sum(axis=1, dtype=p.dtype), sample_weight=weight
+        ),
         **dict(zip(SENSITIVITIES, recalls, strict=True)),
     }
 
