@@ -1,21 +1,21 @@
 """Evaluate tables of predictions, of any model from anywhere: one by itself, or several compared on the same images.
 
     python jobs/evaluate.py --predictions predictions.parquet --out report/
-    python jobs/evaluate.py --predictions a.parquet --predictions b.csv --truth HAM10000_metadata.csv --out report/
+    python jobs/evaluate.py --predictions a.parquet b.csv --truth HAM10000_metadata.csv --out report/
 
 Takes Parquet or CSV as jobs/predict.py writes it, and the ISIC challenge's CSV with --truth. Seconds, without Ray.
 """
 
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from ham_ray import console
 
 
 def main(
     predictions: Annotated[
-        list[str], Option(help="a table of predictions; repeated: the first against each other one")
+        list[str], Option(help="tables of predictions; of several, the first against each other one")
     ],
     truth: Annotated[
         str | None, Option(help="archive, IMAGES table, metadata or ground-truth file with the diagnoses")
@@ -25,13 +25,15 @@ def main(
         str | None, Option(help="IMAGES table, archive or folder: thumbnails of the confident errors")
     ] = None,
     out: Annotated[str, Option(help="folder for report.html, metrics.json and model_card.md")] = "report",
+    more: Annotated[list[str] | None, Argument(metavar="[PREDICTIONS]...", help="further tables")] = None,
 ) -> None:
     """Write a page, numbers and a model card."""
     given = locals()
     from ham_ray.commands import evaluating  # here, so that --help is quick
     from ham_ray.evaluation import summary
 
-    summary.show(evaluating.run(evaluating.Options(**given)))
+    tables = [*given.pop("predictions"), *(given.pop("more") or [])]
+    summary.show(evaluating.run(evaluating.Options(tables, **given)))
     print(f"report: {out}/report.html; numbers: {out}/metrics.json; model card: {out}/model_card.md")
 
 

@@ -28,7 +28,7 @@ def main(
 
     done = exporting.export(**given)
     told = f"no probability of {done.images} images of {done.source} differs by more than {done.difference:.1e}"
-    print(f"{done.place}: {told}")
+    print(f"{done.place}: {told} (tolerated: {exporting.TOLERANCE:g})")
 
 
 if __name__ == "__main__":

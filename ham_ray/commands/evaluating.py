@@ -8,6 +8,7 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import read_truth
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import isic, model_card, predictions, report, summary
+from ham_ray.evaluation import intervals, isic, metrics, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 
@@ -49,8 +50,10 @@ def run(options: Options) -> Summary:
         raise UserError("--predictions: name at least one table")
     truth = read_truth(options.truth) if options.truth else None
     places = _names(options.predictions)
-    tables = {name: _table(uri, truth, options.raw) for name, uri in places.items()}
-    trained = {name: Run(tables[name], None, _known(uri)) for name, uri in places.items()}
+    known = {name: _known(uri) for name, uri in places.items()}
+    tables = {name: _table(uri, truth, options.raw, known[name]["warnings"]) for name, uri in places.items()}
+    trained = {name: Run(tables[name], None, known[name]) for name in places}
+    _tell_overlap(trained)
     drawn = any(map(predictions.drawn, tables.values()))
     data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
     found = summary.summarise(trained, {}, data, synthetic=drawn)
@@ -77,17 +80,35 @@ def _names(uris: list[str]) -> dict[str, str]:
     raise AssertionError("places differ")
 
 
-def _known(uri: str) -> dict[str, str]:
-    """What the manifest beside a table says of its models, where there is one."""
+def _known(uri: str) -> dict[str, Any]:
+    """What the manifest beside a table says of its models, where there is one: their weights, and what to beware of."""
     place = storage.sibling(uri, runs.MANIFEST)
-    models = json.loads(storage.read_bytes(place)).get("models", []) if storage.exists(place) else []
-    weights = [model["weights"] for model in models if model.get("weights")]
-    return {"weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights))}
+    manifest = json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+    weights = [model["weights"] for model in manifest.get("models", []) if model.get("weights")]
+    return {
+        "weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights)),
+        "warnings": list(manifest.get("warnings", [])),
+    }
 
 
-def _table(uri: str, truth: pd.DataFrame | None, raw: bool) -> pd.DataFrame:
-    """PREDICTIONS at a place: Parquet, CSV of the same columns, or ISIC's CSV; with labels and facts of `truth`."""
-    frame = predictions.read(uri) if uri.partition("?")[0].endswith(".parquet") else _read_csv(uri)
+def _tell_overlap(trained: dict[str, Run]) -> None:
+    """Warn of tables whose reported images are not those of the first, which each is compared with."""
+    (name, first), *others = trained.items()
+    ids = set(first.assessment.images["image_id"])
+    for other in (run for _, run in others):
+        own = set(other.assessment.images["image_id"])
+        if own != ids:
+            other.info["warnings"].append(
+                f"its {len(own):,} images are not those of {name}: only the {len(own & ids):,} in both are compared"
+            )
+
+
+def _table(uri: str, truth: pd.DataFrame | None, raw: bool, warnings: list[str]) -> pd.DataFrame:
+    """PREDICTIONS at a place: Parquet, CSV of the same columns, or ISIC's CSV; with labels and facts of `truth`.
+
+    `warnings` grows by what the page must say of it.
+    """
+    frame = predictions.read(uri) if uri.partition("?")[0].endswith(".parquet") else _read_csv(uri, warnings)
     if raw:
         missing = [name for name in RAW if name not in frame]
         if missing:
@@ -101,10 +122,15 @@ def _table(uri: str, truth: pd.DataFrame | None, raw: bool) -> pd.DataFrame:
         print(f"{uri}: images not reported, because the model knows them: {counts}")
     if unlabelled := int(frame["y_true"].isna().sum()):
         print(f"{uri}: {unlabelled:,} of {len(frame):,} images have no true label and are left out (--truth)")
+    labelled = frame["split"][frame["y_true"].notna()].value_counts()
+    if labelled.get("test") and (new := labelled.get(NEW)):
+        warnings.append(
+            f"{new:,} labelled images new to the model are not in these figures: they are of its test images"
+        )
     return frame
 
 
-def _read_csv(uri: str) -> pd.DataFrame:
+def _read_csv(uri: str, warnings: list[str]) -> pd.DataFrame:
     if not storage.exists(uri):
         raise UserError(f"no predictions at {uri}")
     try:
@@ -112,20 +138,33 @@ def _read_csv(uri: str) -> pd.DataFrame:
     except (ValueError, UnicodeDecodeError) as error:
         raise UserError(f"{uri} is neither Parquet nor CSV: {' '.join(str(error).split())}") from None
     if "image" in frame and set(isic.COLUMNS) <= set(frame):
-        frame = _of_isic(frame)
+        frame = _of_isic(frame, warnings)
     return predictions.completed(frame, uri)
 
 
-def _of_isic(frame: pd.DataFrame) -> pd.DataFrame:
+def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
-    p = frame[list(isic.COLUMNS)].to_numpy(np.float64)
+    given = frame[list(isic.COLUMNS)].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
+    p, ids = given.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
+    if surplus := sorted(set(frame) - {"image", *isic.COLUMNS}):
+        warnings.append(f"columns that the challenge does not have were left out: {', '.join(surplus)}")
+    if (tied := isic.ties(p)).any():
+        warnings.append(
+            f"{tied.sum():,} images have no single greatest probability: {_some(ids[tied])}; the first of the "
+            "tied classes counts here, the challenge's scorer counts them as wrong"
+        )
     sums = p.sum(axis=1, keepdims=True)
-    scaled = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
-    if len(p) and np.abs(sums - 1).max() > 1e-3:
-        print("probabilities do not sum to 1: each image's are divided by their sum")
-    columns = {isic.COLUMNS[name]: scaled[:, place] for place, name in enumerate(isic.COLUMNS)}
-    ids = frame["image"].str.removesuffix(".jpg")
+    if (scaled := np.abs(sums[:, 0] - 1) > metrics.SUM_TOLERANCE).any():
+        warnings.append(
+            f"{scaled.sum():,} images whose probabilities do not sum to 1, scaled to do so: {_some(ids[scaled])}"
+        )
+        p = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
+    columns = {isic.COLUMNS[name]: p[:, place] for place, name in enumerate(isic.COLUMNS)}
     return pd.DataFrame({"image_id": ids, "group_id": ids, "fold": -1, "split": NEW, **columns})
+
+
+def _some(ids: pd.Series) -> str:
+    return ", ".join(ids.head(3)) + (", …" if len(ids) > 3 else "")
 
 
 def _with_truth(frame: pd.DataFrame, truth: pd.DataFrame, uri: str) -> pd.DataFrame:
@@ -163,6 +202,7 @@ def _page(
             "commit": around["commit"],
             "predictions": ", ".join(f"{u} ({sha})" for u, sha in zip(options.predictions, hashes, strict=True)),
             "time": around["time"],
+            "intervals": intervals.HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
         },
         counts=report.class_counts(counted),

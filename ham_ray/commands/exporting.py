@@ -99,9 +99,12 @@ def _pixels(found: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
     with tempfile.TemporaryDirectory() as folder:
         place = images or str(write_sample(Path(folder) / "synthetic.zip", size=(160, 120)))
         gallery = open_gallery(place, found.size, geometry)
-        step = max(1, len(gallery.rows) // COMPARED)  # from all over the table, not its first lesions alone
-        loaded = [gallery.load(slice(start, start + 1)).pixels for start in range(0, COMPARED * step, step)]
-    return np.concatenate(loaded), images or "the SYNTHETIC sample"
+        chosen = np.linspace(0, len(gallery.rows) - 1, min(COMPARED, len(gallery.rows)))  # from all over the table
+        loaded = [gallery.load(slice(place, place + 1)).pixels for place in np.rint(chosen).astype(int).tolist()]
+    pixels = np.concatenate(loaded)
+    if not len(pixels):
+        raise UserError(f"--images {images}: not one of {len(loaded)} images could be read")
+    return pixels, images or "the SYNTHETIC sample; --images compares on real ones"
 
 
 def _write_saved_model(model: keras.Model, place: Path) -> None:

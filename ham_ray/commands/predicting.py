@@ -38,8 +38,8 @@ QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
 DEFAULT_GEOMETRY = "crop"
 MANY = 1000  # images from which a second, quicker version of each model pays
 NO_SPLIT = (
-    "nothing beside {} says which images it learned from, so all count as new to it; figures of images that it did learn "
-    "from would be too good"
+    "nothing beside {} says which images it learned from, so all count as new to it; figures of those that it did "
+    "learn from would be too good"
 )
 _COMPARED = 64  # images on which the two versions are compared
 
@@ -236,7 +236,7 @@ def show(manifest: dict[str, Any], out: str) -> None:
 
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
-    """PREDICTIONS in the order of image_id, with raw probabilities beside the calibrated ones, or these beside raw ones."""
+    """PREDICTIONS in the order of image_id: raw probabilities beside the calibrated ones, or these beside raw ones."""
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
     known = rows.loc[good["image_id"]].reset_index(drop=True)

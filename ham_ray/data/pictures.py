@@ -78,7 +78,7 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
             _refuse_odd(image)
-            # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full decoding).
+            # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full one).
             image.draft("RGB", (size, size))
             image.load()
             rgb = _upright(image if image.mode == "RGB" else _in_rgb(image))

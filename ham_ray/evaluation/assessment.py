@@ -152,7 +152,7 @@ def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
-    """Melanoma by thresholds chosen on the validation images, or else by the calls that the table has; empty without."""
+    """Melanoma by thresholds chosen on validation images, or else by the calls that the table has; empty without."""
     test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
     chosen: dict[str, float] = {}
     if len(validation):
@@ -173,7 +173,7 @@ def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
 
 
 def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
-    """Probabilities of the reported images, float[N, 7] each: as predicted, and what they are without or with calibration.
+    """Probabilities of the reported images, float[N, 7] each: as predicted, and without or with calibration.
 
     Raw ones where the table has such that differ; else at the temperature fitted on validation images, where there are.
     """

@@ -102,7 +102,7 @@ def melanoma_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], fo
         left.plot(false, true, color=BLUE, label="this model")
         left.set(title="ROC of melanoma", xlabel="1 − specificity", ylabel="sensitivity")
         right.axhline(positive.mean(), linestyle=":", color=GREY, label="chance")
-        right.plot(recall, precision, color=BLUE, drawstyle="steps-pre", label="this model")
+        right.plot(recall, precision, color=BLUE, drawstyle="steps-post", label="this model")
         right.set(title="precision and recall of melanoma", xlabel="sensitivity (recall)", ylabel="PPV (precision)")
         for axes in (left, right):
             axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")

@@ -30,6 +30,7 @@ METRICS = (
 SENSITIVITIES = tuple(f"sensitivity_{dx}" for dx in CODES)
 RESAMPLES = 2000
 SEED = 0
+HOW = f"percentile bootstrap over lesions, {RESAMPLES:,} resamples stratified by class, seed {SEED}"
 _BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
 
 Floats = NDArray[np.float64]
@@ -86,16 +87,14 @@ def shares(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Interval | None]:
-    """By name, which share of some images are hits: of (images bool[N], hits bool[N]) and a PREDICTIONS table of N rows.
+    """By name, which share of some images are hits: (images bool[N], hits bool[N]) of a PREDICTIONS table of N rows.
 
     None where there are no such images.
     """
     y_true = arrays(frame)[0]
     weights = np.concatenate([*resampled_weights(frame["group_id"], y_true, resamples, seed)])
     found = {name: _divide(weights @ (of & hits), weights @ of) for name, (of, hits) in asked.items()}
-    return {
-        name: _interval(hits[of].mean(), found[name]) if of.any() else None for name, (of, hits) in asked.items()
-    }
+    return {name: _interval(hits[of].mean(), found[name]) if of.any() else None for name, (of, hits) in asked.items()}
 
 
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:

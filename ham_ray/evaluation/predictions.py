@@ -95,11 +95,20 @@ def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
     """Refuse a table that is not PREDICTIONS; with `images`, also one that does not predict just these image ids.
 
     Raises:
-        UserError: a missing column, an image twice, missing or surplus images, an unknown split, labels outside 0–6,
-            or probabilities that are not finite, lie outside [0, 1] or do not sum to 1 within 1e-3; with the culprits.
+        UserError: a missing column, a missing id, words for numbers, an image twice, missing or surplus images, an
+            unknown split, labels outside 0–6, or probabilities that are not finite, lie outside [0, 1] or do not sum to
+            1 within 1e-3; with the culprits.
     """
     _refuse("columns are missing", [name for name in SCHEMA.names if name not in frame and name not in FACTS])
     ids = frame["image_id"]
+    for name in ("image_id", "group_id"):
+        _refuse(f"rows have no {name}", frame.index[frame[name].isna() | (frame[name] == "")])
+    for name in (*PROBABILITIES, "fold", *({"age"} & set(frame))):
+        words = pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()
+        _refuse(
+            f"images have no number as {name}",
+            [f"{i} ({v!r})" for i, v in zip(ids[words], frame[name][words], strict=True)],
+        )
     _refuse("images are predicted more than once", ids[ids.duplicated()].unique())
     if images is not None:
         expected = set(images)
@@ -148,6 +157,8 @@ def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """
     optional = [field.name for field in SCHEMA if field.nullable]
     frame = frame.assign(**{column: None for column in optional if column not in frame})
+    named = [column for column in ("image_id", "lesion_id", "group_id") if column in frame]
+    frame = frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in named})  # numbers are names too
     try:
         validate(frame)
     except UserError as error:

@@ -59,11 +59,13 @@ class ReportData:
 class Difference(NamedTuple):
     """How much better one model is than another, by metric, on the same images.
 
-    `images` are those that only one of the two gets right; `p` is its p value, adjusted for all comparisons made.
+    `count` of images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
+    adjusted for all comparisons made.
     """
 
     model: str
     other: str
+    count: int
     by: dict[str, Interval]
     images: assessment.McNemar
     p: float
@@ -121,6 +123,7 @@ def write(data: ReportData, uri: str) -> None:
 def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
     found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
+    found["recipe"] = run.info.get("recipe")
     if run.predictions is not None:
         found |= _assessed(run.assessment, data.thumbnails)
         if looked := data.attention.get(row.name):
@@ -161,21 +164,23 @@ def _jpeg(picture: bytes | None) -> str | None:
 def differences(
     runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
 ) -> list[Difference]:
-    """Of each of the pairs, and of each run to the thumbnail floor, where both have the same test images."""
+    """Of each of the pairs, and of each run to the thumbnail floor, on the images that both have predicted."""
     tests = {name: assessment.reported(table) for name, table in floors.items()}
     tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
-    pairs = [*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)]
-    same = [
-        (a, b)
-        for a, b in dict.fromkeys(pairs)
-        if a in tests and b in tests and set(tests[a]["image_id"]) == set(tests[b]["image_id"])
-    ]
-    counted = [assessment.mcnemar(tests[a], tests[b]) for a, b in same]
+    asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)])
+    shared = {pair: _shared(*(tests[name] for name in pair)) for pair in asked if set(pair) <= set(tests)}
+    shared = {pair: both for pair, both in shared.items() if len(both[0])}
+    counted = [assessment.mcnemar(*both) for both in shared.values()]
     adjusted = assessment.holm([found.p_value for found in counted])
     return [
-        Difference(a, b, {metric: paired_difference(tests[a], tests[b], metric) for metric in COMPARED}, images, p)
-        for (a, b), images, p in zip(same, counted, adjusted, strict=True)
+        Difference(*pair, len(both[0]), {name: paired_difference(*both, name) for name in COMPARED}, images, p)
+        for (pair, both), images, p in zip(shared.items(), counted, adjusted, strict=True)
     ]
+
+
+def _shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the images that are in both."""
+    return first[first["image_id"].isin(second["image_id"])], second[second["image_id"].isin(first["image_id"])]
 
 
 def _intervals_image(summary: Summary) -> str:

@@ -31,11 +31,11 @@ RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
 RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
 FOOTNOTE = "Below each value its 95 % interval, a bootstrap over lesions. Research software, not a medical device."
 METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "weighted_f1": "weighted F1",
     "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
     "macro_auc": "macro-AUC",
+    "accuracy": "accuracy",
+    "weighted_f1": "weighted F1",
     "melanoma_sensitivity": "melanoma sens.",
 }
 
@@ -52,7 +52,7 @@ class Run:
 
     `predictions` is a PREDICTIONS table of both splits and `history` a HISTORY table; both are None where the family
     stopped without a model. `info` may hold `weights` (text; `RANDOM_WEIGHTS` where none were loaded), `minutes`
-    (float) and `warnings` (list of texts).
+    (float), `recipe` (its fields) and `warnings` (list of texts).
     """
 
     predictions: pd.DataFrame | None

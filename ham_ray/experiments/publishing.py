@@ -11,15 +11,12 @@ from ham_ray.data.images import thumbnails
 from ham_ray.evaluation import model_card, predictions, report, summary
 from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.floors import floors
-from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.intervals import HOW, Interval
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.looking import attention
 from ham_ray.experiments.setting import Setting
 from ham_ray.recipe import Recipe
-from ham_ray.runs import (
-    MODEL_CARD,
-    REPORT,
-)
+from ham_ray.runs import METRICS, MODEL_CARD, REPORT
 from ham_ray.training import feed
 
 
@@ -31,7 +28,7 @@ def publish(
     models: dict[str, str],
     pairs: tuple[tuple[str, str], ...] = (),
 ) -> Summary:
-    """Put runs beside the floors: summary.csv, summary.json, report.html and model_card.md.
+    """Put runs beside the floors: summary.csv, summary.json, metrics.json, report.html and model_card.md.
 
     `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
     saved models, of those runs that have one; `pairs` names runs whose difference is told.
@@ -41,6 +38,8 @@ def publish(
     floor = _pooled([floors(setting.images, rows) for rows in splits])
     result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
     summary.write(result, setting.out)
+    evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
+    storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
     differences = report.differences(trained, floor, pairs)
     looked = {
         name: attention(uri, frame, setting.images)
@@ -94,6 +93,7 @@ def _report(
             "machine": around["machine"],
             "workers": setting.resources.reason,
             "time": around["time"],
+            "intervals": HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
         },
         counts=report.class_counts(rows),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> dic
     def run(name: str) -> Run:
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
         found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts)
+        found = replace(found, info={**found.info, "recipe": recipes[name].model_dump()})
         if found.predictions is not None:
             _accompany(_place(setting, name), found, recipes[name], setting)
         return found

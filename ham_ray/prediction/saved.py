@@ -179,7 +179,9 @@ def check(uri: str) -> int:
     if damaged:
         raise UserError(f"--model {uri} is damaged: the checksum of its {damaged} does not hold; copy it again")
     if foreign := sorted(_foreign(config)):
-        raise UserError(f"--model {uri} cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign)}")
+        raise UserError(
+            f"--model {uri} cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign)}"
+        )
     inner = config.get("config", {})
     first, last = (inner.get("layers") or [{}])[0].get("config", {}), (inner.get("layers") or [{}])[-1].get("name")
     shape, kind, classes = first.get("batch_shape") or [], first.get("dtype"), _units(config, "logits")

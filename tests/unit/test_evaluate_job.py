@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path |
 
 def test_the_page_the_card_and_the_numbers_agree(table: Path, tmp_path: Path):
     found = run(tmp_path, table)["a"]
+    assert "2,000 resamples stratified by class, seed 0" in (tmp_path / "out" / "report.html").read_text()
     expected = metrics.evaluate(*predictions.arrays(made(0, 0.8)))
     assert {name: found[name] for name in expected} == json.loads(json.dumps(expected))
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "model_card.md"))
@@ -73,7 +75,8 @@ def test_errors_have_thumbnails_where_images_are_given(table: Path, tmp_path: Pa
     for image_id in made(0, 0.8)["image_id"]:
         Image.new("RGB", (60, 45), (90, 60, 50)).save(tmp_path / "pictures" / f"{image_id}.jpg")
     run(tmp_path, table, images=tmp_path / "pictures")
-    assert (tmp_path / "out" / "report.html").read_text().count('<img src="data:image/jpeg') == 12
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('<img src="data:image/jpeg') == 12 and len(page) < 5_000_000
 
 
 def test_drawings_and_random_weights_are_labelled_wherever_their_predictions_go(tmp_path: Path):
@@ -146,6 +149,10 @@ def test_an_absent_class_is_a_gap_and_no_number(tmp_path: Path):
         (lambda frame: frame.assign(p_nv=0.0), "do not sum to 1"),
         (lambda frame: frame.assign(image_id="x"), "predicted more than once: x"),
         (lambda frame: frame.assign(y_true=9), "label outside 0–6"),
+        (lambda frame: frame.assign(p_nv="much"), r"280 images have no number as p_nv: ISIC_0000000 \('much'\)"),
+        (lambda frame: frame.assign(age="old"), r"280 images have no number as age: ISIC_0000000 \('old'\)"),
+        (lambda frame: frame.assign(group_id=""), "280 rows have no group_id: 0"),
+        (lambda frame: frame.assign(image_id=[None, *frame["image_id"][1:]]), "1 rows have no image_id: 0"),
         (lambda frame: frame.assign(split="training"), "nothing to report"),
     ],
 )
@@ -153,6 +160,46 @@ def test_faults_are_told_by_name(tmp_path: Path, change, told: str):
     change(made(0, 0.8)).to_csv(tmp_path / "g.csv", index=False)
     with pytest.raises(UserError, match=told):
         run(tmp_path, tmp_path / "g.csv")
+
+
+def test_numbers_may_be_names(tmp_path: Path):
+    made(0, 0.8).assign(image_id=range(COUNT), group_id=range(COUNT)).to_parquet(tmp_path / "n.parquet")
+    assert run(tmp_path, tmp_path / "n.parquet")["n"]["n"] == COUNT
+
+
+def test_what_was_done_to_a_challenge_table_is_said(truth: Path, tmp_path: Path):
+    frame = pd.read_csv(io.BytesIO(isic.to_csv(made(0, 0.8)))).assign(UNK=0.0)
+    frame.loc[3, "MEL"] += 0.5
+    frame.loc[7, isic.ORDER] = 1 / 7
+    frame.to_csv(tmp_path / "i.csv", index=False)
+    run(tmp_path, tmp_path / "i.csv", truth=truth)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "does not have were left out: UNK" in page
+    assert "1 images whose probabilities do not sum to 1, scaled to do so: ISIC_0000003" in page
+    assert "1 images have no single greatest probability: ISIC_0000007" in page
+
+
+def test_tables_that_share_some_images_are_compared_on_these(table: Path, tmp_path: Path):
+    predictions.write(made(1, 0.5).head(210), str(tmp_path / "b.parquet"))
+    ids = [f"other{place}" for place in range(COUNT)]
+    predictions.write(made(2, 0.5).assign(image_id=ids), str(tmp_path / "c.parquet"))
+    run(tmp_path, table, tmp_path / "b.parquet", tmp_path / "c.parquet")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert '<td>a</td><td>b</td><td class="n">210</td>' in page and "<td>a</td><td>c</td>" not in page
+    assert "its 210 images are not those of a: only the 210 in both are compared" in page
+    assert "its 280 images are not those of a: only the 0 in both are compared" in page
+
+
+def test_what_to_beware_of_is_on_the_page(table: Path, tmp_path: Path):
+    """That nobody knows what the model learned from, and that labelled images were left out."""
+    frame = pd.concat([made(0, 0.8).head(200), made(1, 1.0, "new").tail(80)], ignore_index=True)
+    predictions.write(frame, str(tmp_path / "w.parquet"))
+    manifest = {"models": [], "warnings": ["nothing beside m.keras says which images it learned from"]}
+    (tmp_path / "w.parquet.manifest.json").write_text(json.dumps(manifest))
+    assert run(tmp_path, tmp_path / "w.parquet")["w"]["n"] == 200
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "nothing beside m.keras says" in page
+    assert "80 labelled images new to the model are not in these figures" in page
 
 
 def test_other_files_are_refused(tmp_path: Path):
@@ -168,7 +215,9 @@ def test_other_files_are_refused(tmp_path: Path):
 
 def test_the_job_is_one_line_and_two_for_a_mistake(table: Path, tmp_path: Path):
     job = [sys.executable, str(ROOT / "jobs" / "evaluate.py"), "--out", str(tmp_path / "out"), "--predictions"]
-    good = subprocess.run([*job, str(table)], capture_output=True, text=True)
+    predictions.write(made(1, 0.5), str(tmp_path / "b.parquet"))
+    good = subprocess.run([*job, str(table), str(tmp_path / "b.parquet")], capture_output=True, text=True)
     assert good.returncode == 0 and "report: " in good.stdout and not good.stderr
+    assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())) == {"a", "b"}
     bad = subprocess.run([*job, "/nowhere.parquet"], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr == "error: no predictions at /nowhere.parquet\n"

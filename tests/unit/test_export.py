@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ham_ray.commands import exporting
 from ham_ray.commands.exporting import FORMATS, TOLERANCE, export
@@ -33,6 +34,14 @@ def test_it_takes_bytes_and_agrees(model: Path, tmp_path: Path, to: str):
     found = FORMATS[to].read(Path(done.place))(pixels)
     assert found.shape == (3, 7) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_few_images_are_compared_as_many_as_there_are(model: Path, tmp_path: Path):
+    (tmp_path / "pictures").mkdir()
+    for name in "abc":
+        Image.new("RGB", (60, 45), (90, 60, 50)).save(tmp_path / "pictures" / f"{name}.jpg")
+    done = export(str(model), "keras", str(tmp_path / "m.keras"), str(tmp_path / "pictures"))
+    assert done.images == 3 and done.source == str(tmp_path / "pictures")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is not None, reason="tf2onnx is installed")
