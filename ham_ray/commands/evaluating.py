@@ -146,7 +146,7 @@ def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
     """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
     given = frame[list(isic.COLUMNS)].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
     p, ids = given.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
-    if surplus := sorted(set(frame) - {"image", *isic.COLUMNS}):
+    if surplus := sorted(set(map(str, frame)) - {"image", *isic.COLUMNS}):
         warnings.append(f"columns that the challenge does not have were left out: {', '.join(surplus)}")
     if (tied := isic.ties(p)).any():
         warnings.append(

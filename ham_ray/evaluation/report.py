@@ -59,13 +59,13 @@ class ReportData:
 class Difference(NamedTuple):
     """How much better one model is than another, by metric, on the same images.
 
-    `count` of images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
+    `shared` images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
     adjusted for all comparisons made.
     """
 
     model: str
     other: str
-    count: int
+    shared: int
     by: dict[str, Interval]
     images: assessment.McNemar
     p: float

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from rich.console import Console
+from sklearn.metrics import average_precision_score
 
 from ham_ray.diagnoses import CODES, LABELS
 from ham_ray.evaluation import figures, metrics, report, summary
@@ -183,6 +184,19 @@ def test_confusion_matrix_figure_is_svg_and_png():
 def test_confusion_matrix_figure_with_an_absent_class(recwarn):
     figures.confusion_matrix(np.zeros((7, 7), int))
     assert not recwarn.list
+
+
+def test_the_area_below_the_drawn_precision_is_the_average_precision(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(figures, "to_bytes", lambda figure, form: drawn.setdefault("axes", figure.axes) and b"")
+    rng = np.random.default_rng(0)
+    positive = rng.random(80) < 0.3
+    score = np.round(rng.random(80) + positive * 0.3, 2)
+    figures.melanoma_curves(positive, score)
+    (line,) = [line for line in drawn["axes"][1].lines if line.get_label() == "this model"]
+    recall, precision = line.get_path().vertices.T
+    heights = {"steps-pre": precision[1:], "steps-post": precision[:-1]}[line.get_drawstyle()]
+    assert -(np.diff(recall) * heights).sum() == pytest.approx(average_precision_score(positive, score), abs=1e-9)
 
 
 def test_learning_curves_mark_phase_and_best(monkeypatch):
