@@ -2,11 +2,21 @@
 
     pip install -e '.[benchmark]'
     python benchmarks/search.py --data ham10000.zip --weights FILE.h5 [--trials 6] [--epochs 3] [--depths 0,1]
+    python benchmarks/search.py --data ham10000.zip --weights FILE.h5 --no-work [--trials 12]
 
 All three search learning rate, unfreeze depth and class-weight scaling of the same ResNet50 on the same images in
-memory, with the same batch size and epochs, with flips and rotations, and take turns in blocks, each block in a process
-of its own that goes on where its last one ended. KerasTuner (BayesianOptimization) and plain Optuna (TPE) train with
-`model.fit`. Overhead is what a trial takes beyond its epochs. Memory is that of all processes together, at its highest.
+memory, with the same batch size, epochs and augmentation (the eight symmetries of the square), and take turns in
+blocks, each block in a process of its own that goes on where its last one ended. KerasTuner (BayesianOptimization) and
+plain Optuna (TPE) train with `model.fit` in float32 and write no weights; ours is the search job, in bfloat16 where the
+processor has it, and leaves a checkpoint each epoch. The first 12 trials of all three are the same points, with the
+depths in turn: else the rate would measure who drew the cheaper ones. Later trials are each method's own choice.
+
+Trials an hour: by the time from a block's first ask to the end of its last trial, gaps included, and for ours the start
+of the process that trains; the next column also has the block's own start, reading the data, and our ACTIVATIONS.
+Overhead: from the end of one trial to the end of the next, without the seconds in `fit` or in our HISTORY, so that our
+checkpoints count and compiling, which falls into the first epoch, does not. With `--no-work` trials are one epoch of 64
+images and the overhead is all they take, compiling and that one step included. Both are medians over all trials but the
+first of each block. Memory is that of all processes together, at its highest; what they share counts in each.
 """
 
 from __future__ import annotations
@@ -17,18 +27,54 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import numpy as np
 import psutil
 import typer
+import yaml
 
 from ham_ray import console
+from ham_ray.errors import UserError
 
 METHODS = ("ham_ray", "KerasTuner", "Optuna + fit")
 BATCH = 64
+POINTS = 12  # trials that are the same for all methods
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Trials `first` to `last` (not included) of a method, in a folder that all blocks share."""
+
+    data: str
+    weights: str
+    epochs: int
+    depths: tuple[int, int]
+    no_work: bool
+    first: int
+    last: int
+    folder: Path
+
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """What its trials and those before them are to be, as far as that is fixed."""
+        random, (low, high) = np.random.default_rng(0), self.depths
+        return [
+            {
+                "learning_rate": float(10 ** random.uniform(-5, -2)),
+                "unfreeze_depth": low + number % (high - low + 1),
+                "class_weight_scale": float(random.uniform(0.0, 1.2)),
+            }
+            for number in range(min(POINTS, self.last))
+        ]
+
+    def told(self, marks: list[float], inside: list[float], best: float) -> dict[str, Any]:
+        """From when the first trial started and each one ended, and the seconds each spent in its epochs."""
+        each = np.diff(marks) - (0.0 if self.no_work else np.array(inside))
+        return {"seconds": marks[-1] - marks[0], "overheads": each[1:].tolist(), "best": best}
 
 
 def main(
@@ -38,22 +84,27 @@ def main(
     blocks: Annotated[int, typer.Option(help="turns of each")] = 2,
     epochs: Annotated[int, typer.Option(help="of each trial")] = 3,
     depths: Annotated[str, typer.Option(help="lowest and highest unfreeze depth")] = "0,1",
+    no_work: Annotated[bool, typer.Option("--no-work", help="one epoch of 64 images: overhead alone")] = False,
     method: Annotated[str | None, typer.Option(hidden=True)] = None,
-    folder: Annotated[str | None, typer.Option(hidden=True)] = None,
+    turn: Annotated[int, typer.Option(hidden=True)] = 0,
+    folder: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Print a table, a line a method."""
     low, high = (int(depth) for depth in (depths.split(",") * 2)[:2])
-    if method and folder:
-        _block(method, Path(folder), data, weights, trials, epochs, (low, high))
+    epochs = 1 if no_work else epochs
+    if trials < 2 * blocks:
+        raise UserError(f"--trials {trials}: at least 2 for each of {blocks} blocks")
+    if method:
+        first, last = (trials * block // blocks for block in (turn, turn + 1))
+        _run(method, _Block(data, weights, epochs, (low, high), no_work, first, last, Path(folder)))
         return
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in METHODS}
     with tempfile.TemporaryDirectory() as place:
-        for block in range(1, blocks + 1):
+        for block in range(blocks):
             for name in METHODS:
-                options = ["--data", data, "--weights", weights, "--epochs", str(epochs), "--depths", f"{low},{high}"]
-                so_far = str(trials * block // blocks)
-                found[name].append(_measured([*options, "--trials", so_far, "--method", name, "--folder", place]))
-                print(f"{name}, block {block}: {found[name][-1]}", file=sys.stderr, flush=True)
+                own = ["--method", name, "--turn", str(block), "--folder", place]
+                found[name].append(_measured([*sys.argv[1:], *own]))
+                print(f"{name}, block {block + 1}: {found[name][-1]}", file=sys.stderr, flush=True)
     print(f"{trials} trials of {epochs} epochs each in {blocks} blocks, unfreeze depth {low}–{high}, batch {BATCH}")
     print("| | trials an hour | with start and ACTIVATIONS | overhead, s a trial | peak memory, GiB | best macro-F1 |")
     print("|---|---|---|---|---|---|")
@@ -63,7 +114,7 @@ def main(
 
 def _line(name: str, turns: list[dict[str, Any]], trials: int) -> str:
     inside, whole = sum(turn["seconds"] for turn in turns), sum(turn["whole"] for turn in turns)
-    overhead = np.median([value for turn in turns for value in turn["overheads"]])
+    overhead = np.nanmedian([value for turn in turns for value in turn["overheads"]])
     best, memory = max(turn["best"] for turn in turns), max(turn["memory"] for turn in turns)
     rates = f"{3600 * trials / inside:.0f} | {3600 * trials / whole:.0f}"
     return f"| {name} | {rates} | {overhead:.2f} | {memory / 2**30:.1f} | {best:.3f} |"
@@ -99,170 +150,164 @@ def _memory(process: psutil.Process) -> int:
     return total
 
 
-def _block(
-    method: str, place: Path, data: str, weights: str, trials: int, epochs: int, depths: tuple[int, int]
-) -> None:
-    if method == "ham_ray":
-        result = _ours(place, data, weights, trials, epochs, depths)
-    else:
-        peer = _keras_tuner if method == "KerasTuner" else _optuna
-        result = peer(place, _Peer(data, weights, epochs, str(place)), trials, depths)
+def _run(method: str, block: _Block) -> None:
+    from ham_ray.training import feed
+
+    def few(*arguments: Any) -> Any:
+        return {name: rows.head(BATCH) for name, rows in split_rows(*arguments).items()}
+
+    split_rows = feed.split_rows
+    with mock.patch.object(feed, "split_rows", few if block.no_work else split_rows):
+        if method == "ham_ray":
+            result = _ours(block)
+        else:
+            peer = _keras_tuner if method == "KerasTuner" else _optuna
+            result = peer(block, _Peer(block))
     print(json.dumps(result))
 
 
-def _ours(place: Path, data: str, weights: str, trials: int, epochs: int, depths: tuple[int, int]) -> dict[str, Any]:
+def _space(block: _Block) -> dict[str, Any]:
+    low, high = block.depths
+    fixed = {"head_epochs": 0, "batch_size": BATCH, "augmentation": "light", "patience": 0}
+    return {
+        "family": "resnet50_finetuned",
+        "objective": "macro_f1",
+        "scheduler": {"name": "none"},
+        "recipe": {"epochs": block.epochs, **fixed},
+        "parameters": {
+            "learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+            "unfreeze_depth": {"type": "int", "low": low, "high": high},
+            "class_weight_scale": {"type": "float", "low": 0.0, "high": 1.2},
+        },
+        "points": block.points,
+    }
+
+
+def _ours(block: _Block) -> dict[str, Any]:
+    import optuna
+
     from ham_ray.cluster import connected
     from ham_ray.commands import tuning
 
-    space = place / "space.yaml"
-    space.write_text(
-        "family: resnet50_finetuned\nobjective: macro_f1\nscheduler: {name: none}\n"
-        f"recipe: {{epochs: {epochs}, head_epochs: 0, batch_size: {BATCH}, augmentation: light, patience: 0}}\n"
-        "parameters:\n  learning_rate: {type: float, low: 1.0e-5, high: 1.0e-2, log: true}\n"
-        f"  unfreeze_depth: {{type: int, low: {depths[0]}, high: {depths[1]}}}\n"
-        "  class_weight_scale: {type: float, low: 0.0, high: 1.2}\n"
-    )
+    place, space = block.folder, block.folder / "space.yaml"
+    space.write_text(yaml.safe_dump(_space(block)))
     options = tuning.Options(
-        data=data, name="ours", trials=trials, space=str(space), max_concurrent=1, workers_per_trial=1,
-        cpus_per_worker=None, max_failures=0, epochs=None, weights=weights, precision="auto", shard_memory=4.0,
+        data=block.data, name="ours", trials=block.last, space=str(space), max_concurrent=1, workers_per_trial=1,
+        cpus_per_worker=None, max_failures=0, epochs=None, weights=block.weights, precision="auto", shard_memory=4.0,
         activations=16.0, size=128, storage=None, mixed=False, finalists=0, seeds=1, ensemble=1, views=1, smoke=False,
         out=str(place),
     )  # fmt: skip
     with connected():
-        found = tuning.run(options)
-    import optuna
-
+        table = tuning.run(options).trials
     study = optuna.load_study(study_name="ours", storage=f"sqlite:///{place}/ours/study.db")
-    spans = [(t.datetime_start, t.datetime_complete) for t in study.get_trials()]
-    times = [(end - start).total_seconds() for start, end in spans if start and end]
-    overheads = [taken - trained for taken, trained in zip(times, found.trials["seconds"], strict=True)]
-    done = json.loads((place / "ours.json").read_text()) if (place / "ours.json").exists() else 0
-    (place / "ours.json").write_text(json.dumps(len(times)))
-    best = float(found.trials["macro_f1"].max())
-    return {"seconds": sum(times[done:]), "overheads": overheads[done + (not done) :], "best": best}
+    spans = [(t.datetime_start, t.datetime_complete) for t in study.get_trials()[block.first : block.last]]
+    marks = [spans[0][0], *(end for _, end in spans)]
+    inside = table["seconds"].iloc[block.first : block.last].tolist()
+    return block.told([mark.timestamp() for mark in marks if mark], inside, float(table["macro_f1"].max()))
 
 
 class _Peer:
-    """What both peers share: images in memory, a model for given values, and `fit` with its epochs timed."""
+    """What both peers share: images in memory, a model for given values, and `fit` with its seconds kept."""
 
-    def __init__(self, data: str, weights: str, epochs: int, place: str) -> None:
+    def __init__(self, block: _Block) -> None:
+        import plain
+
         from ham_ray.data.prepare import prepare
         from ham_ray.models.weights import resolve_weights
         from ham_ray.recipe import baseline
-        from ham_ray.training import feed
 
-        images = prepare(data, place, 128)
-        self.size, self.epochs, self.weights = images.size, epochs, resolve_weights(weights)
-        rows = feed.split_rows(images, baseline("resnet50_finetuned"))
-        from ham_ray.data.images import read_pixels
-
-        self.parts = {name: (read_pixels(images, rows[name]), rows[name]["label"].to_numpy(np.int32)) for name in rows}
-        self.epoch_seconds = 0.0
+        images = prepare(block.data, str(block.folder), 128)
+        parts = plain.splits(images, baseline("resnet50_finetuned"))
+        self.size, self.epochs, self.weights = images.size, block.epochs, resolve_weights(block.weights)
+        self.training, self.validation = (plain.dataset(*parts[name], BATCH, name == "training") for name in parts)
+        self.counts = np.bincount(parts["training"][1], minlength=7)
+        self.inside: list[float] = []
 
     def model(self, learning_rate: float, depth: int) -> Any:
         """A compiled ResNet50 with its top `depth` stages unfrozen."""
-        import keras
         import plain
 
-        model = plain.resnet50(self.size, self.weights, depth)
-        model.compile(
-            keras.optimizers.AdamW(learning_rate),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=[keras.metrics.F1Score(average="macro", name="f1")],
-        )
-        return model
+        return plain.compiled(plain.resnet50(self.size, self.weights, depth), learning_rate)
 
     def fit(self, model: Any, scale: float) -> float:
         """Train with class weights; the best validation macro-F1."""
         import keras
-        import plain
 
         from ham_ray.models.losses import class_weights
 
-        counts = np.bincount(self.parts["training"][1], minlength=7)
         started = time.perf_counter()
         history = model.fit(
-            plain.dataset(*self.parts["training"], BATCH, shuffled=True),
-            validation_data=plain.dataset(*self.parts["validation"], BATCH, shuffled=False),
+            self.training,
+            validation_data=self.validation,
             epochs=self.epochs,
-            class_weight=dict(enumerate(class_weights(counts, scale).tolist())),
+            class_weight=dict(enumerate(class_weights(self.counts, scale).tolist())),
             verbose=0,
         )
-        self.epoch_seconds = time.perf_counter() - started
+        self.inside.append(time.perf_counter() - started)
         keras.backend.clear_session()
         return float(max(history.history["val_f1"]))
 
 
-def _timed(trial: Callable[[], float], peer: _Peer, spent: dict[str, list[float]]) -> float:
-    started = time.perf_counter()
-    value = trial()
-    spent["seconds"].append(time.perf_counter() - started)
-    spent["epochs"].append(peer.epoch_seconds)
-    return value
-
-
-def _told(spent: dict[str, list[float]], seconds: float, best: float) -> dict[str, Any]:
-    overheads = [whole - inside for whole, inside in zip(spent["seconds"], spent["epochs"], strict=True)]
-    return {"seconds": seconds, "overheads": overheads[1:], "best": best}
-
-
-def _keras_tuner(place: Path, peer: _Peer, trials: int, depths: tuple[int, int]) -> dict[str, Any]:
+def _keras_tuner(block: _Block, peer: _Peer) -> dict[str, Any]:
     import keras_tuner
+
+    marks: list[float] = []
 
     class Tuner(keras_tuner.BayesianOptimization):
         def run_trial(self, trial: Any, *arguments: Any, **options: Any) -> dict[str, float]:
             values = trial.hyperparameters
-            model = self.hypermodel.build(values)
-            return {"f1": peer.fit(model, values.get("class_weight_scale"))}
+            return {"f1": peer.fit(self.hypermodel.build(values), values.get("class_weight_scale"))}
+
+        def on_trial_end(self, trial: Any) -> None:
+            super().on_trial_end(trial)
+            marks.append(time.perf_counter())
 
     def build(values: Any) -> Any:
         values.Float("class_weight_scale", 0.0, 1.2)
         return peer.model(
-            values.Float("learning_rate", 1e-5, 1e-2, sampling="log"), values.Int("unfreeze_depth", *depths)
+            values.Float("learning_rate", 1e-5, 1e-2, sampling="log"), values.Int("unfreeze_depth", *block.depths)
         )
 
     tuner = Tuner(
-        build, objective=keras_tuner.Objective("f1", "max"), max_trials=trials, seed=0, directory=str(place),
-        project_name="keras_tuner",
+        build, objective=keras_tuner.Objective("f1", "max"), max_trials=block.last, seed=0,
+        directory=str(block.folder), project_name="keras_tuner",
     )  # fmt: skip
-    before = len(tuner.oracle.end_order)
-    marks = [time.perf_counter()]
-    inside: list[float] = []
-    ended = tuner.on_trial_end
+    propose = tuner.oracle.populate_space
 
-    def on_trial_end(trial: Any) -> None:
-        ended(trial)
-        marks.append(time.perf_counter())
-        inside.append(peer.epoch_seconds)
+    def fixed_first(trial_id: str) -> dict[str, Any]:
+        """Its own proposal is made, and paid for, as Optuna's is for an enqueued trial."""
+        proposed, number = propose(trial_id), len(tuner.oracle.trials)
+        return {**proposed, "values": block.points[number]} if number < len(block.points) else proposed
 
-    tuner.on_trial_end = on_trial_end
-    tuner.search()
-    best = max(tuner.oracle.trials[number].score for number in tuner.oracle.end_order)
-    assert len(marks) - 1 == trials - before
-    return _told({"seconds": np.diff(marks).tolist(), "epochs": inside}, marks[-1] - marks[0], best)
+    tuner.oracle.populate_space = fixed_first
+    marks.append(time.perf_counter())
+    tuner.search(verbose=0)
+    scores = [trial.score for trial in tuner.oracle.trials.values()]
+    assert None not in scores, "a trial of KerasTuner failed; it told why above"
+    return block.told(marks, peer.inside, max(scores))
 
 
-def _optuna(place: Path, peer: _Peer, trials: int, depths: tuple[int, int]) -> dict[str, Any]:
+def _optuna(block: _Block, peer: _Peer) -> dict[str, Any]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        study_name="plain", storage=f"sqlite:///{place}/plain.db", direction="maximize", load_if_exists=True
+        study_name="plain", storage=f"sqlite:///{block.folder}/plain.db", direction="maximize", load_if_exists=True
     )
-    spent: dict[str, list[float]] = {"seconds": [], "epochs": []}
+    for point in block.points[block.first :]:
+        study.enqueue_trial(point)
 
     def objective(trial: optuna.Trial) -> float:
-        def train() -> float:
-            model = peer.model(
-                trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
-                trial.suggest_int("unfreeze_depth", *depths),
-            )
-            return peer.fit(model, trial.suggest_float("class_weight_scale", 0.0, 1.2))
+        model = peer.model(
+            trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True),
+            trial.suggest_int("unfreeze_depth", *block.depths),
+        )
+        return peer.fit(model, trial.suggest_float("class_weight_scale", 0.0, 1.2))
 
-        return _timed(train, peer, spent)
-
-    study.optimize(objective, n_trials=trials - len(study.get_trials()))
-    return _told(spent, sum(spent["seconds"]), study.best_value)
+    marks = [time.perf_counter()]
+    ended = [lambda study, trial: marks.append(time.perf_counter())]
+    study.optimize(objective, n_trials=block.last - block.first, callbacks=ended)
+    return block.told(marks, peer.inside, study.best_value)
 
 
 if __name__ == "__main__":
