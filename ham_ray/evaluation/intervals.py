@@ -3,6 +3,8 @@
 Images of one lesion resemble each other, so lesions and not images are drawn: the cluster bootstrap of Field and Welsh,
 "Bootstrapping clustered data", J. R. Stat. Soc. B 69 (2007) 369-390, with percentile intervals (Efron and Tibshirani,
 "An introduction to the bootstrap", 1993, ch. 13). Strata keep the rarest class (14 lesions a fold) in every resample.
+Of a stratum's n lesions n - 1 are drawn and weigh n / (n - 1): n draws would give (n - 1) / n of the variance, and too
+narrow an interval where lesions are few (Rao, Wu and Yue, Survey Methodology 18 (1992) 209-217).
 
 A resample is not built: each lesion's multiplicity weighs its images, and every metric is computed from the weights of
 many resamples at once.
@@ -98,7 +100,7 @@ def shares(
 
 
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each image is in each resample: blocks float64[<=100, N] of `resamples` rows in all.
+    """How much each image weighs in each resample: blocks float64[<=100, N] of `resamples` rows in all.
 
     `groups` names the lesion of each of the N images. A group belongs to the stratum of its most frequent class:
     images with equal pixels and different labels share a group.
@@ -121,22 +123,30 @@ def weighted_metrics(y_true: NDArray[np.integer], p: NDArray[np.floating], weigh
 
     Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
     """
+    aucs = _weighted_aucs(y_true, p, weights)
+    return {
+        **by_calls(y_true, p, weights),
+        "macro_auc": _mean_of_defined(aucs),
+        "melanoma_auc": aucs[:, LABELS["mel"]],
+        "malignant_auc": _weighted_auc(np.isin(y_true, metrics.MALIGNANT), metrics.malignancy(p), weights),
+    }
+
+
+def by_calls(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> dict[str, Floats]:
+    """Those of `weighted_metrics` that depend on the most probable classes alone."""
     size = len(CODES)
     cells = np.eye(size * size)[y_true * size + metrics.predicted(p)]
     table = (weights @ cells).reshape(-1, size, size)
     hits, support, called = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
     sensitivity = _divide(hits, support)
     f1 = np.nan_to_num(_divide(2 * hits, support + called))
-    total, aucs = support.sum(axis=1), _weighted_aucs(y_true, p, weights)
+    total = support.sum(axis=1)
     return {
         "accuracy": hits.sum(axis=1) / total,
         "macro_f1": f1.mean(axis=1),
         "weighted_f1": (f1 * support).sum(axis=1) / total,
         "balanced_accuracy": _mean_of_defined(sensitivity),
-        "macro_auc": _mean_of_defined(aucs),
         "melanoma_sensitivity": sensitivity[:, LABELS["mel"]],
-        "melanoma_auc": aucs[:, LABELS["mel"]],
-        "malignant_auc": _weighted_auc(np.isin(y_true, metrics.MALIGNANT), metrics.malignancy(p), weights),
         **dict(zip(SENSITIVITIES, sensitivity.T, strict=True)),
     }
 
@@ -155,10 +165,11 @@ def _bootstrap(
     return {name: np.concatenate([block[name] for block in blocks]) for name in METRICS + SENSITIVITIES}
 
 
-def _multiplicities(rng: np.random.Generator, count: int, size: int) -> NDArray[np.integer]:
-    """How often each of `size` groups is drawn in `size` draws with replacement, int[count, size]."""
-    drawn = rng.integers(0, size, (count, size)) + size * np.arange(count)[:, None]
-    return np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
+    """How often each of `size` groups is drawn in `size` - 1 draws with replacement, scaled to the sum `size`."""
+    draws = max(1, size - 1)
+    drawn = rng.integers(0, size, (count, draws)) + size * np.arange(count)[:, None]
+    return np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size) * (size / draws)
 
 
 def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
