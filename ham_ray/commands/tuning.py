@@ -87,7 +87,8 @@ def run(options: Options) -> Found:
     """Search until the study has enough finished trials, then train the best of them again.
 
     Raises:
-        UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason.
+        UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason; or the
+            search was interrupted.
     """
     search = _prepared(options)
     print(f"search {search.name!r}: {search.place}")
@@ -101,6 +102,9 @@ def run(options: Options) -> Found:
         _write(table, search.place)
         if reason := study.failing_alike():
             raise UserError(f"every trial failed for the same reason, the search was stopped: {reason}")
+        if study.open():  # Tune ends quietly at the first Ctrl-C
+            told = f"{study.finished()} of {options.trials} trials finished"
+            raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
         summary = None
         if options.finalists:
             best = study.best(options.finalists)
