@@ -23,6 +23,7 @@ from ham_ray.errors import UserError
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STOPPED = "stopped"  # beside a trial: the scheduler's word, which it gives once
 _TELLING = 4  # complete trials below which importances say nothing
 _ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
 
@@ -40,6 +41,9 @@ class Study:
 
     def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
         self.study, self.space, self.trials = study, space, trials
+        for trial in self._in(TrialState.RUNNING):
+            if STOPPED in trial.user_attrs:  # a kill came between the scheduler's word and the trial's end
+                self.prune(trial.number)
         self._cut_off = deque(trial.number for trial in self._in(TrialState.RUNNING))
 
     def finished(self) -> int:
@@ -66,10 +70,14 @@ class Study:
         return Ask(trial.number, self.space.suggest(trial))
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tell the score after an epoch (counted from 1); True where the scheduler would stop the trial now."""
+        """Tell the score after an epoch (counted from 1); True where the scheduler stops the trial after it.
+
+        It decides once, when it first hears of an epoch: False for one that a resumed trial repeats.
+        """
+        if epoch in self._frozen(number).intermediate_values:
+            return False
         trial = self._live(number)
-        if epoch not in self._frozen(number).intermediate_values:  # a resumed trial may repeat its last epoch
-            trial.report(value, epoch)
+        trial.report(value, epoch)
         return trial.should_prune()
 
     def complete(self, number: int) -> float:

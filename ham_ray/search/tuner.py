@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from ham_ray import storage
 from ham_ray.runs import CHECKPOINTS
-from ham_ray.search.study import Study
+from ham_ray.search.study import STOPPED, Study
 from ham_ray.search.trial import Shared
 
 
@@ -71,12 +71,12 @@ class _Told:
         self.epochs: dict[int, int] = {}
         self.started, self.before = time.monotonic(), study.finished()
 
-    def scores(self, number: int, scores: list[tuple[int, float]]) -> bool:
-        """A trial has these scores; True where it is not worth going on."""
-        stop = False
-        for epoch, score in scores:
-            stop = self.study.report(number, epoch, score)
-        epoch, score = scores[-1]
+    def scores(self, number: int, result: dict[str, Any]) -> bool:
+        """A trial has these scores; True where it was not worth going on after one of them."""
+        stops = [self.study.report(number, epoch, score) for epoch, score in result["scores"]]
+        stop = any(stops[:-1] if result["finished"] else stops)  # after the last epoch there is nothing to stop
+        self.study.note(number, seconds=result["seconds"], **({STOPPED: True} if stop else {}))
+        epoch, score = result["scores"][-1]
         if epoch > self.epochs.get(number, 0):
             self.epochs[number] = epoch
             best = self.study.best(1)
@@ -119,12 +119,11 @@ class _Asker(Searcher):
             self.study.fail(number, failed)
             self.told.end(number, f"failed: {failed}")
         elif result and result["scores"]:
-            self.told.scores(number, result["scores"])  # of the last epoch nobody has heard yet
-            self.study.note(number, seconds=result["seconds"])
-            self._tell_scored(number, result)
+            stop = self.told.scores(number, result)  # of the last epoch nobody has heard yet
+            self._tell_scored(number, result, complete=result["finished"] and not stop)
 
-    def _tell_scored(self, number: int, result: dict[str, Any]) -> None:
-        if result["finished"]:
+    def _tell_scored(self, number: int, result: dict[str, Any], complete: bool) -> None:
+        if complete:
             self.told.end(number, f"complete: {self.study.complete(number):.3f}")
         else:
             self.study.prune(number)
@@ -149,8 +148,7 @@ class _Stopper(FIFOScheduler):
         """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
         if result["failed"]:
             return self.CONTINUE
-        stop = self.told.scores(self.told.numbers[trial.trial_id], result["scores"])
-        return self.STOP if stop and not result["finished"] else self.CONTINUE
+        return self.STOP if self.told.scores(self.told.numbers[trial.trial_id], result) else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keep the reason for the study."""

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ham_ray.errors import UserError
 from ham_ray.search.space import Space
-from ham_ray.search.study import Study, make_sampler, open_study, startup_trials
+from ham_ray.search.study import STOPPED, Study, make_sampler, open_study, startup_trials
 
 pytestmark = pytest.mark.unit
 FACTS = {"images": "abc at 128 px", "space": "01234567"}
@@ -186,3 +186,14 @@ def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path):
     (tmp_path / "text.db").write_text("this is no database, though long enough to be looked at\n" * 50)
     with pytest.raises(UserError, match="cannot open the study"):
         opened(f"sqlite:///{tmp_path / 'text.db'}")
+
+
+def test_a_trial_the_scheduler_stopped_stays_stopped_after_a_kill(url: str):
+    killed = opened(url, 3)
+    good, stopped, cut_off = (killed.ask() for _ in range(3))
+    killed.report(good.number, 1, 0.9)
+    assert killed.report(stopped.number, 1, 0.1)
+    killed.note(stopped.number, **{STOPPED: True})
+    again = opened(url, 3)
+    assert again.study.get_trials()[stopped.number].state == TrialState.PRUNED
+    assert [again.ask(), again.ask()] == [good, cut_off] and again.ask() is None
