@@ -61,13 +61,22 @@ class Study:
     def ask(self) -> Ask | None:
         """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike."""
         if self._cut_off:
-            number = self._cut_off.popleft()
-            return Ask(number, dict(self._frozen(number).params))
+            return self._again(self._cut_off.popleft())
         if self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials or self.failing_alike():
             return None
-        self.study.sampler = make_sampler(self.space, self.trials, len(self.study.get_trials(deepcopy=False)))
+        waiting = self._in(TrialState.WAITING)
+        self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
         trial = self.study.ask()
         return Ask(trial.number, self.space.suggest(trial))
+
+    def _again(self, number: int) -> Ask:
+        """A trial that a kill cut off; what had not yet been drawn is drawn now."""
+        self._seed(number)
+        values = self.space.suggest(self._live(number))
+        return Ask(number, {**self._frozen(number).params, **values})
+
+    def _seed(self, number: int) -> None:
+        self.study.sampler = make_sampler(self.space, self.trials, number)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
         """Tell the score after an epoch (counted from 1); True where the scheduler stops the trial after it.

@@ -90,6 +90,32 @@ def test_a_trial_cut_off_goes_on_under_its_number_before_any_new_one(url: str):
     assert again.study.get_trials()[running[0].number].intermediate_values == {1: 0.3, 9: 0.4}
 
 
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_a_kill_while_a_trial_is_drawn_leaves_no_trial_without_its_values(tmp_path: Path, drawn: int):
+    url, spaces = f"sqlite:///{tmp_path / 'cut.db'}", SPACE.model_copy(update={"points": []})
+    whole = finish(opened(f"sqlite:///{tmp_path / 'whole.db'}", 4, space=spaces), 1)[0]
+    killed = opened(url, 4, space=spaces)
+    killed._seed(0)
+    trial = killed.study.ask()
+    for name in [*spaces.parameters][:drawn]:
+        spaces.parameters[name].suggest(trial, name)
+    ask = opened(url, 4, space=spaces).ask()
+    assert ask.number == 0 and ask.values.keys() == whole.keys()
+    assert ask.values["learning_rate"] == whole["learning_rate"]
+    assert opened(url, 4, space=spaces).study.get_trials()[0].params == ask.values
+
+
+def test_a_kill_before_a_queued_point_is_drawn_does_not_lose_it(url: str):
+    opened(url, 4).study.ask()
+    assert opened(url, 4).ask().values == SPACE.points[0]
+
+
+def test_each_trial_has_draws_of_its_own(url: str):
+    points = [{"unfreeze_depth": 0}, {"unfreeze_depth": 1}]
+    asked = finish(opened(url, 4, space=SPACE.model_copy(update={"points": points})), 3)
+    assert len({values["learning_rate"] for values in asked}) == 3
+
+
 def test_a_resumed_search_asks_for_what_an_uninterrupted_one_asks_for(tmp_path: Path):
     whole = finish(opened(f"sqlite:///{tmp_path / 'whole.db'}", 16))
     url = f"sqlite:///{tmp_path / 'cut.db'}"
