@@ -21,7 +21,8 @@ class JoinedTrial(tune.Trainable):
     """One epoch a step, with the results of `WarmTrial`."""
 
     thread: threading.Thread | None
-    epoch: int
+    epoch: int  # the last that Tune has heard of
+    last: int  # of the trial
 
     def setup(  # type: ignore[override]  # Tune passes the others
         self, config: dict[str, Any], shared: Shared, images: Images, resources: Resources, shard_memory: float
@@ -70,16 +71,16 @@ class JoinedTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.folder = self.shared.folder(config["trial"])
         self.values, self.failed, self.epoch = config["values"], "", 0
+        self.last = self.values.get("epochs", self.shared.base.epochs)
         self.gate: Any = Gate.remote()  # type: ignore[attr-defined]
         self.thread = None
 
     def _next_rows(self) -> dict[int, dict[str, Any]]:
         """The rows told so far, once there is a new one and the training stands at the gate, or has ended."""
         assert self.thread is not None
-        last = self.shared.base.epochs
         while self.thread.is_alive():
             rows = ray.get(self.gate.told.remote())
-            if self.epoch < max(rows, default=0) < last:
+            if self.epoch < max(rows, default=0) < self.last:
                 return rows
             time.sleep(0.05)
         return ray.get(self.gate.told.remote())
