@@ -50,9 +50,9 @@ def claim(uri: str, identity: dict[str, Any]) -> None:
         storage.write_bytes(place, to_json(identity))
         return
     found = json.loads(storage.read_bytes(place))
-    differences = [f"{k} was {a!r}, is {b!r}" for k, a, b in _differences(found, json.loads(to_json(identity)))]
-    if differences:
-        raise UserError(f"{uri} is another run: {'; '.join(differences)}. Give another --name, or the same settings")
+    changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(found, json.loads(to_json(identity)))]
+    if changed:
+        raise UserError(f"{uri} is another run: {'; '.join(changed)}. Give another --name, or the same settings")
 
 
 def record_start(uri: str) -> None:
@@ -135,12 +135,13 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Each entry that differs, by its path with dots: its value in `old` and in `new`, None where it is absent."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append((prefix + key, a, b))
     return found

@@ -25,10 +25,17 @@ class JoinedTrial(tune.Trainable):
     last: int  # of the trial
 
     def setup(  # type: ignore[override]  # Tune passes the others
-        self, config: dict[str, Any], shared: Shared, images: Images, resources: Resources, shard_memory: float
+        self,
+        config: dict[str, Any],
+        shared: Shared,
+        images: Images,
+        resources: Resources,
+        shard_memory: float,
+        restarts: int,
     ) -> None:
         configure_data()
-        self.shared, self.images, self.resources, self.shard_memory = shared, images, resources, shard_memory
+        self.shared, self.images, self.resources = shared, images, resources
+        self.shard_memory, self.restarts = shard_memory, restarts
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -91,7 +98,9 @@ class JoinedTrial(tune.Trainable):
             tables = self.shared.tables.get(table_key(recipe))
             parts = feed.split(self.images, recipe, self.resources.workers, self.shard_memory, tables, tested=False)
             weights = ray.get(self.shared.weights)
-            outcome = workers.train(recipe, self.images, parts, weights, self.resources, self.folder, self.gate)
+            outcome = workers.train(
+                recipe, self.images, parts, weights, self.resources, self.folder, self.gate, self.restarts
+            )
             self.failed = outcome.failed or ""
         except ray.train.TrainingFailedError as error:
             self.failed = str(error).strip().splitlines()[-1][:300]

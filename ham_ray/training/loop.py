@@ -91,8 +91,8 @@ def train(
 ) -> Progress:
     """Train from the latest checkpoint (or from the start) to the end of the recipe, then restore the best epoch.
 
-    `report` gets each new row of HISTORY. `go_on` gets all rows, those of before a kill too, at the start and after each
-    epoch; where it returns False the training stops there.
+    `report` gets each new row of HISTORY. `go_on` gets all rows, those of before a kill too, at the start and after
+    each epoch; where it returns False the training stops there.
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.

@@ -56,12 +56,13 @@ def train(
     resources: Resources,
     uri: str,
     gate: Any = None,
+    restarts: int = RESTARTS,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
-    A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
-    Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails as
-    STOPPED. Such a training leaves no model and predicts nothing.
+    A killed worker is restarted with all others, at most `restarts` times. A non-finite loss is an Outcome, no
+    exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails
+    as STOPPED. Such a training leaves no model and predicts nothing.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -79,12 +80,12 @@ def train(
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
     with messages.printed() as config["mailbox"]:
-        told = _trainer(config, splits, resources, name).fit().return_value
+        told = _trainer(config, splits, resources, name, restarts).fit().return_value
     storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
 
 
-def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str) -> Any:
+def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str, restarts: int) -> Any:
     return TensorflowTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
@@ -96,7 +97,7 @@ def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, 
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=config["uri"],
-            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
+            failure_config=ray.train.FailureConfig(max_failures=restarts),
         ),
         datasets={**splits.datasets},
         dataset_config=ray.train.DataConfig(

@@ -233,9 +233,7 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     assert (tmp_path / "s" / "finals" / "report.html").exists()
 
 
-def test_ctrl_c_ends_a_search_without_finals_and_the_same_command_goes_on(
-    cluster: str, images: Images, tmp_path: Path
-):
+def test_ctrl_c_ends_a_search_without_finals_and_the_same_command_goes_on(cluster: str, images: Images, tmp_path: Path):
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.replace("epochs: 2", "epochs: 30"))
     command = [sys.executable, str(ROOT / "jobs" / "tune_resnet.py"), "--data", images.uri, "--name", "s"]

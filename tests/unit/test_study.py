@@ -30,8 +30,15 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
-def opened(url: str, trials: int = 10, facts: dict = FACTS, other_ok: bool = False, space: Space = SPACE) -> Study:
-    return open_study("s", url, space, trials, facts, other_ok)
+def opened(
+    url: str,
+    trials: int = 10,
+    facts: dict = FACTS,
+    other_ok: bool = False,
+    space: Space = SPACE,
+    details: dict | None = None,
+) -> Study:
+    return open_study("s", url, space, trials, facts, other_ok, details)
 
 
 def objective(values: dict) -> float:
@@ -190,19 +197,38 @@ def test_an_epoch_told_twice_counts_once(url: str):
     assert study.study.get_trials()[number].intermediate_values == {1: 0.4}
 
 
+def fail(study: Study, *reasons: str) -> None:
+    for reason in reasons:
+        study.fail(study.ask().number, reason)
+
+
 def test_when_all_fail_alike_the_search_ends(url: str):
     study = opened(url, 30)
-    for _ in range(3):
-        assert study.failing_alike() is None
-        study.fail(study.ask().number, "out of memory")
+    fail(study, "out of memory", "out of memory")
+    assert study.failing_alike() is None
+    fail(study, "out of memory")
     assert study.ask() is None and study.failing_alike() == "out of memory"
-    assert opened(url, 30).ask() is None
+
+
+def test_reasons_that_differ_in_numbers_are_alike(url: str):
+    study = opened(url, 30)
+    for loss, step, rate in (("nan", 3, "1.2e+30"), ("inf", 41, "0.5"), ("nan", 7, "9e-05")):
+        fail(study, f"loss is {loss} at epoch 1, step {step}, learning rate {rate}")
+    assert study.failing_alike() == "loss is nan at epoch 1, step 7, learning rate 9e-05"
+
+
+def test_a_search_that_ended_so_goes_on_when_it_is_started_again(url: str):
+    fail(opened(url, 30), "out of memory", "out of memory", "out of memory")
+    mended = opened(url, 30)
+    assert mended.failing_alike() is None
+    fail(mended, "disk full", "disk full", "disk full")
+    assert mended.failing_alike() == "disk full"
+    assert len(finish(opened(url, 8))) == 2
 
 
 def test_different_reasons_do_not_end_it(url: str):
     study = opened(url, 30)
-    for reason in ("nan", "nan", "out of memory"):
-        study.fail(study.ask().number, reason)
+    fail(study, "nan", "nan", "out of memory")
     assert study.ask() is not None
 
 
@@ -223,3 +249,53 @@ def test_a_trial_the_scheduler_stopped_stays_stopped_after_a_kill(url: str):
     again = opened(url, 3)
     assert again.study.get_trials()[stopped.number].state == TrialState.PRUNED
     assert [again.ask(), again.ask()] == [good, cut_off] and again.ask() is None
+
+
+def test_fields_that_differ_are_told_by_name(url: str):
+    details = {"space": {"parameters": {"dropout": {"low": 0.0, "high": 0.5}}}}
+    opened(url)  # by older code: digests alone
+    opened(url, details=details)
+    details["space"]["parameters"]["dropout"]["high"] = 0.6
+    with pytest.raises(UserError, match=r"\(space: parameters.dropout.high 0.5 there, 0.6 now\)"):
+        opened(url, facts={**FACTS, "space": "89abcdef"}, details=details)
+
+
+def test_a_digest_of_which_nobody_knows_more_is_told_itself(url: str):
+    opened(url)
+    with pytest.raises(UserError, match=r"\(space: 01234567 there, 89abcdef now\)"):
+        opened(url, facts={**FACTS, "space": "89abcdef"}, details={"space": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("learning_rate", {"type": "float", "low": 1e-5, "high": 1e-2}),
+        ("unfreeze_depth", {"type": "choice", "choices": [0, 1]}),
+    ],
+)
+def test_what_no_study_can_hold_is_refused_even_when_mixed(url: str, name: str, parameter: dict):
+    finish(opened(url, 2))
+    dump = SPACE.model_dump()
+    space = Space(**{**dump, "points": [], "parameters": {**dump["parameters"], name: parameter}})
+    other = {**FACTS, "space": "89abcdef"}
+    with pytest.raises(UserError, match=f"--mixed: {name} was .*Distribution.* in trial 0 and is .*another --name"):
+        opened(url, 4, other, other_ok=True, space=space)
+    assert opened(url, 4).study.user_attrs["facts"] == FACTS
+    assert len(opened(url, 4).study.get_trials()) == 2
+
+
+def test_other_code_is_told_and_kept(url: str, capsys):
+    for code in ("a", "a", "b"):
+        opened(url).record_code(code)
+    assert capsys.readouterr().out == "code: a at the last start, b now\n"
+    assert opened(url).study.user_attrs["code"] == ["a", "b"]
+
+
+def test_fewer_trials_asked_for_leave_none_running(url: str):
+    killed = opened(url, 6)
+    finish(killed, 3)
+    begun = killed.ask()
+    fewer = opened(url, 2)
+    assert fewer.open() == 1 and fewer.ask() == begun and fewer.ask() is None
+    complete(fewer, begun.number, 0.5)
+    assert fewer.open() == 0
