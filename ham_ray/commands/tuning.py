@@ -183,13 +183,8 @@ class _Search:
 
     def shared(self) -> Shared:
         """What trials share, in the object store and on disk."""
-        rows, tables, folder = feed.split_rows(self.images, self.base), {}, activations.folder(self.options.out)
-        for values in self.space.combinations("unfreeze_depth", "augmentation"):
-            recipe = self.base.changed(**values)
-            print(f"{table_key(recipe)}: ", end="", flush=True)
-            budget = self.options.activations * 2**30
-            if found := activations.prepare(self.images, rows, recipe, self.weights, folder, budget):
-                tables[table_key(recipe)] = found
+        rows = feed.split_rows(self.images, self.base)
+        tables = {key: plan.built() for key, plan in self._planned(rows).items()}
         warm = self.options.workers_per_trial == 1  # else Ray Data gives each worker its part
         parts = {name: feed.decoded(self.images, rows[name]) for name in ("training", "validation") if warm}
         return Shared(
@@ -202,6 +197,24 @@ class _Search:
             place=self.place,
             threads=max(1, int(self.means.cpus), runs.cores() // self.means.concurrent),
         )
+
+    def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
+        """Tables of activations by `table_key`, with the disk they need in all told before the first is built."""
+        found: dict[str, activations.Planned] = {}
+        lacking: dict[Path, int] = {}
+        folder, budget = activations.folder(self.options.out), self.options.activations * 2**30
+        for values in self.space.combinations("unfreeze_depth", "augmentation"):
+            recipe = self.base.changed(**values)
+            print(f"{table_key(recipe)}: ", end="", flush=True)
+            promised = sum(lacking.values())
+            if plan := activations.planned(self.images, rows, recipe, self.weights, folder, budget, promised):
+                found[table_key(recipe)] = plan
+                lacking |= plan.sizes(missing=True)
+        if found:
+            whole = {path: size for plan in found.values() for path, size in plan.sizes().items()}
+            need, new = (sum(sizes.values()) / 2**30 for sizes in (whole, lacking))
+            print(f"activations: {need:.2f} GiB on disk in all, {new:.2f} GiB of it to be computed now", flush=True)
+        return found
 
     def trainable(self, shared: Shared) -> Any:
         """What runs a trial: a warm process, or Ray Train where it has several workers."""

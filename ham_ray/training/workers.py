@@ -61,8 +61,8 @@ def train(
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most `restarts` times. A non-finite loss is an Outcome, no
-    exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails
-    as STOPPED. Such a training leaves no model and predicts nothing.
+    exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training
+    fails as STOPPED. Such a training leaves no model and predicts nothing.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from ham_ray import cluster
@@ -12,6 +14,7 @@ from ham_ray.commands import tuning
 from ham_ray.errors import UserError
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
+from ham_ray.training import activations
 
 pytestmark = pytest.mark.unit
 SPACE = Space(
@@ -139,3 +142,38 @@ def test_the_finals_are_as_long_as_the_space_says_unless_the_command_says_otherw
     assert (own.base.epochs, own.longer.epochs, own.longer.dropout) == (4, 9, 0.2)
     asked = tuning._prepared(options(tmp_path, epochs=25))
     assert (asked.base.epochs, asked.longer.epochs, asked.longer.dropout) == (25, 25, 0.2)
+
+
+def test_the_disk_that_activations_need_in_all_is_told_before_any_is_computed(
+    two_cpus, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """Two depths fit, of which one is there already; the depths' validation tables are others, the views share one."""
+    space = Space(
+        family="resnet50_finetuned",
+        parameters={
+            "unfreeze_depth": {"type": "int", "low": 0, "high": 2},
+            "augmentation": {"type": "choice", "choices": ["off", "light"], "when": {"unfreeze_depth": [0]}},
+        },
+    )
+    search = replace(tuning._prepared(options(tmp_path)), space=space, base=space.base())
+    monkeypatch.setattr(activations, "_build", lambda *given: pytest.fail("built before all was told"))
+    promises = []
+
+    def planned(images, rows, recipe, weights, folder, budget, promised):
+        promises.append(promised)
+        depth, views = recipe.unfreeze_depth, 8 if recipe.augmentation == "light" else 1
+        tables = {
+            "training": activations._Table(Path(f"{depth}-{views}"), rows["training"], views),
+            "validation": activations._Table(Path(f"{depth}-validation"), rows["validation"], 1),
+        }
+        missing = tables if depth == 0 else {}
+        return activations.Planned(images, recipe, weights, tables, missing, 2**20, "bfloat16") if depth < 2 else None
+
+    monkeypatch.setattr(activations, "planned", planned)
+    found = search._planned({"training": pd.DataFrame(index=range(64)), "validation": pd.DataFrame(index=range(64))})
+    assert len(found) == 3 and promises == [0, 2 * 64 * 2**20, 10 * 64 * 2**20, 10 * 64 * 2**20]
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("activations: 0.75 GiB on disk in all, 0.62 GiB of it to be computed now")
+    )
