@@ -38,12 +38,15 @@ MANIFEST = "manifest.json"  # beside predictions, their name before
 # What a folder of several runs holds.
 REPORT, MODEL_CARD, WINNER = "report.html", "model_card.md", "winner.json"
 
+ANOTHER = "Give another --name, or the same settings"
 
-def claim(uri: str, identity: dict[str, Any]) -> None:
+
+def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
     """Make the folder the run of this identity, or go on with it.
 
     Raises:
-        UserError: the folder is the run of another recipe, other images or other weights; with the differences.
+        UserError: the folder is the run of another recipe, other images or other weights; with the differences and the
+            `remedy`.
     """
     place = storage.join(uri, IDENTITY)
     if not storage.exists(place):
@@ -52,7 +55,7 @@ def claim(uri: str, identity: dict[str, Any]) -> None:
     found = json.loads(storage.read_bytes(place))
     changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(found, json.loads(to_json(identity)))]
     if changed:
-        raise UserError(f"{uri} is another run: {'; '.join(changed)}. Give another --name, or the same settings")
+        raise UserError(f"{uri} is another run: {'; '.join(changed)}. {remedy}")
 
 
 def record_start(uri: str) -> None:
