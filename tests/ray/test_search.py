@@ -207,6 +207,38 @@ def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images
     assert [*trial.intermediate_values.values()] == pytest.approx(whole, abs=1e-6) and len(whole) == 30
 
 
+def test_a_process_that_dies_again_and_again_fails_its_trial(cluster: str, images: Images, folder: Path):
+    """Killed at each new checkpoint: `max_failures` bounds how often it is started again."""
+    done, seen = threading.Event(), set[str]()
+
+    def kill() -> None:
+        while not done.wait(0.02):
+            names = {path.name for path in (folder / "dies").glob("trial-0000/checkpoints/epoch-*.npz")}
+            if names - seen:
+                for process in _trial_processes():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGKILL)
+            seen.update(names)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        table = search(images, folder, SPACE.replace("epochs: 2", "epochs: 60"), name="dies", trials=1, max_failures=1)
+    finally:
+        done.set()
+        thread.join()
+    assert table["state"].tolist() == ["fail"] and table["reason"][0]
+    assert 2 <= len(seen) < 60
+
+
+def test_an_exception_fails_its_trial_with_the_reason_and_the_others_go_on(cluster: str, images: Images, folder: Path):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "trial-0000").write_text("a file where the trial wants its folder")
+    table = search(images, folder, name="broken", trials=2, max_failures=1)
+    assert table["state"].tolist() == ["fail", "complete"]
+    assert "NotADirectoryError" in table["reason"][0]
+
+
 def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Images, tmp_path: Path):
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.replace("epochs: 2", "epochs: 6"))

@@ -89,3 +89,17 @@ def test_a_kill_after_the_schedulers_word_does_not_unsay_it(tune: Tune, tmp_path
     again = Tune(tmp_path, trials=2)
     assert again.states() == [TrialState.COMPLETE, TrialState.PRUNED] and not again.study.open()
     assert again.study.table()["seconds"].tolist() == [4.0, 2.0]
+
+
+def test_what_ends_a_trial_without_scores_is_kept_as_its_reason(tune: Tune):
+    told = {"scores": [], "finished": False, "failed": "loss is nan", "seconds": 0.0}
+    tune.start("diverged")
+    assert tune.stopper.on_trial_result(None, SimpleNamespace(trial_id="diverged"), told) == tune.stopper.CONTINUE
+    tune.asker.on_trial_complete("diverged", told)
+    tune.start("died")
+    error = SimpleNamespace(cause=MemoryError("no memory left\nfor 3 GiB"))
+    trial: Any = SimpleNamespace(trial_id="died", get_pickled_error=lambda: error)
+    tune.stopper.on_trial_error(None, trial)
+    tune.asker.on_trial_complete("died", None, error=True)
+    assert tune.states() == [TrialState.FAIL, TrialState.FAIL]
+    assert tune.study.table()["reason"].tolist() == ["loss is nan", "MemoryError: no memory left"]
