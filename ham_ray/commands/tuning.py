@@ -96,6 +96,7 @@ def run(options: Options) -> Found:
     with storage.locked(search.place):
         runs.record_start(storage.join(search.place, ENVIRONMENT))
         study = search.study()
+        tuner.forget_checkpoints(study, search.place)
         if study.open():
             shared = search.shared()
             tuner.run(study, shared, search.means, search.trainable(shared))

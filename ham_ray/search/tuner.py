@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 from ham_ray import storage
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.search.study import STOPPED, Study
-from ham_ray.search.trial import Shared
+from ham_ray.search.trial import Shared, trial_folder
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,6 @@ def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainab
 
     `trainable` is WarmTrial or JoinedTrial with its parameters.
     """
-    _forget_checkpoints(study, shared)
-    if not study.open():
-        return
     # A new name each time: what Tune leaves on disk is never read back. The study is.
     name, place = f"ray-{time.time_ns()}", shared.place
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", AIR_VERBOSITY="0")  # the lines below tell more
@@ -162,10 +159,10 @@ def _reason(trial: Trial) -> str:
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def _forget_checkpoints(study: Study, shared: Shared) -> None:
-    """Of finished trials: a kill may have come between the word to the study and this."""
+def forget_checkpoints(study: Study, place: str) -> None:
+    """Of the finished trials of a search: a kill may have come between the word to the study and this."""
     for number in study.finished_numbers():
-        storage.remove(storage.join(shared.folder(number), CHECKPOINTS))
+        storage.remove(storage.join(trial_folder(place, number), CHECKPOINTS))
 
 
 def _short(value: Any) -> str:

@@ -57,6 +57,19 @@ def test_an_interrupted_search_says_so_and_trains_no_finals(monkeypatch, study, 
     assert (Path(search.place) / "trials.csv").exists()
 
 
+def test_checkpoints_of_finished_trials_go_even_where_nothing_is_left_to_run(monkeypatch, study, search):
+    study.report(number := study.ask().number, 1, 0.5)
+    study.complete(number)
+    study.trials = 1
+    checkpoints = Path(search.place) / "trial-0000" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    monkeypatch.setattr(tuning, "_prepared", lambda options: search)
+    monkeypatch.setattr(tuning.search_report, "write", lambda *arguments: None)
+    search.page = lambda *arguments: None
+    tuning.run(SimpleNamespace(trials=1, finalists=0))
+    assert checkpoints.parent.exists() and not checkpoints.exists()
+
+
 def test_where_all_fail_alike_the_remedy_is_named(monkeypatch, study, search):
     def failing(*arguments) -> None:
         for _ in range(3):
