@@ -189,6 +189,24 @@ def plan(
     return Resources(workers, share, use_gpu, f"{workers} worker(s) × {share:g} CPU, {device}: {shape}")
 
 
+def shares(processes: int) -> tuple[float, float]:
+    """CPUs and GPUs for each of so many `processes` on the nodes of the connected cluster; (0, 0): they do not fit."""
+    import ray
+
+    return process_shares(processes, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+
+
+def process_shares(processes: int, nodes: list[dict[str, float]]) -> tuple[float, float]:
+    """`shares` on nodes with these resources: a process finds all it asks for on one node, and a GPU is one of them.
+
+    Where there are GPUs only their nodes count. One process alone leaves a CPU to others.
+    """
+    used = [node for node in nodes if node.get("GPU", 0) >= 1] or nodes
+    cpus, gpus = [float(node.get("CPU", 0)) for node in used], int(sum(node.get("GPU", 0) for node in used))
+    reserve = 1.0 if processes == 1 and sum(cpus) >= 2 else 0.0
+    return _share(processes, cpus, reserve), _share(processes, [1.0] * gpus, 0.0) if gpus else 0.0
+
+
 def _share(workers: int, node_cpus: list[float], reserve: float) -> float:
     """The largest share of a CPU with which all workers fit."""
     candidates = [(sum(node_cpus) - reserve) / workers]

@@ -38,21 +38,24 @@ MANIFEST = "manifest.json"  # beside predictions, their name before
 # What a folder of several runs holds.
 REPORT, MODEL_CARD, WINNER = "report.html", "model_card.md", "winner.json"
 
+ANOTHER = "Give another --name, or the same settings"
 
-def claim(uri: str, identity: dict[str, Any]) -> None:
+
+def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
     """Make the folder the run of this identity, or go on with it.
 
     Raises:
-        UserError: the folder is the run of another recipe, other images or other weights; with the differences.
+        UserError: the folder is the run of another recipe, other images or other weights; with the differences and the
+            `remedy`.
     """
     place = storage.join(uri, IDENTITY)
     if not storage.exists(place):
         storage.write_bytes(place, to_json(identity))
         return
     found = json.loads(storage.read_bytes(place))
-    differences = [f"{k} was {a!r}, is {b!r}" for k, a, b in _differences(found, json.loads(to_json(identity)))]
-    if differences:
-        raise UserError(f"{uri} is another run: {'; '.join(differences)}. Give another --name, or the same settings")
+    changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(found, json.loads(to_json(identity)))]
+    if changed:
+        raise UserError(f"{uri} is another run: {'; '.join(changed)}. {remedy}")
 
 
 def record_start(uri: str) -> None:
@@ -135,12 +138,13 @@ def _cpuinfo() -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Each entry that differs, by its path with dots: its value in `old` and in `new`, None where it is absent."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append((prefix + key, a, b))
     return found

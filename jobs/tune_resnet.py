@@ -24,11 +24,13 @@ def main(
     max_concurrent: Annotated[int | None, Option(help="trials at once")] = None,
     workers_per_trial: Annotated[int, Option(help="training workers of a trial; 1 is the fastest way")] = 1,
     cpus_per_worker: Annotated[float | None, Option(help="of those, instead of an even share")] = None,
-    max_failures: Annotated[int, Option(help="restarts of a trial whose process died")] = 2,
-    epochs: Annotated[int | None, Option(help="of each trial, instead of the space's")] = None,
+    max_failures: Annotated[int, Option(help="restarts of a trial of which a process died")] = 2,
+    epochs: Annotated[int | None, Option(help="of each trial and of the finals, instead of the space's")] = None,
     weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
-    shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0,
+    shard_memory: Annotated[
+        float, Option(help="GiB of decoded images a worker may keep; trials of one worker share theirs")
+    ] = 4.0,
     activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take, each depth")] = 8.0,
     size: Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")] = None,
     storage: Annotated[str | None, Option(help="database URL of the study; default a file in its folder")] = None,

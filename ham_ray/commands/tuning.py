@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from ham_ray import runs, storage
-from ham_ray.cluster import check_shared, cluster_resources
+from ham_ray.cluster import Resources, check_shared, cluster_resources, shares
 from ham_ray.commands import baselines, choices
 from ham_ray.console import for_tables
 from ham_ray.data.augment import VIEWS
@@ -37,6 +37,7 @@ from ham_ray.training import activations, feed
 SPACES = Path(__file__).parents[2] / "search_spaces"
 TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
+_INSTEAD = {"finalists": "; 0 trains none again", "seeds": "; without finals: --finalists 0"}
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 
@@ -87,26 +88,33 @@ def run(options: Options) -> Found:
     """Search until the study has enough finished trials, then train the best of them again.
 
     Raises:
-        UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason.
+        UserError: an option that cannot be met, before any trial starts; or every trial failed for one reason; or the
+            search was interrupted.
     """
     search = _prepared(options)
     print(f"search {search.name!r}: {search.place}")
     with storage.locked(search.place):
         runs.record_start(storage.join(search.place, ENVIRONMENT))
         study = search.study()
+        tuner.forget_checkpoints(study, search.place)
         if study.open():
             shared = search.shared()
             tuner.run(study, shared, search.means, search.trainable(shared))
         table = study.table()
         _write(table, search.place)
         if reason := study.failing_alike():
-            raise UserError(f"every trial failed for the same reason, the search was stopped: {reason}")
+            raise UserError(
+                f"every trial failed for the same reason, the search was stopped: {reason}; once its cause is mended "
+                "the same command goes on, or another --name starts afresh"
+            )
+        if study.open():  # Tune ends quietly at the first Ctrl-C
+            told = f"{study.finished()} of {options.trials} trials finished"
+            raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
         summary = None
         if options.finalists:
             best = study.best(options.finalists)
             plan = Plan(options.seeds, options.ensemble, options.views)
-            recipe = search.base.changed(**search.space.finals)
-            summary = finals(best, recipe, plan, search.final_setting(), search.baselines())
+            summary = finals(best, search.longer, plan, search.final_setting(), search.baselines())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
@@ -133,9 +141,11 @@ class _Search:
     options: Options
     space: Space
     base: Recipe
+    longer: Recipe  # of the finals, where `finals:` of the space may ask for more epochs
     images: Images
     weights: Weights
     means: tuner.Means
+    alone: Resources  # of one training of `workers_per_trial`
 
     @property
     def name(self) -> str:
@@ -152,28 +162,32 @@ class _Search:
         """What the value of a trial depends on, beside its parameters."""
         return {
             "images": f"{self.images.fingerprint[:12]} at {self.images.size} px",
-            "space": digest(self.space.model_dump(exclude={"points", "sampler", "scheduler", "finals"})),
-            "recipe": digest(self.base.model_dump()),
+            **{name: digest(content) for name, content in self.details.items()},
             "weights": (self.weights.sha256 or self.weights.name)[:12],
+        }
+
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What those of the facts that are digests are digests of."""
+        return {
+            "space": self.space.model_dump(exclude={"points", "sampler", "scheduler", "finals"}),
+            "recipe": self.base.model_dump(),
         }
 
     def study(self) -> Study:
         """The study, opened or made."""
         url, trials = self.options.storage or f"sqlite:///{self.place}/{STUDY}", self.options.trials
-        study = open_study(self.name, url, self.space, trials, self.facts, self.options.mixed)
+        study = open_study(self.name, url, self.space, trials, self.facts, self.options.mixed, self.details)
+        study.record_code(f"commit {runs.commit()}, sources {runs.code_digest()}")
         print(f"study {url}: {study.finished()} of {trials} trials finished", flush=True)
         return study
 
     def shared(self) -> Shared:
         """What trials share, in the object store and on disk."""
-        rows, tables, folder = feed.split_rows(self.images, self.base), {}, activations.folder(self.options.out)
-        for values in self.space.combinations("unfreeze_depth", "augmentation"):
-            recipe = self.base.changed(**values)
-            print(f"{table_key(recipe)}: ", end="", flush=True)
-            budget = self.options.activations * 2**30
-            if found := activations.prepare(self.images, rows, recipe, self.weights, folder, budget):
-                tables[table_key(recipe)] = found
-        parts = {name: feed.decoded(self.images, rows[name]) for name in ("training", "validation")}
+        rows = feed.split_rows(self.images, self.base)
+        tables = {key: plan.built() for key, plan in self._planned(rows).items()}
+        warm = self.options.workers_per_trial == 1  # else Ray Data gives each worker its part
+        parts = {name: feed.decoded(self.images, rows[name]) for name in ("training", "validation") if warm}
         return Shared(
             base=self.base,
             size=self.images.size,
@@ -182,8 +196,26 @@ class _Search:
             labels={name: part.labels for name, part in parts.items()},
             tables=tables,
             place=self.place,
-            threads=max(1, runs.cores() // self.means.concurrent),
+            threads=max(1, int(self.means.cpus), runs.cores() // self.means.concurrent),
         )
+
+    def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
+        """Tables of activations by `table_key`, with the disk they need in all told before the first is built."""
+        found: dict[str, activations.Planned] = {}
+        lacking: dict[Path, int] = {}
+        folder, budget = activations.folder(self.options.out), self.options.activations * 2**30
+        for values in self.space.combinations("unfreeze_depth", "augmentation"):
+            recipe = self.base.changed(**values)
+            print(f"{table_key(recipe)}: ", end="", flush=True)
+            promised = sum(lacking.values())
+            if plan := activations.planned(self.images, rows, recipe, self.weights, folder, budget, promised):
+                found[table_key(recipe)] = plan
+                lacking |= plan.sizes(missing=True)
+        if found:
+            whole = {path: size for plan in found.values() for path, size in plan.sizes().items()}
+            need, new = (sum(sizes.values()) / 2**30 for sizes in (whole, lacking))
+            print(f"activations: {need:.2f} GiB on disk in all, {new:.2f} GiB of it to be computed now", flush=True)
+        return found
 
     def trainable(self, shared: Shared) -> Any:
         """What runs a trial: a warm process, or Ray Train where it has several workers."""
@@ -197,13 +229,12 @@ class _Search:
             images=self.images,
             resources=replace(together, workers=workers),
             shard_memory=self.options.shard_memory * 2**30,
+            restarts=self.options.max_failures,
         )
 
     def final_setting(self) -> Setting:
         """Where and with what the best are trained again."""
-        options = self.options
-        resources = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
-        return make_setting(self.images, self.weights, resources, storage.join(self.place, "finals"), options)
+        return make_setting(self.images, self.weights, self.alone, storage.join(self.place, "finals"), self.options)
 
     def baselines(self) -> dict[str, Run]:
         """Finished baselines of the same images."""
@@ -238,22 +269,33 @@ class _Search:
 
 
 def _prepared(options: Options) -> _Search:
+    _check_counts(options)
     space = load_space(options.space_file)
-    if options.trials < 1:
-        raise UserError(f"--trials {options.trials}: at least 1")
-    if options.finalists and options.seeds < 1:
-        raise UserError(f"--seeds {options.seeds}: at least 1; without finals: --finalists 0")
-    if not 1 <= options.views <= VIEWS["light"]:
-        raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
     if storage.is_remote(options.out) and not options.storage:
         raise UserError(f"--out {options.out}: a study needs a database; give --storage postgresql://… as well")
     choices.tell_temporary(options.out)
     check_shared(storage.absolute(options.out))
+    alone = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
     means = _means(options)
     precision = choices.precision(options.precision, means.gpus > 0)
     base = space.base().changed(epochs=options.epochs, precision=precision)
+    longer = base.changed(**{**space.finals, "epochs": options.epochs or space.finals.get("epochs")})
     images = choices.images(options.data, options.out, options.size, options.smoke)
-    return _Search(options, space, base, images, choices.weights(options.weights, [base], images), means)
+    weights = choices.weights(options.weights, [base], images)
+    return _Search(options, space, base, longer, images, weights, means, alone)
+
+
+def _check_counts(options: Options) -> None:
+    """Refuse numbers that make no sense, before anything starts."""
+    least = {"trials": 1, "max_concurrent": 1, "workers_per_trial": 1, "max_failures": 0, "finalists": 0, "ensemble": 1}
+    if options.finalists:
+        least["seeds"] = 1
+    for name, low in least.items():
+        value = getattr(options, name)
+        if value is not None and value < low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: at least {low}" + _INSTEAD.get(name, ""))
+    if not 1 <= options.views <= VIEWS["light"]:
+        raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
 
 
 def _means(options: Options) -> tuner.Means:
@@ -266,11 +308,11 @@ def _means(options: Options) -> tuner.Means:
         return tuner.Means(concurrent, _WATCHER, 0.0, options.max_failures)
     reason = "" if options.max_concurrent else " (one a GPU)" if gpus else " (one for each 4 CPUs, at least 1)"
     concurrent = options.max_concurrent or gpus or max(1, int(cpus // 4))
-    if concurrent > cpus:
-        raise UserError(f"--max-concurrent {concurrent}: more than the cluster's {cpus:g} CPUs")
-    share = max(1.0, cpus - 1) if concurrent == 1 else cpus / concurrent
+    share, gpu_share = shares(concurrent)
+    if share < min(1.0, cpus):
+        raise UserError(f"--max-concurrent {concurrent}: more than the cluster has CPUs for ({cpus:g} in all)")
     print(f"trials at once: {concurrent}{reason}, {share:g} of {cpus:g} CPUs each")
-    return tuner.Means(concurrent, share, gpus / concurrent, options.max_failures)
+    return tuner.Means(concurrent, share, gpu_share, options.max_failures)
 
 
 def _write(table: pd.DataFrame, place: str) -> None:

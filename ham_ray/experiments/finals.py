@@ -87,7 +87,10 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
 def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
     recipes = {trial.number: _recipes(trial, base, seeds) for trial in best}
-    found = train({name: recipe for named in recipes.values() for name, recipe in named.items()}, setting)
+    remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {setting.out} away"
+    found = train(
+        {name: recipe for named in recipes.values() for name, recipe in named.items()}, setting, remedy=remedy
+    )
     ended = {
         n: {name: found[name] for name in named if found[name].predictions is not None} for n, named in recipes.items()
     }

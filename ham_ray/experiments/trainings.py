@@ -36,10 +36,14 @@ from ham_ray.training import activations, feed, workers
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
 
 
-def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> dict[str, Run]:
-    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`."""
+def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1, remedy: str = runs.ANOTHER) -> dict[str, Run]:
+    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`.
+
+    Raises:
+        UserError: a folder is another run; with the `remedy`.
+    """
     for name, recipe in recipes.items():
-        runs.claim(_place(setting, name), _identity(recipe, setting))
+        runs.claim(_place(setting, name), _identity(recipe, setting), remedy)
     parts: dict[str, feed.Splits] = {}
 
     def run(name: str) -> Run:

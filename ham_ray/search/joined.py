@@ -21,13 +21,21 @@ class JoinedTrial(tune.Trainable):
     """One epoch a step, with the results of `WarmTrial`."""
 
     thread: threading.Thread | None
-    epoch: int
+    epoch: int  # the last that Tune has heard of
+    last: int  # of the trial
 
     def setup(  # type: ignore[override]  # Tune passes the others
-        self, config: dict[str, Any], shared: Shared, images: Images, resources: Resources, shard_memory: float
+        self,
+        config: dict[str, Any],
+        shared: Shared,
+        images: Images,
+        resources: Resources,
+        shard_memory: float,
+        restarts: int,
     ) -> None:
         configure_data()
-        self.shared, self.images, self.resources, self.shard_memory = shared, images, resources, shard_memory
+        self.shared, self.images, self.resources = shared, images, resources
+        self.shard_memory, self.restarts = shard_memory, restarts
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -70,16 +78,16 @@ class JoinedTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.folder = self.shared.folder(config["trial"])
         self.values, self.failed, self.epoch = config["values"], "", 0
+        self.last = self.values.get("epochs", self.shared.base.epochs)
         self.gate: Any = Gate.remote()  # type: ignore[attr-defined]
         self.thread = None
 
     def _next_rows(self) -> dict[int, dict[str, Any]]:
         """The rows told so far, once there is a new one and the training stands at the gate, or has ended."""
         assert self.thread is not None
-        last = self.shared.base.epochs
         while self.thread.is_alive():
             rows = ray.get(self.gate.told.remote())
-            if self.epoch < max(rows, default=0) < last:
+            if self.epoch < max(rows, default=0) < self.last:
                 return rows
             time.sleep(0.05)
         return ray.get(self.gate.told.remote())
@@ -90,7 +98,9 @@ class JoinedTrial(tune.Trainable):
             tables = self.shared.tables.get(table_key(recipe))
             parts = feed.split(self.images, recipe, self.resources.workers, self.shard_memory, tables, tested=False)
             weights = ray.get(self.shared.weights)
-            outcome = workers.train(recipe, self.images, parts, weights, self.resources, self.folder, self.gate)
+            outcome = workers.train(
+                recipe, self.images, parts, weights, self.resources, self.folder, self.gate, self.restarts
+            )
             self.failed = outcome.failed or ""
         except ray.train.TrainingFailedError as error:
             self.failed = str(error).strip().splitlines()[-1][:300]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import optuna
 import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ham_ray.errors import UserError, unknown_name
@@ -18,6 +19,10 @@ from ham_ray.recipe import BASELINES, Recipe, baseline
 
 Value = bool | int | float | str
 Place = tuple[str | int, ...]
+_UNSEARCHED = {
+    **dict.fromkeys(("family", "test_fold", "validation_fold", "select_by", "seed"), "it decides what is measured"),
+    "precision": "the processor decides it, or --precision",
+}
 
 
 class _Strict(BaseModel):
@@ -56,6 +61,12 @@ class Numbers(_Strict):
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
+    def distribution(self) -> BaseDistribution:
+        """What `suggest` draws from."""
+        if self.type == "int":
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
     def wrong(self) -> str | None:
         """What is wrong with the range, if anything."""
         if self.low > self.high:
@@ -88,6 +99,10 @@ class Choices(_Strict):
         """The trial's value."""
         chosen: Any = trial.suggest_categorical(name, self.choices)
         return chosen
+
+    def distribution(self) -> BaseDistribution:
+        """What `suggest` draws from."""
+        return CategoricalDistribution(self.choices)
 
     def wrong(self) -> str | None:
         """What is wrong with the choices, if anything."""
@@ -158,7 +173,7 @@ def load_space(path: str | Path) -> Space:
         UserError: `file:line: what is wrong`, with the near names where one is unknown.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = _text(path)
         root = yaml.compose(text, yaml.SafeLoader)
         content = yaml.safe_load(text)
     except OSError as error:
@@ -166,12 +181,24 @@ def load_space(path: str | Path) -> Space:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}:{line}: not YAML: character {error.character!r} is not allowed") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}:1: expected names and values such as 'family: resnet50_finetuned'")
     try:
         return _checked(content)
     except _Wrong as error:
         raise UserError(f"{path}:{_line(root, error.place)}: {error}") from None
+
+
+def _text(path: str | Path) -> str:
+    content = Path(path).read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text: byte {content[error.start]:#04x}") from None
 
 
 class _Wrong(Exception):
@@ -226,23 +253,29 @@ def _known(kind: str, names: Iterable[str], known: Iterable[str], place: Place) 
 
 def _check_parameter(space: Space, name: str) -> None:
     parameter, place = space.parameters[name], ("parameters", name)
-    if name in ("family", "test_fold", "validation_fold", "select_by", "seed"):
-        raise _Wrong(place, f"{name} is no parameter of a search: it decides what is measured")
+    if reason := _UNSEARCHED.get(name):
+        raise _Wrong(place, f"{name} is no parameter of a search: {reason}")
     if name in space.recipe:
         raise _Wrong(place, f"{name} is fixed under recipe: and searched as well; choose one")
     if name in space.finals:
         raise _Wrong(("finals", name), f"{name} is searched: the finals take it from the trial")
+    if parameter.type == "float" and Recipe.model_fields[name].annotation is int:
+        raise _Wrong((*place, "type"), f"{name} is a whole number: type: int")
     if problem := parameter.wrong():
         raise _Wrong(place, f"{name}: {problem}")
     for end in parameter.ends():
         _accepted(space, {name: end}, place)
-    before = [*space.parameters][: [*space.parameters].index(name)]
-    for other, values in parameter.when.items():
+    _check_condition(space, name)
+
+
+def _check_condition(space: Space, name: str) -> None:
+    place, before = ("parameters", name, "when"), [*space.parameters][: [*space.parameters].index(name)]
+    for other, values in space.parameters[name].when.items():
         if other not in before:
-            raise _Wrong((*place, "when"), f"{name}: 'when' names {other!r}; known above it: {', '.join(before)}")
+            raise _Wrong(place, f"{name}: 'when' names {other!r}; known above it: {', '.join(before)}")
         for value in _listed(values):
             if not _contains(space.parameters[other], value):
-                raise _Wrong((*place, "when"), f"{name}: {other} never is {value!r}")
+                raise _Wrong(place, f"{name}: {other} never is {value!r}")
 
 
 def _check_point(space: Space, point: Mapping[str, Value], place: Place) -> None:

@@ -7,7 +7,9 @@ and the trial's number, so that a resumed search asks for the points an uninterr
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +21,12 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
+from ham_ray import runs
 from ham_ray.errors import UserError
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+STOPPED = "stopped"  # beside a trial: the scheduler's word, which it gives once
 _TELLING = 4  # complete trials below which importances say nothing
 _ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
 
@@ -40,6 +44,10 @@ class Study:
 
     def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
         self.study, self.space, self.trials = study, space, trials
+        for trial in self._in(TrialState.RUNNING):
+            if STOPPED in trial.user_attrs:  # a kill came between the scheduler's word and the trial's end
+                self.prune(trial.number)
+        self._before = frozenset(self.finished_numbers())
         self._cut_off = deque(trial.number for trial in self._in(TrialState.RUNNING))
 
     def finished(self) -> int:
@@ -51,25 +59,38 @@ class Study:
         return [trial.number for trial in self._in(*FINISHED)]
 
     def open(self) -> int:
-        """How many are still to be finished of those asked for."""
-        return max(0, self.trials - self.finished())
+        """How many are still to be finished: of those asked for, and in any case those that were begun."""
+        return max(self.trials - self.finished(), len(self._in(TrialState.RUNNING)))
 
     def ask(self) -> Ask | None:
         """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike."""
         if self._cut_off:
-            number = self._cut_off.popleft()
-            return Ask(number, dict(self._frozen(number).params))
+            return self._again(self._cut_off.popleft())
         if self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials or self.failing_alike():
             return None
-        self.study.sampler = make_sampler(self.space, self.trials, len(self.study.get_trials(deepcopy=False)))
+        waiting = self._in(TrialState.WAITING)
+        self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
         trial = self.study.ask()
         return Ask(trial.number, self.space.suggest(trial))
 
+    def _again(self, number: int) -> Ask:
+        """A trial that a kill cut off; what had not yet been drawn is drawn now."""
+        self._seed(number)
+        values = self.space.suggest(self._live(number))
+        return Ask(number, {**self._frozen(number).params, **values})
+
+    def _seed(self, number: int) -> None:
+        self.study.sampler = make_sampler(self.space, self.trials, number)
+
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tell the score after an epoch (counted from 1); True where the scheduler would stop the trial now."""
+        """Tell the score after an epoch (counted from 1); True where the scheduler stops the trial after it.
+
+        It decides once, when it first hears of an epoch: False for one that a resumed trial repeats.
+        """
+        if epoch in self._frozen(number).intermediate_values:
+            return False
         trial = self._live(number)
-        if epoch not in self._frozen(number).intermediate_values:  # a resumed trial may repeat its last epoch
-            trial.report(value, epoch)
+        trial.report(value, epoch)
         return trial.should_prune()
 
     def complete(self, number: int) -> float:
@@ -93,11 +114,15 @@ class Study:
             self._live(number).set_user_attr(name, value)
 
     def failing_alike(self) -> str | None:
-        """The reason for which every finished trial failed, where there are enough of them."""
-        done = self._in(*FINISHED)
-        reasons = {trial.user_attrs.get("reason") for trial in done if trial.state == TrialState.FAIL}
-        all_failed = all(trial.state == TrialState.FAIL for trial in done)
-        return reasons.pop() if all_failed and len(reasons) == 1 and len(done) >= _ALIKE else None
+        """The reason for which every finished trial failed, where there are enough of this start.
+
+        Those of an earlier start say nothing: the cause may have been mended since.
+        """
+        if self._in(TrialState.COMPLETE, TrialState.PRUNED):
+            return None
+        failed = [trial for trial in self._in(TrialState.FAIL) if trial.number not in self._before]
+        reasons = [str(trial.user_attrs.get("reason")) for trial in failed]
+        return reasons[-1] if len(failed) >= _ALIKE and len({*map(_kind, reasons)}) == 1 else None
 
     def best(self, most: int) -> list[FrozenTrial]:
         """The complete trials of the highest values, best first."""
@@ -122,6 +147,14 @@ class Study:
         except (ValueError, RuntimeError):  # all values equal, or no parameter that every trial has
             return {}
 
+    def record_code(self, code: str) -> None:
+        """Keep the version of the code that goes on with the study, and say where it is another one."""
+        before = self.study.user_attrs.get("code", [])
+        if before and before[-1] != code:
+            print(f"code: {before[-1]} at the last start, {code} now", flush=True)
+        if before[-1:] != [code]:
+            self.study.set_user_attr("code", [*before, code])
+
     def _in(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states)
 
@@ -132,14 +165,24 @@ class Study:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)
 
 
-def open_study(name: str, url: str, space: Space, trials: int, facts: dict[str, Any], other_ok: bool = False) -> Study:
+def open_study(
+    name: str,
+    url: str,
+    space: Space,
+    trials: int,
+    facts: dict[str, Any],
+    other_ok: bool = False,
+    details: dict[str, dict[str, Any]] | None = None,
+) -> Study:
     """Open the study of that name in a database, or make it with the space's prior points queued.
 
     `facts` say what a trial's value depends on beside its parameters; a study that was made with others is refused, or
-    with `other_ok` continued, and what it was continued with is added to its facts.
+    with `other_ok` continued, and what it was continued with is added to its facts. `details` hold, for facts that are
+    digests, what they are digests of, so that a difference can be told by its fields.
 
     Raises:
-        UserError: the database cannot be opened, or the study has other facts.
+        UserError: the database cannot be opened, the study has other facts, or a parameter other values than a study
+            can hold side by side.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -149,7 +192,7 @@ def open_study(name: str, url: str, space: Space, trials: int, facts: dict[str, 
         )
     except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise UserError(f"cannot open the study at {url}: {str(error).splitlines()[0]}") from None
-    _check_facts(study, facts, other_ok)
+    _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
     for place, point in enumerate(space.points):
         if place >= study.user_attrs.get("points", 0):
             study.enqueue_trial(point, skip_if_exists=True)  # a kill between the two lines queues none twice
@@ -188,24 +231,56 @@ def make_pruner(space: Space) -> BasePruner:
     return NopPruner()
 
 
+def _kind(reason: str) -> str:
+    """A reason without its numbers: places, learning rates and sizes differ from trial to trial."""
+    return re.sub(r"\b(nan|inf)\b|[-+]?\d[\w.+-]*", "#", reason)
+
+
 def _patience(url: str) -> dict[str, Any]:
     return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
 
 
-def _check_facts(study: optuna.Study, facts: dict[str, Any], other_ok: bool) -> None:
-    before = study.user_attrs.get("facts")
-    if before is None:
-        study.set_user_attr("facts", facts)
-    elif changed := [name for name in facts if facts[name] != before.get(name)]:
-        told = "; ".join(f"{name}: {before.get(name)} there, {facts[name]} now" for name in changed)
+def _check_facts(
+    study: optuna.Study, space: Space, facts: dict[str, Any], details: dict[str, dict[str, Any]], other_ok: bool
+) -> None:
+    before = study.user_attrs.get("facts", facts)
+    if changed := [name for name in facts if facts[name] != before.get(name)]:
+        of_before = study.user_attrs.get("details", {})  # absent in studies of older code
+        fields = {name: _difference(of_before.get(name), details.get(name)) for name in changed}
+        told = "; ".join(
+            f"{name}: {fields[name] or f'{before.get(name)} there, {facts[name]} now'}" for name in changed
+        )
         if not other_ok:
             raise UserError(
                 f"study {study.study_name!r} was made with something else ({told}); take another --name, or "
                 "--mixed, which goes on although values of old and new trials are not comparable"
             )
+        _check_parameters(study, space)
         print(f"study: going on with something else, values of old and new trials are not comparable: {told}")
-        study.set_user_attr("facts", facts)
         study.set_user_attr("mixed", [*study.user_attrs.get("mixed", []), told])
+    study.set_user_attr("facts", facts)
+    study.set_user_attr("details", details)
+
+
+def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
+    """The fields that differ, in words; empty where nobody knows."""
+    if before is None or now is None:
+        return ""
+    return ", ".join(f"{name} {old!r} there, {new!r} now" for name, old, new in runs.differences(before, now))
+
+
+def _check_parameters(study: optuna.Study, space: Space) -> None:
+    """Refuse what Optuna cannot hold in one study, before it fails in the middle of a trial."""
+    for trial in study.get_trials(deepcopy=False):
+        for name in trial.distributions.keys() & space.parameters.keys():
+            before, now = trial.distributions[name], space.parameters[name].distribution()
+            try:
+                optuna.distributions.check_distribution_compatibility(before, now)
+            except ValueError:
+                raise UserError(
+                    f"--mixed: {name} was {before} in trial {trial.number} and is {now} now; type, log and choices of "
+                    f"a parameter cannot change within study {study.study_name!r}: take another --name"
+                ) from None
 
 
 def _row(trial: FrozenTrial, space: Space) -> dict[str, Any]:

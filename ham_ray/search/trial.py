@@ -65,7 +65,12 @@ class Shared:
 
     def folder(self, number: int) -> str:
         """A trial's folder."""
-        return storage.join(self.place, f"trial-{number:04d}")
+        return trial_folder(self.place, number)
+
+
+def trial_folder(place: str, number: int) -> str:
+    """The folder of a trial of the search at `place`."""
+    return storage.join(place, f"trial-{number:04d}")
 
 
 def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, float]]:

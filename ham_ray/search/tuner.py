@@ -14,8 +14,8 @@ from ray.tune.search import Searcher
 
 from ham_ray import storage
 from ham_ray.runs import CHECKPOINTS
-from ham_ray.search.study import Study
-from ham_ray.search.trial import Shared
+from ham_ray.search.study import STOPPED, Study
+from ham_ray.search.trial import Shared, trial_folder
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,6 @@ def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainab
 
     `trainable` is WarmTrial or JoinedTrial with its parameters.
     """
-    _forget_checkpoints(study, shared)
-    if not study.open():
-        return
     # A new name each time: what Tune leaves on disk is never read back. The study is.
     name, place = f"ray-{time.time_ns()}", shared.place
     os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", AIR_VERBOSITY="0")  # the lines below tell more
@@ -71,12 +68,12 @@ class _Told:
         self.epochs: dict[int, int] = {}
         self.started, self.before = time.monotonic(), study.finished()
 
-    def scores(self, number: int, scores: list[tuple[int, float]]) -> bool:
-        """A trial has these scores; True where it is not worth going on."""
-        stop = False
-        for epoch, score in scores:
-            stop = self.study.report(number, epoch, score)
-        epoch, score = scores[-1]
+    def scores(self, number: int, result: dict[str, Any]) -> bool:
+        """A trial has these scores; True where it was not worth going on after one of them."""
+        stops = [self.study.report(number, epoch, score) for epoch, score in result["scores"]]
+        stop = any(stops[:-1] if result["finished"] else stops)  # after the last epoch there is nothing to stop
+        self.study.note(number, seconds=result["seconds"], **({STOPPED: True} if stop else {}))
+        epoch, score = result["scores"][-1]
         if epoch > self.epochs.get(number, 0):
             self.epochs[number] = epoch
             best = self.study.best(1)
@@ -119,12 +116,11 @@ class _Asker(Searcher):
             self.study.fail(number, failed)
             self.told.end(number, f"failed: {failed}")
         elif result and result["scores"]:
-            self.told.scores(number, result["scores"])  # of the last epoch nobody has heard yet
-            self.study.note(number, seconds=result["seconds"])
-            self._tell_scored(number, result)
+            stop = self.told.scores(number, result)  # of the last epoch nobody has heard yet
+            self._tell_scored(number, result, complete=result["finished"] and not stop)
 
-    def _tell_scored(self, number: int, result: dict[str, Any]) -> None:
-        if result["finished"]:
+    def _tell_scored(self, number: int, result: dict[str, Any], complete: bool) -> None:
+        if complete:
             self.told.end(number, f"complete: {self.study.complete(number):.3f}")
         else:
             self.study.prune(number)
@@ -149,8 +145,7 @@ class _Stopper(FIFOScheduler):
         """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
         if result["failed"]:
             return self.CONTINUE
-        stop = self.told.scores(self.told.numbers[trial.trial_id], result["scores"])
-        return self.STOP if stop and not result["finished"] else self.CONTINUE
+        return self.STOP if self.told.scores(self.told.numbers[trial.trial_id], result) else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keep the reason for the study."""
@@ -164,10 +159,10 @@ def _reason(trial: Trial) -> str:
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
 
 
-def _forget_checkpoints(study: Study, shared: Shared) -> None:
-    """Of finished trials: a kill may have come between the word to the study and this."""
+def forget_checkpoints(study: Study, place: str) -> None:
+    """Of the finished trials of a search: a kill may have come between the word to the study and this."""
     for number in study.finished_numbers():
-        storage.remove(storage.join(shared.folder(number), CHECKPOINTS))
+        storage.remove(storage.join(trial_folder(place, number), CHECKPOINTS))
 
 
 def _short(value: Any) -> str:

@@ -99,6 +99,47 @@ def prepare(
         folder: where tables are kept; the same for all runs that are to share them.
         budget: the most bytes that these tables may take.
     """
+    found = planned(images, rows, recipe, weights, folder, budget)
+    return found.built() if found else None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Tables that fit, before the missing ones are built."""
+
+    images: Images
+    recipe: Recipe
+    weights: Weights
+    tables: dict[str, _Table]
+    missing: dict[str, _Table]
+    bytes_each: int  # of one view of an image
+    dtype: str
+
+    def built(self) -> dict[str, str]:
+        """The tables' folders, once the missing ones are built."""
+        if self.missing:
+            _build(self.missing, self.images, self.recipe, self.weights, self.dtype)
+        return {name: str(table.path) for name, table in self.tables.items()}
+
+    def sizes(self, missing: bool = False) -> dict[Path, int]:
+        """Bytes of each table, or of the missing ones."""
+        chosen = self.missing if missing else self.tables
+        return {table.path: len(table.rows) * table.views * self.bytes_each for table in chosen.values()}
+
+
+def planned(
+    images: Images,
+    rows: dict[str, pd.DataFrame],
+    recipe: Recipe,
+    weights: Weights,
+    folder: str,
+    budget: float,
+    promised: int = 0,
+) -> Planned | None:
+    """What `prepare` would build; None, with the reason printed, where the plain path is to be taken.
+
+    `promised` are bytes of the disk that other plans will take.
+    """
     if reason := _unfit(recipe, folder):
         print(f"activations: computed anew each step, because {reason}", flush=True)
         return None
@@ -108,16 +149,13 @@ def prepare(
         "validation": _table(images, rows["validation"], 1, recipe, weights, folder),
     }
     missing = {name: table for name, table in tables.items() if not _sound(table)}
-    need = {name: len(table.rows) * table.views * int(np.prod(shape)) * 2 for name, table in tables.items()}
-    if reason := _too_large(sum(need.values()), sum(need[name] for name in missing), folder, budget):
+    found = Planned(images, recipe, weights, tables, missing, int(np.prod(shape)) * 2, dtype)
+    whole, lacking = sum(found.sizes().values()), sum(found.sizes(missing=True).values())
+    if reason := _too_large(whole, lacking, folder, budget, promised):
         print(f"activations: computed anew each step, because {reason}", flush=True)
         return None
-    print(
-        f"activations: {sum(need.values()) / 2**30:.2f} GiB in {folder}, " + _told(tables, missing, shape), flush=True
-    )
-    if missing:
-        _build(missing, images, recipe, weights, dtype)
-    return {name: str(table.path) for name, table in tables.items()}
+    print(f"activations: {whole / 2**30:.2f} GiB in {folder}, " + _told(tables, missing, shape), flush=True)
+    return found
 
 
 def _unfit(recipe: Recipe, folder: str) -> str | None:
@@ -132,13 +170,13 @@ def _unfit(recipe: Recipe, folder: str) -> str | None:
     return None
 
 
-def _too_large(whole: int, missing: int, folder: str, budget: float) -> str | None:
+def _too_large(whole: int, missing: int, folder: str, budget: float, promised: int) -> str | None:
     if whole > budget:
         return f"they need {whole / 2**30:.1f} GiB, more than --activations {budget / 2**30:g} (GiB)"
     Path(folder).mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = max(0, shutil.disk_usage(folder).free - promised)
     if missing > 0.9 * free:
-        return f"they need {missing / 2**30:.1f} GiB more and {folder} has {free / 2**30:.1f} GiB free"
+        return f"they need {missing / 2**30:.1f} GiB more and {folder} has {free / 2**30:.1f} GiB free for them"
     return None
 
 

@@ -20,9 +20,9 @@ class Gate:
         self.rows: dict[int, dict[str, Any]] = {}
         self.leave, self.shut = 0, False
 
-    def tell(self, row: dict[str, Any]) -> None:
-        """A row of HISTORY; a worker that was restarted may tell one again."""
-        self.rows[row["epoch"]] = row
+    def tell(self, history: list[dict[str, Any]]) -> None:
+        """All rows of HISTORY so far: those that nobody heard before a kill, and some again."""
+        self.rows = {row["epoch"]: row for row in history}
 
     def told(self) -> dict[int, dict[str, Any]]:
         """The rows so far, by epoch."""

@@ -85,23 +85,26 @@ def train(
     task: Task,
     replica: Replica,
     checkpoints: Checkpoints,
-    report: Callable[[dict[str, Any]], bool | None],
+    report: Callable[[dict[str, Any]], None],
     say: Callable[[str], None],
+    go_on: Callable[[list[dict[str, Any]]], bool] = lambda history: True,
 ) -> Progress:
     """Train from the latest checkpoint (or from the start) to the end of the recipe, then restore the best epoch.
 
-    `report` gets each row of HISTORY; where it returns False the training stops there.
+    `report` gets each new row of HISTORY. `go_on` gets all rows, those of before a kill too, at the start and after
+    each epoch; where it returns False the training stops there.
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.
         WorkersDisagreeError: the workers started from different checkpoints, or ended with different variables.
     """
     training = Training(Trainer(recipe, network, replica, task.class_weights, task.cached), task, checkpoints, say)
-    while not training.finished:
-        if report(training.run_epoch()) is False:
-            training.progress.stopped = True
+    while go_on(training.progress.history):
+        if training.finished:
+            training.restore_best()
             return training.progress
-    training.restore_best()
+        report(training.run_epoch())
+    training.progress.stopped = True
     return training.progress
 
 

@@ -56,12 +56,13 @@ def train(
     resources: Resources,
     uri: str,
     gate: Any = None,
+    restarts: int = RESTARTS,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
-    A killed worker is restarted with all others, at most RESTARTS times. A non-finite loss is an Outcome, no exception.
-    Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training fails as
-    STOPPED. Such a training leaves no model and predicts nothing.
+    A killed worker is restarted with all others, at most `restarts` times. A non-finite loss is an Outcome, no
+    exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training
+    fails as STOPPED. Such a training leaves no model and predicts nothing.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -79,12 +80,12 @@ def train(
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
     with messages.printed() as config["mailbox"]:
-        told = _trainer(config, splits, resources, name).fit().return_value
+        told = _trainer(config, splits, resources, name, restarts).fit().return_value
     storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
 
 
-def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str) -> Any:
+def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str, restarts: int) -> Any:
     return TensorflowTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
@@ -96,7 +97,7 @@ def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, 
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=config["uri"],
-            failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
+            failure_config=ray.train.FailureConfig(max_failures=restarts),
         ),
         datasets={**splits.datasets},
         dataset_config=ray.train.DataConfig(
@@ -128,8 +129,8 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     first = task.validation.inputs[:128]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
     say = messages.sender(config["mailbox"], replica.rank)
-    report = _reporter(recipe, say, config["gate"], replica.rank)
-    progress = loop.train(recipe, network, task, replica, checkpoints, report, say)
+    go_on = _passage(recipe, config["gate"], replica.rank)
+    progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say, go_on)
     if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
@@ -178,11 +179,11 @@ def _join() -> Replica:
     return Replica(strategy, rank, context.get_world_size())
 
 
-def _reporter(recipe: Recipe, say: Callable[[str], None], gate: Any, rank: int) -> Callable[[dict[str, Any]], bool]:
-    """Tells the job, Ray Train and the gate of each epoch; what comes back says whether to go on."""
+def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """Tells the job and Ray Train of each epoch."""
     started, before = time.monotonic(), itertools.count(1)
 
-    def report(row: dict[str, Any]) -> bool:
+    def report(row: dict[str, Any]) -> None:
         left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
             f"{recipe.family} epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, validation macro-F1 "
@@ -191,13 +192,22 @@ def _reporter(recipe: Recipe, say: Callable[[str], None], gate: Any, rank: int) 
             f"at most {left / 60:.0f} min left"
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})
-        if gate is None:
-            return True
-        if rank == 0:
-            ray.get(gate.tell.remote(row))
-        return row["epoch"] == recipe.epochs or may_go_on(gate, row["epoch"])
 
     return report
+
+
+def _passage(recipe: Recipe, gate: Any, rank: int) -> Callable[[list[dict[str, Any]]], bool]:
+    """Tells the gate, where there is one, of all epochs so far, and waits for its leave to go on after the last."""
+
+    def go_on(history: list[dict[str, Any]]) -> bool:
+        if gate is None or not history:
+            return True
+        if rank == 0:
+            ray.get(gate.tell.remote(history))
+        epoch = history[-1]["epoch"]
+        return epoch == recipe.epochs or may_go_on(gate, epoch)
+
+    return go_on
 
 
 def _finish(

@@ -151,6 +151,25 @@ def test_a_loss_that_is_not_finite_stops_with_place_and_rate(tmp_path: Path):
         run(recipe(learning_rate=1e30, warmup_epochs=0), tmp_path)
 
 
+def test_who_watches_hears_of_all_epochs_those_before_a_kill_too(tmp_path: Path):
+    heard: list[list[int]] = []
+
+    def go_on(history: list[dict[str, Any]]) -> bool:
+        heard.append([row["epoch"] for row in history])
+        return heard[-1][-2:] != [1, 2]
+
+    def again() -> loop.Progress:
+        replica, net = Replica(tf.distribute.get_strategy()), network()
+        checkpoints = Checkpoints(str(tmp_path))
+        return loop.train(recipe(), net, task(recipe()), replica, checkpoints, lambda row: None, print, go_on)
+
+    assert again().stopped and heard == [[], [1], [1, 2]]
+    assert again().stopped and heard[3:] == [[1, 2]]  # asked before an epoch is trained
+    heard.clear()
+    run(recipe(), tmp_path)
+    assert not again().stopped and heard == [[1, 2, 3, 4]]
+
+
 def test_workers_that_disagree_are_found():
     class Other(Replica):
         def gather(self, local: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ham_ray.commands import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS
+from ham_ray.search import tuner
 from ham_ray.search.space import load_space
 
 pytestmark = pytest.mark.ray
@@ -206,6 +207,38 @@ def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images
     assert [*trial.intermediate_values.values()] == pytest.approx(whole, abs=1e-6) and len(whole) == 30
 
 
+def test_a_process_that_dies_again_and_again_fails_its_trial(cluster: str, images: Images, folder: Path):
+    """Killed at each new checkpoint: `max_failures` bounds how often it is started again."""
+    done, seen = threading.Event(), set[str]()
+
+    def kill() -> None:
+        while not done.wait(0.02):
+            names = {path.name for path in (folder / "dies").glob("trial-0000/checkpoints/epoch-*.npz")}
+            if names - seen:
+                for process in _trial_processes():
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGKILL)
+            seen.update(names)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        table = search(images, folder, SPACE.replace("epochs: 2", "epochs: 60"), name="dies", trials=1, max_failures=1)
+    finally:
+        done.set()
+        thread.join()
+    assert table["state"].tolist() == ["fail"] and table["reason"][0]
+    assert 2 <= len(seen) < 60
+
+
+def test_an_exception_fails_its_trial_with_the_reason_and_the_others_go_on(cluster: str, images: Images, folder: Path):
+    (folder / "broken").mkdir()
+    (folder / "broken" / "trial-0000").write_text("a file where the trial wants its folder")
+    table = search(images, folder, name="broken", trials=2, max_failures=1)
+    assert table["state"].tolist() == ["fail", "complete"]
+    assert "NotADirectoryError" in table["reason"][0]
+
+
 def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Images, tmp_path: Path):
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.replace("epochs: 2", "epochs: 6"))
@@ -232,6 +265,24 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     assert (tmp_path / "s" / "finals" / "report.html").exists()
 
 
+def test_ctrl_c_ends_a_search_without_finals_and_the_same_command_goes_on(cluster: str, images: Images, tmp_path: Path):
+    space = tmp_path / "space.yaml"
+    space.write_text(SPACE.replace("epochs: 2", "epochs: 30"))
+    command = [sys.executable, str(ROOT / "jobs" / "tune_resnet.py"), "--data", images.uri, "--name", "s"]
+    command += ["--trials", "1", "--space", str(space), "--weights", "none", "--out", str(tmp_path)]
+    command += ["--precision", "float32", "--max-concurrent", "1", "--finalists", "1", "--seeds", "1"]
+    environment = {**os.environ, "RAY_ADDRESS": cluster}
+    job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while job.poll() is None and not list(tmp_path.glob("s/trial-0000/checkpoints/epoch-*.npz")):
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    out, errors = job.communicate(timeout=120)
+    assert job.returncode == 2, out + errors
+    assert "was interrupted: 0 of 1 trials finished; the same command goes on" in errors
+    assert "Traceback" not in out + errors and not (tmp_path / "s" / "finals").exists()
+    assert search(images, tmp_path, space.read_text(), trials=1)["state"].tolist() == ["complete"]
+
+
 def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path):
     bad = ", ".join(f"{{learning_rate: 1.0e-30, dropout: 0.{place}}}" for place in (1, 2, 3))
     text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 6").replace("low: 1.0e-4", "low: 1.0e-30")
@@ -246,6 +297,22 @@ def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, 
     while placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not placement_groups()
+
+
+def test_a_trial_of_two_workers_that_was_trained_but_not_told_is_told_after_the_kill(
+    cluster: str, images: Images, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as killed:
+        killed.setattr(tuner._Asker, "on_trial_complete", lambda *arguments, **more: None)
+        with pytest.raises(UserError, match="was interrupted: 0 of 1 trials finished"):
+            search(images, folder, name="untold", trials=1, workers_per_trial=2)
+    (before,) = study(folder, "untold").get_trials()
+    assert before.state == TrialState.RUNNING and [*before.intermediate_values] == [1]  # the last epoch is not told
+    table = search(images, folder, name="untold", trials=1, workers_per_trial=2)
+    assert table["state"].tolist() == ["complete"] and table["epochs"].tolist() == [2]
+    (after,) = study(folder, "untold").get_trials()
+    assert after.params == before.params and after.intermediate_values[1] == before.intermediate_values[1]
+    assert after.user_attrs["seconds"] > before.user_attrs["seconds"]
 
 
 def placement_groups() -> list[dict]:

@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from ham_ray import cluster as module
-from ham_ray.cluster import plan
+from ham_ray.cluster import plan, process_shares
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -67,6 +67,21 @@ def test_no_worker_is_refused():
 @pytest.mark.parametrize(("gpus", "used"), [(0, False), (1, False), (2, True)])
 def test_gpus_are_used_where_every_worker_gets_one(gpus: int, used: bool):
     assert plan(2, [8.0], gpus).use_gpu is used
+
+
+@pytest.mark.parametrize(
+    ("processes", "cpus", "share"),
+    [(1, [2], 1), (2, [2], 1), (1, [32], 31), (1, [4] * 8, 4), (1, [2, 2], 2), (2, [4, 4, 4], 4), (3, [2], 0.66)],
+)
+def test_a_process_asks_for_what_one_node_has(processes: int, cpus: list[float], share: float):
+    assert process_shares(processes, [{"CPU": count} for count in cpus]) == (share, 0)
+
+
+@pytest.mark.parametrize(("processes", "share"), [(1, 1), (2, 1), (3, 0.5)])
+def test_a_process_asks_for_no_more_than_one_gpu_and_for_cpus_beside_it(processes: int, share: float):
+    nodes = [{"CPU": 32.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
+    cpus, gpus = process_shares(processes, nodes)
+    assert gpus == share and cpus <= 4
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments import finals as module
+from ham_ray.experiments import trainings
 from ham_ray.experiments.finals import CALIBRATED, Plan, average, finals
 from ham_ray.recipe import baseline
 
@@ -53,7 +54,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
     def arrange(
         found: dict[str, Run], seeds: int, ensemble: int = 1, views: int = 1, baselines: dict[str, Run] | None = None
     ) -> dict[str, Run]:
-        monkeypatch.setattr(module, "train", lambda recipes, setting: {name: found[name] for name in recipes})
+        monkeypatch.setattr(module, "train", lambda recipes, setting, remedy: {name: found[name] for name in recipes})
         monkeypatch.setattr(
             module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
         )
@@ -134,6 +135,16 @@ def test_a_seed_that_failed_does_not_count(arranged):
     found = {"trial-4-seed-0": Run(None, None, {"warnings": ["stopped"]}), "trial-4-seed-1": run(0.9, 0.5)}
     shown = arranged({**found, "trial-9-seed-0": run(0.3, 0.3), "trial-9-seed-1": run(0.3, 0.3)}, seeds=2)
     assert shown["trial 4, one training"] is found["trial-4-seed-1"]
+
+
+def test_finals_with_other_settings_are_refused_with_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trainings, "_identity", lambda recipe, setting: recipe.model_dump())
+    monkeypatch.setattr(trainings, "_finished", lambda uri: Run(None, None, {}))
+    setting = SimpleNamespace(out=str(tmp_path))
+    with pytest.raises(UserError, match="none of the best trials"):
+        module._trained([trial(4, 5)], BASE, 1, setting)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="epochs was 3, is 5. .*or move .* away"):
+        module._trained([trial(4, 5)], BASE.changed(epochs=5), 1, setting)  # type: ignore[arg-type]
 
 
 def test_no_complete_trial_is_told():

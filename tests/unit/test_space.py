@@ -106,6 +106,9 @@ def test_fixed_fields_and_objective_reach_the_recipe(load):
         ("recipe:", "finals: {epoch: 9}\nrecipe:", 2, "unknown recipe field 'epoch'; did you mean epochs"),
         ("recipe:", "finals: {epochs: 0}\nrecipe:", 2, "epochs: "),
         ("recipe:", "recipe: ]", 2, "not YAML"),
+        ("type: int", "type: float", 7, "unfreeze_depth is a whole number: type: int"),
+        ("learning_rate: {", "precision: {type: choice, choices: [float32]}\n  learning_rate: {", 6, "precision is no"),
+        ("epochs: 3", "epochs: 3\x07", 3, "not YAML: character"),
     ],
 )
 def test_mistakes_are_told_with_their_line(load, tmp_path, old, new, line, message):
@@ -125,6 +128,12 @@ def test_a_file_without_names_is_refused(load, text):
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read the space .*nothing.yaml: No such file"):
         load_space(tmp_path / "nothing.yaml")
+
+
+def test_a_file_that_is_no_text_is_refused_with_its_line(tmp_path):
+    (tmp_path / "space.yaml").write_bytes(b"family: simple_cnn\n# gr\xfc\xdfe\n")
+    with pytest.raises(UserError, match=r"space.yaml:2: not UTF-8 text: byte 0xfc"):
+        load_space(tmp_path / "space.yaml")
 
 
 def test_values_off_the_steps_are_no_points(load):

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ham_ray.errors import UserError
 from ham_ray.search.space import Space
-from ham_ray.search.study import Study, make_sampler, open_study, startup_trials
+from ham_ray.search.study import STOPPED, Study, make_sampler, open_study, startup_trials
 
 pytestmark = pytest.mark.unit
 FACTS = {"images": "abc at 128 px", "space": "01234567"}
@@ -30,8 +30,15 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
-def opened(url: str, trials: int = 10, facts: dict = FACTS, other_ok: bool = False, space: Space = SPACE) -> Study:
-    return open_study("s", url, space, trials, facts, other_ok)
+def opened(
+    url: str,
+    trials: int = 10,
+    facts: dict = FACTS,
+    other_ok: bool = False,
+    space: Space = SPACE,
+    details: dict | None = None,
+) -> Study:
+    return open_study("s", url, space, trials, facts, other_ok, details)
 
 
 def objective(values: dict) -> float:
@@ -88,6 +95,32 @@ def test_a_trial_cut_off_goes_on_under_its_number_before_any_new_one(url: str):
     states = [trial.state for trial in again.study.get_trials()]
     assert states == [TrialState.COMPLETE] * 4
     assert again.study.get_trials()[running[0].number].intermediate_values == {1: 0.3, 9: 0.4}
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_a_kill_while_a_trial_is_drawn_leaves_no_trial_without_its_values(tmp_path: Path, drawn: int):
+    url, spaces = f"sqlite:///{tmp_path / 'cut.db'}", SPACE.model_copy(update={"points": []})
+    whole = finish(opened(f"sqlite:///{tmp_path / 'whole.db'}", 4, space=spaces), 1)[0]
+    killed = opened(url, 4, space=spaces)
+    killed._seed(0)
+    trial = killed.study.ask()
+    for name in [*spaces.parameters][:drawn]:
+        spaces.parameters[name].suggest(trial, name)
+    ask = opened(url, 4, space=spaces).ask()
+    assert ask.number == 0 and ask.values.keys() == whole.keys()
+    assert ask.values["learning_rate"] == whole["learning_rate"]
+    assert opened(url, 4, space=spaces).study.get_trials()[0].params == ask.values
+
+
+def test_a_kill_before_a_queued_point_is_drawn_does_not_lose_it(url: str):
+    opened(url, 4).study.ask()
+    assert opened(url, 4).ask().values == SPACE.points[0]
+
+
+def test_each_trial_has_draws_of_its_own(url: str):
+    points = [{"unfreeze_depth": 0}, {"unfreeze_depth": 1}]
+    asked = finish(opened(url, 4, space=SPACE.model_copy(update={"points": points})), 3)
+    assert len({values["learning_rate"] for values in asked}) == 3
 
 
 def test_a_resumed_search_asks_for_what_an_uninterrupted_one_asks_for(tmp_path: Path):
@@ -164,19 +197,38 @@ def test_an_epoch_told_twice_counts_once(url: str):
     assert study.study.get_trials()[number].intermediate_values == {1: 0.4}
 
 
+def fail(study: Study, *reasons: str) -> None:
+    for reason in reasons:
+        study.fail(study.ask().number, reason)
+
+
 def test_when_all_fail_alike_the_search_ends(url: str):
     study = opened(url, 30)
-    for _ in range(3):
-        assert study.failing_alike() is None
-        study.fail(study.ask().number, "out of memory")
+    fail(study, "out of memory", "out of memory")
+    assert study.failing_alike() is None
+    fail(study, "out of memory")
     assert study.ask() is None and study.failing_alike() == "out of memory"
-    assert opened(url, 30).ask() is None
+
+
+def test_reasons_that_differ_in_numbers_are_alike(url: str):
+    study = opened(url, 30)
+    for loss, step, rate in (("nan", 3, "1.2e+30"), ("inf", 41, "0.5"), ("nan", 7, "9e-05")):
+        fail(study, f"loss is {loss} at epoch 1, step {step}, learning rate {rate}")
+    assert study.failing_alike() == "loss is nan at epoch 1, step 7, learning rate 9e-05"
+
+
+def test_a_search_that_ended_so_goes_on_when_it_is_started_again(url: str):
+    fail(opened(url, 30), "out of memory", "out of memory", "out of memory")
+    mended = opened(url, 30)
+    assert mended.failing_alike() is None
+    fail(mended, "disk full", "disk full", "disk full")
+    assert mended.failing_alike() == "disk full"
+    assert len(finish(opened(url, 8))) == 2
 
 
 def test_different_reasons_do_not_end_it(url: str):
     study = opened(url, 30)
-    for reason in ("nan", "nan", "out of memory"):
-        study.fail(study.ask().number, reason)
+    fail(study, "nan", "nan", "out of memory")
     assert study.ask() is not None
 
 
@@ -186,3 +238,64 @@ def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path):
     (tmp_path / "text.db").write_text("this is no database, though long enough to be looked at\n" * 50)
     with pytest.raises(UserError, match="cannot open the study"):
         opened(f"sqlite:///{tmp_path / 'text.db'}")
+
+
+def test_a_trial_the_scheduler_stopped_stays_stopped_after_a_kill(url: str):
+    killed = opened(url, 3)
+    good, stopped, cut_off = (killed.ask() for _ in range(3))
+    killed.report(good.number, 1, 0.9)
+    assert killed.report(stopped.number, 1, 0.1)
+    killed.note(stopped.number, **{STOPPED: True})
+    again = opened(url, 3)
+    assert again.study.get_trials()[stopped.number].state == TrialState.PRUNED
+    assert [again.ask(), again.ask()] == [good, cut_off] and again.ask() is None
+
+
+def test_fields_that_differ_are_told_by_name(url: str):
+    details = {"space": {"parameters": {"dropout": {"low": 0.0, "high": 0.5}}}}
+    opened(url)  # by older code: digests alone
+    opened(url, details=details)
+    details["space"]["parameters"]["dropout"]["high"] = 0.6
+    with pytest.raises(UserError, match=r"\(space: parameters.dropout.high 0.5 there, 0.6 now\)"):
+        opened(url, facts={**FACTS, "space": "89abcdef"}, details=details)
+
+
+def test_a_digest_of_which_nobody_knows_more_is_told_itself(url: str):
+    opened(url)
+    with pytest.raises(UserError, match=r"\(space: 01234567 there, 89abcdef now\)"):
+        opened(url, facts={**FACTS, "space": "89abcdef"}, details={"space": {}})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("learning_rate", {"type": "float", "low": 1e-5, "high": 1e-2}),
+        ("unfreeze_depth", {"type": "choice", "choices": [0, 1]}),
+    ],
+)
+def test_what_no_study_can_hold_is_refused_even_when_mixed(url: str, name: str, parameter: dict):
+    finish(opened(url, 2))
+    dump = SPACE.model_dump()
+    space = Space(**{**dump, "points": [], "parameters": {**dump["parameters"], name: parameter}})
+    other = {**FACTS, "space": "89abcdef"}
+    with pytest.raises(UserError, match=f"--mixed: {name} was .*Distribution.* in trial 0 and is .*another --name"):
+        opened(url, 4, other, other_ok=True, space=space)
+    assert opened(url, 4).study.user_attrs["facts"] == FACTS
+    assert len(opened(url, 4).study.get_trials()) == 2
+
+
+def test_other_code_is_told_and_kept(url: str, capsys):
+    for code in ("a", "a", "b"):
+        opened(url).record_code(code)
+    assert capsys.readouterr().out == "code: a at the last start, b now\n"
+    assert opened(url).study.user_attrs["code"] == ["a", "b"]
+
+
+def test_fewer_trials_asked_for_leave_none_running(url: str):
+    killed = opened(url, 6)
+    finish(killed, 3)
+    begun = killed.ask()
+    fewer = opened(url, 2)
+    assert fewer.open() == 1 and fewer.ask() == begun and fewer.ask() is None
+    complete(fewer, begun.number, 0.5)
+    assert fewer.open() == 0

@@ -1,0 +1,41 @@
+"""How a training passes its gate: all epochs told, and leave waited for where more are to come."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ham_ray.recipe import baseline
+from ham_ray.training import workers
+
+pytestmark = pytest.mark.unit
+RECIPE = baseline("simple_cnn").changed(epochs=3)
+
+
+def gate(told: list[list[dict[str, Any]]], leave: bool) -> SimpleNamespace:
+    """A gate without Ray that gives or refuses leave at once."""
+    tell, verdict = SimpleNamespace(remote=told.append), SimpleNamespace(remote=lambda epoch: leave)
+    return SimpleNamespace(tell=tell, verdict=verdict)
+
+
+def history(epochs: int) -> list[dict[str, Any]]:
+    return [{"epoch": epoch} for epoch in range(1, epochs + 1)]
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_a_training_that_goes_on_tells_what_was_trained_before_and_waits_for_leave(monkeypatch, leave: bool):
+    monkeypatch.setattr(workers.ray, "get", lambda found: found)
+    told: list[list[dict[str, Any]]] = []
+    go_on = workers._passage(RECIPE, gate(told, leave), rank=0)
+    assert go_on([]) and not told
+    assert go_on(history(2)) is leave and told == [history(2)]
+    assert go_on(history(3)) and told[-1] == history(3)  # nothing is left to be stopped
+
+
+def test_only_the_first_worker_tells_and_without_a_gate_nobody_waits(monkeypatch):
+    monkeypatch.setattr(workers.ray, "get", lambda found: found)
+    told: list[list[dict[str, Any]]] = []
+    assert workers._passage(RECIPE, gate(told, True), rank=1)(history(1)) and not told
+    assert workers._passage(RECIPE, None, rank=0)(history(1))
