@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -153,7 +154,10 @@ class _Stopper(FIFOScheduler):
 
 
 def _reason(trial: Trial) -> str:
-    error = trial.get_pickled_error() or trial.get_error()
+    path = trial.pickled_error_file  # just written; Tune's getters look where it will have been copied to
+    if not path:
+        return "Tune gives no reason"
+    error = cloudpickle.loads(Path(path).read_bytes())
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]

@@ -262,11 +262,6 @@ def test_averaging_changes_what_is_kept_and_not_how_it_is_trained(tmp_path: Path
     assert averaged.history[-1]["validation_loss"] != plain.history[-1]["validation_loss"]
 
 
-def test_a_report_that_says_no_ends_the_training(tmp_path: Path):
-    progress, _, _ = run(recipe(), tmp_path, lambda row: row["epoch"] < 2)
-    assert progress.stopped and progress.epoch == 2
-
-
 def trained(trainer: Trainer, recipe: Recipe, folder: Path) -> loop.Progress:
     training = loop.Training(trainer, task(recipe), Checkpoints(str(folder)), print)
     while not training.finished:

@@ -121,9 +121,18 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: 
 
 
 def _kill_a_worker(checkpoints: Path, killed: list[int]) -> None:
-    """SIGKILL one training worker as soon as the first epoch is saved."""
+    """SIGKILL one training worker as soon as the first epoch is saved; it is looked for before, epochs are short."""
+    found: list[psutil.Process] = []
+    while not found:
+        found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(p)]
     while not list(checkpoints.glob("epoch-*.npz")):
-        time.sleep(0.02)
-    found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        time.sleep(0.002)
     found[-1].kill()
     killed.append(found[-1].pid)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
