@@ -169,7 +169,8 @@ def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
     """How often each of `size` groups is drawn in `size` - 1 draws with replacement, scaled to the sum `size`."""
     draws = max(1, size - 1)
     drawn = rng.integers(0, size, (count, draws)) + size * np.arange(count)[:, None]
-    return np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size) * (size / draws)
+    times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
+    return times.astype(np.float64) * (size / draws)
 
 
 def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
