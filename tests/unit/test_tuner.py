@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from ray import cloudpickle
 
 from ham_ray.search import tuner
 from ham_ray.search.space import Space
@@ -91,14 +92,15 @@ def test_a_kill_after_the_schedulers_word_does_not_unsay_it(tune: Tune, tmp_path
     assert again.study.table()["seconds"].tolist() == [4.0, 2.0]
 
 
-def test_what_ends_a_trial_without_scores_is_kept_as_its_reason(tune: Tune):
+def test_what_ends_a_trial_without_scores_is_kept_as_its_reason(tune: Tune, tmp_path: Path):
     told = {"scores": [], "finished": False, "failed": "loss is nan", "seconds": 0.0}
     tune.start("diverged")
     assert tune.stopper.on_trial_result(None, SimpleNamespace(trial_id="diverged"), told) == tune.stopper.CONTINUE
     tune.asker.on_trial_complete("diverged", told)
     tune.start("died")
     error = SimpleNamespace(cause=MemoryError("no memory left\nfor 3 GiB"))
-    trial: Any = SimpleNamespace(trial_id="died", get_pickled_error=lambda: error)
+    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
+    trial: Any = SimpleNamespace(trial_id="died", pickled_error_file=str(tmp_path / "error.pkl"))
     tune.stopper.on_trial_error(None, trial)
     tune.asker.on_trial_complete("died", None, error=True)
     assert tune.states() == [TrialState.FAIL, TrialState.FAIL]
