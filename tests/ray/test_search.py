@@ -19,6 +19,7 @@ import pytest
 from here import train_here
 from optuna.trial import TrialState
 from ray.util import placement_group_table
+from searching import small_search
 
 from ham_ray.commands import tuning
 from ham_ray.data.images import Images
@@ -49,31 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(images: Images, folder: Path, text: str = SPACE, **changes) -> tuning.Options:
     path = folder / f"space-{abs(hash(text))}.yaml"
     path.write_text(text)
-    settings = {
-        "data": images.uri,
-        "name": "s",
-        "trials": 3,
-        "space": str(path),
-        "max_concurrent": 1,
-        "workers_per_trial": 1,
-        "cpus_per_worker": None,
-        "max_failures": 2,
-        "epochs": None,
-        "weights": "none",
-        "precision": "float32",
-        "shard_memory": 1.0,
-        "activations": 1.0,
-        "size": None,
-        "storage": None,
-        "mixed": False,
-        "finalists": 0,
-        "seeds": 1,
-        "ensemble": 1,
-        "views": 1,
-        "smoke": False,
-        "out": str(folder),
-    }
-    return tuning.Options(**{**settings, **changes})
+    return small_search(folder, path, **{"data": images.uri, **changes})
 
 
 def search(images: Images, folder: Path, text: str = SPACE, **changes) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from searching import small_search
 
 from ham_ray import cluster
 from ham_ray.commands import tuning
@@ -87,31 +88,7 @@ def options(folder: Path, **changes) -> tuning.Options:
         "family: simple_cnn\nrecipe: {epochs: 4}\nfinals: {epochs: 9, dropout: 0.2}\n"
         "parameters: {learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}}\n"
     )
-    settings = {
-        "data": None,
-        "name": "s",
-        "trials": 3,
-        "space": str(path),
-        "max_concurrent": 1,
-        "workers_per_trial": 1,
-        "cpus_per_worker": None,
-        "max_failures": 2,
-        "epochs": None,
-        "weights": "none",
-        "precision": "float32",
-        "shard_memory": 1.0,
-        "activations": 1.0,
-        "size": None,
-        "storage": None,
-        "mixed": False,
-        "finalists": 1,
-        "seeds": 1,
-        "ensemble": 1,
-        "views": 1,
-        "smoke": False,
-        "out": str(folder),
-    }
-    return tuning.Options(**{**settings, **changes})
+    return small_search(folder, path, **{"finalists": 1, **changes})
 
 
 @pytest.fixture
