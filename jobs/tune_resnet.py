@@ -36,6 +36,7 @@ def main(
     storage: Annotated[str | None, Option(help="database URL of the study; default a file in its folder")] = None,
     mixed: Annotated[bool, Option(help="go on with other data, space or weights; values do not compare")] = False,
     finalists: Annotated[int | None, Option(help="best trials trained again; default 3, smoke 1; 0 = none")] = None,
+    finals_data: Annotated[str | None, Option(help="IMAGES table of another size, for those")] = None,
     seeds: Annotated[int | None, Option(help="trainings of each, over validation folds; default 3, smoke 1")] = None,
     ensemble: Annotated[int, Option(help="also average the probabilities of that many of them")] = 1,
     views: Annotated[int, Option(help="symmetries of each image predicted and averaged in the finals, up to 8")] = 1,

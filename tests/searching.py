@@ -27,6 +27,7 @@ def small_search(folder: Path, space: Path, **changes) -> tuning.Options:
         "storage": None,
         "mixed": False,
         "finalists": 0,
+        "finals_data": None,
         "seeds": 1,
         "ensemble": 1,
         "views": 1,

@@ -17,7 +17,7 @@ from ham_ray.cluster import Resources, check_shared, cluster_resources, shares
 from ham_ray.commands import baselines, choices
 from ham_ray.console import for_tables
 from ham_ray.data.augment import VIEWS
-from ham_ray.data.images import Images
+from ham_ray.data.images import Images, open_images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import Run, Summary, labels
@@ -26,7 +26,7 @@ from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
-from ham_ray.runs import ENVIRONMENT, REPORT
+from ham_ray.runs import ENVIRONMENT, REPORT, WINNER
 from ham_ray.search import tuner
 from ham_ray.search.joined import JoinedTrial
 from ham_ray.search.space import Space, load_space
@@ -62,6 +62,7 @@ class Options:
     storage: str | None
     mixed: bool
     finalists: int
+    finals_data: str | None
     seeds: int
     ensemble: int
     views: int
@@ -113,8 +114,8 @@ def run(options: Options) -> Found:
         summary = None
         if options.finalists:
             best = study.best(options.finalists)
-            plan = Plan(options.seeds, options.ensemble, options.views)
-            summary = finals(best, search.longer, plan, search.final_setting(), search.baselines())
+            plan = Plan(options.seeds, options.ensemble, options.views, search.earlier_finals())
+            summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
@@ -143,6 +144,7 @@ class _Search:
     base: Recipe
     longer: Recipe  # of the finals, where `finals:` of the space may ask for more epochs
     images: Images
+    final_images: Images  # of the finals: the same ones, perhaps of other size
     weights: Weights
     means: tuner.Means
     alone: Resources  # of one training of `workers_per_trial`
@@ -232,16 +234,29 @@ class _Search:
             restarts=self.options.max_failures,
         )
 
+    @property
+    def finals_folder(self) -> str:
+        """Where the best are trained again, below the search's folder: images of another size have one of their own."""
+        return "finals" if self.final_images.size == self.images.size else f"finals-{self.final_images.size}"
+
     def final_setting(self) -> Setting:
         """Where and with what the best are trained again."""
-        return make_setting(self.images, self.weights, self.alone, storage.join(self.place, "finals"), self.options)
+        folder = storage.join(self.place, self.finals_folder)
+        return make_setting(self.final_images, self.weights, self.alone, folder, self.options)
 
-    def baselines(self) -> dict[str, Run]:
-        """Finished baselines of the same images."""
+    def earlier_finals(self) -> tuple[str, ...]:
+        """The folders of other finals that named a winner: they have looked at the test fold."""
+        named = [uri for uri in storage.folders(self.place) if storage.exists(storage.join(uri, WINNER))]
+        found = (uri.rpartition("/")[2] for uri in named)
+        return tuple(name for name in found if name != self.finals_folder)
+
+    def beside(self) -> dict[str, Run]:
+        """Finished baselines of the images searched on, by the name they have in the finals' table."""
         found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.precision)
         names = ", ".join(found) or "none; jobs/baseline.py with the same --data and --out makes them"
         print(f"baselines to set beside the winner: {names}", flush=True)
-        return found
+        size = "" if self.finals_folder == "finals" else f" at {self.images.size} px"
+        return {f"baseline {family}{size}": run for family, run in found.items()}
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""
@@ -265,6 +280,7 @@ class _Search:
                 "attribution": card["attribution"],
             },
             finals=summary,
+            finals_page=f"{self.finals_folder}/{REPORT}",
         )
 
 
@@ -282,7 +298,26 @@ def _prepared(options: Options) -> _Search:
     longer = base.changed(**{**space.finals, "epochs": options.epochs or space.finals.get("epochs")})
     images = choices.images(options.data, options.out, options.size, options.smoke)
     weights = choices.weights(options.weights, [base], images)
-    return _Search(options, space, base, longer, images, weights, means, alone)
+    return _Search(options, space, base, longer, images, _final_images(options, images), weights, means, alone)
+
+
+def _final_images(options: Options, images: Images) -> Images:
+    """What the best are trained again on.
+
+    Raises:
+        UserError: `--finals-data` holds other images than `--data`, or deals them otherwise.
+    """
+    if options.finals_data is None:
+        return images
+    found = open_images(options.finals_data)
+    what = ["image_id", "label", "fold"]
+    if not found.rows[what].equals(images.rows[what]):
+        raise UserError(
+            f"--finals-data {options.finals_data}: other images, labels or folds than those searched on; make it of "
+            "the same archive with jobs/ingest.py"
+        )
+    print(f"finals on {options.finals_data}: {found.size} px, fingerprint {found.fingerprint[:12]}")
+    return found
 
 
 def _check_counts(options: Options) -> None:

@@ -18,7 +18,7 @@ from ham_ray.evaluation.summary import METRIC_NAMES, Summary, number
 @dataclass(frozen=True)
 class SearchData:
     """All the page shows. `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the
-    best trials trained again, where they were."""
+    best trials trained again, where they were, and `finals_page` where their own page is."""
 
     name: str
     labels: tuple[str, ...]
@@ -30,6 +30,7 @@ class SearchData:
     noise: float
     facts: Mapping[str, str]
     finals: Summary | None
+    finals_page: str
 
 
 def render(data: SearchData) -> str:

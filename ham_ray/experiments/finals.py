@@ -41,10 +41,11 @@ class Plan:
     seeds: int
     ensemble: int = 1
     views: int = 1
+    earlier: tuple[str, ...] = ()  # finals of the same search that looked at the test fold before
 
 
-def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, baselines: dict[str, Run]) -> Summary:
-    """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures beside the baselines'.
+def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, beside: dict[str, Run]) -> Summary:
+    """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures and the runs `beside` it.
 
     The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
     before: the average of its trainings, of several trials, of several views, and that calibrated.
@@ -76,8 +77,8 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
         "calibration": vars(fitted),
     }
     storage.write_bytes(storage.join(setting.out, WINNER), runs.to_json(winner))
-    shown[CALIBRATED] = Run(fitted.applied(_table(last)), None, {**last.info, "minutes": None})
-    beside = {f"baseline {family}": run for family, run in baselines.items()}
+    warnings = [*last.info.get("warnings", ()), *_looks(plan.earlier)]
+    shown[CALIBRATED] = Run(fitted.applied(_table(last)), None, {**last.info, "minutes": None, "warnings": warnings})
     pairs = tuple((CALIBRATED, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
     models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
@@ -97,6 +98,13 @@ def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting
     if not any(ended.values()):
         raise UserError("none of the best trials could be trained again; the reasons stand above")
     return {number: named for number, named in ended.items() if named}
+
+
+def _looks(earlier: tuple[str, ...]) -> list[str]:
+    """What is to be said where the test fold is no longer unseen."""
+    if not earlier:
+        return []
+    return [f"not the first look at the test fold: {', '.join(earlier)} of the same search looked before"]
 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,9 +52,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
     shown: dict[str, Run] = {}
     compared.clear()
 
-    def arrange(
-        found: dict[str, Run], seeds: int, ensemble: int = 1, views: int = 1, baselines: dict[str, Run] | None = None
-    ) -> dict[str, Run]:
+    def arrange(found: dict[str, Run], seeds: int, beside: dict[str, Run] | None = None, **plan: Any) -> dict[str, Run]:
         monkeypatch.setattr(module, "train", lambda recipes, setting, remedy: {name: found[name] for name in recipes})
         monkeypatch.setattr(
             module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
@@ -65,7 +64,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
         )
         setting = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows), out=str(tmp_path))
         best = [trial(4, 5), trial(9, 1)]
-        finals(best, BASE, Plan(seeds, ensemble, views), setting, baselines or {})  # type: ignore[arg-type]
+        finals(best, BASE, Plan(seeds, **plan), setting, beside or {})  # type: ignore[arg-type]
         return shown
 
     return arrange
@@ -119,9 +118,16 @@ def test_each_training_of_a_trial_validates_on_another_fold_and_none_sees_the_te
 
 def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
     found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
-    shown = arranged(found, seeds=1, baselines={"simple_cnn": run(0.4, 0.4)})
+    shown = arranged(found, seeds=1, beside={"baseline simple_cnn": run(0.4, 0.4)})
     assert list(shown) == ["trial 4, one training", CALIBRATED, "baseline simple_cnn"]
     assert compared == [(CALIBRATED, "baseline simple_cnn")]
+
+
+def test_a_further_look_at_the_test_fold_is_said(arranged):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    assert not arranged(found, seeds=1)[CALIBRATED].info["warnings"]
+    warned = arranged(found, seeds=1, earlier=("finals",))[CALIBRATED].info["warnings"]
+    assert warned == ["not the first look at the test fold: finals of the same search looked before"]
 
 
 def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):

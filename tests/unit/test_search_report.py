@@ -46,6 +46,7 @@ def data(trials: pd.DataFrame, **changes) -> SearchData:
         "noise": 0.04,
         "facts": {"command": "python jobs/tune_resnet.py", "commit": "abc"},
         "finals": None,
+        "finals_page": "finals/report.html",
     }
     return SearchData(**{**fields, **changes})
 

@@ -134,6 +134,36 @@ def test_the_finals_are_as_long_as_the_space_says_unless_the_command_says_otherw
     assert (asked.base.epochs, asked.longer.epochs, asked.longer.dropout) == (25, 25, 0.2)
 
 
+def a_table(size: int, folds: tuple[int, ...] = (0, 1)) -> SimpleNamespace:
+    rows = pd.DataFrame({"image_id": ["a", "b"], "label": [0, 1], "fold": folds})
+    return SimpleNamespace(size=size, rows=rows, fingerprint="f" * 20)
+
+
+def test_finals_on_larger_images_have_a_folder_of_their_own_and_say_who_looked_before(
+    two_cpus, tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tuning.choices, "images", lambda *given: a_table(128))
+    monkeypatch.setattr(tuning, "open_images", lambda place: a_table(192))
+    monkeypatch.setattr(tuning.baselines, "finished", lambda *given: {"simple_cnn": None})
+    search = tuning._prepared(options(tmp_path, finals_data="large"))
+    (tmp_path / "s" / "finals").mkdir(parents=True)
+    assert search.earlier_finals() == ()  # killed before it named a winner
+    (tmp_path / "s" / "finals" / "winner.json").write_text("{}")
+    assert search.images.size == 128 and search.final_setting().images.size == 192
+    assert search.final_setting().out == str(tmp_path / "s" / "finals-192")
+    assert search.earlier_finals() == ("finals",) and [*search.beside()] == ["baseline simple_cnn at 128 px"]
+    same = tuning._prepared(options(tmp_path))
+    assert same.final_setting().out == str(tmp_path / "s" / "finals") and same.earlier_finals() == ()
+    assert [*same.beside()] == ["baseline simple_cnn"]
+
+
+def test_finals_on_images_dealt_otherwise_are_refused(two_cpus, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tuning.choices, "images", lambda *given: a_table(128))
+    monkeypatch.setattr(tuning, "open_images", lambda place: a_table(192, folds=(1, 0)))
+    with pytest.raises(UserError, match="--finals-data large: other images, labels or folds"):
+        tuning._prepared(options(tmp_path, finals_data="large"))
+
+
 def test_the_disk_that_activations_need_in_all_is_told_before_any_is_computed(
     two_cpus, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
