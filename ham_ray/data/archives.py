@@ -103,11 +103,11 @@ def list_files(archive: str | Path) -> Files:
         stamp = path.stat()
         found = list(_listed(path))
     except FileNotFoundError:
-        raise UserError(f"no such archive: {path}") from None
+        raise UserError(f"no such file or folder: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if not found:
-        raise UserError(f"{path} is empty; expected HAM10000 or ISIC 2018 Task 3 images with their metadata")
+        raise UserError(f"{path} is empty: no image in it")
     members = sorted(found, key=lambda member: member.label)
     # The time is part of it: damaged bytes may leave a zip's size and its recorded checksums as they were.
     seed = "" if path.is_dir() else f"{stamp.st_size} {stamp.st_mtime_ns}"

@@ -146,7 +146,7 @@ def test_places_without_pictures_are_refused_with_what_was_found(builder, tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="is empty"):
         open_gallery(str(tmp_path / "empty"), 32, "crop")
-    with pytest.raises(UserError, match="no such archive"):
+    with pytest.raises(UserError, match="no such file or folder"):
         open_gallery(str(tmp_path / "nowhere"), 32, "crop")
 
 

@@ -152,7 +152,7 @@ def test_nothing_readable_is_an_error(cluster, model, folder):
         ({"format": "xml"}, "unknown format 'xml'"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"geometry": "squash"}, "--geometry squash: the model was trained on images made by crop"),
-        ({"images": "/nowhere"}, "no such archive: /nowhere"),
+        ({"images": "/nowhere"}, "no such file or folder: /nowhere"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures, folder, changes, told):
