@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def run(options: Options) -> Found:
             raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
         summary = None
         if options.finalists:
-            best = study.best(options.finalists)
+            best = study.best(options.finalists, search.ranked())
             plan = Plan(options.seeds, options.ensemble, options.views, search.earlier_finals())
             summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
@@ -243,6 +244,17 @@ class _Search:
         """Where and with what the best are trained again."""
         folder = storage.join(self.place, self.finals_folder)
         return make_setting(self.final_images, self.weights, self.alone, folder, self.options)
+
+    def ranked(self) -> list[int]:
+        """The trials that the finals at the search's own size trained, best first: that is known better than by one
+        fold."""
+        place = storage.join(self.place, "finals", WINNER)
+        if self.finals_folder == "finals" or not storage.exists(place):
+            return []
+        scores = json.loads(storage.read_bytes(place))["scores"]
+        found = sorted(map(int, scores), key=lambda number: -scores[str(number)])
+        print(f"best trials: first those of the finals at {self.images.size} px, in their order: {found}", flush=True)
+        return found
 
     def earlier_finals(self) -> tuple[str, ...]:
         """The folders of other finals that named a winner: they have looked at the test fold."""

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,9 +125,11 @@ class Study:
         reasons = [str(trial.user_attrs.get("reason")) for trial in failed]
         return reasons[-1] if len(failed) >= _ALIKE and len({*map(_kind, reasons)}) == 1 else None
 
-    def best(self, most: int) -> list[FrozenTrial]:
-        """The complete trials of the highest values, best first."""
-        return sorted(self._in(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))[:most]
+    def best(self, most: int, ranked: Sequence[int] = ()) -> list[FrozenTrial]:
+        """The complete trials of the highest values, best first; before them those numbers that were `ranked` since."""
+        by_value = sorted(self._in(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
+        places = {number: place for place, number in enumerate(ranked)}
+        return sorted(by_value, key=lambda trial: places.get(trial.number, len(places)))[:most]
 
     def table(self) -> pd.DataFrame:
         """TRIALS: a row a trial, in the order of numbers."""

@@ -299,3 +299,11 @@ def test_fewer_trials_asked_for_leave_none_running(url: str):
     assert fewer.open() == 1 and fewer.ask() == begun and fewer.ask() is None
     complete(fewer, begun.number, 0.5)
     assert fewer.open() == 0
+
+
+def test_trials_ranked_since_come_before_those_of_higher_value(url: str):
+    study = opened(url, 4)
+    for score in (0.5, 0.8, 0.7, 0.6):
+        complete(study, study.ask().number, score)  # type: ignore[union-attr]
+    assert [trial.number for trial in study.best(3)] == [1, 2, 3]
+    assert [trial.number for trial in study.best(3, [3, 2])] == [3, 2, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,12 +149,15 @@ def test_finals_on_larger_images_have_a_folder_of_their_own_and_say_who_looked_b
     search = tuning._prepared(options(tmp_path, finals_data="large"))
     (tmp_path / "s" / "finals").mkdir(parents=True)
     assert search.earlier_finals() == ()  # killed before it named a winner
-    (tmp_path / "s" / "finals" / "winner.json").write_text("{}")
+    assert search.ranked() == []
+    (tmp_path / "s" / "finals" / "winner.json").write_text(json.dumps({"scores": {"7": 0.5, "12": 0.7}}))
+    assert search.ranked() == [12, 7]
     assert search.images.size == 128 and search.final_setting().images.size == 192
     assert search.final_setting().out == str(tmp_path / "s" / "finals-192")
     assert search.earlier_finals() == ("finals",) and [*search.beside()] == ["baseline simple_cnn at 128 px"]
     same = tuning._prepared(options(tmp_path))
     assert same.final_setting().out == str(tmp_path / "s" / "finals") and same.earlier_finals() == ()
+    assert same.ranked() == []  # a search that was extended ranks anew
     assert [*same.beside()] == ["baseline simple_cnn"]
 
 
