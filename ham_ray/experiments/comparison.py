@@ -6,7 +6,8 @@ import pandas as pd
 
 from ham_ray import storage
 from ham_ray.data.images import FOLDS
-from ham_ray.evaluation.predictions import of_split
+from ham_ray.evaluation import thresholds
+from ham_ray.evaluation.predictions import CALLS, arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
@@ -48,8 +49,15 @@ def pool(found: list[Run]) -> Run:
     warnings = list(dict.fromkeys(text for run in found for text in run.info.get("warnings", ())))
     if any(run.predictions is None for run in found):
         return Run(None, None, {"warnings": warnings})
-    tables = [of_split(run.predictions, "test") for run in found if run.predictions is not None]
+    tables = [_test(run.predictions) for run in found if run.predictions is not None]
     minutes = sum(run.info.get("minutes", 0.0) for run in found)
     info = {"weights": found[0].info.get("weights"), "minutes": minutes, "warnings": warnings}
     info["commit"] = ", ".join(dict.fromkeys(str(run.info.get("commit")) for run in found))
-    return Run(pd.concat(tables, ignore_index=True), None, info)
+    return Run(pd.concat(tables, ignore_index=True, join="inner"), None, info)  # inner: the calls that all of them have
+
+
+def _test(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The test rows, with what the thresholds of this training's own validation images call melanoma."""
+    test, validation = (of_split(predictions, split) for split in ("test", "validation"))
+    calls = thresholds.called(arrays(test)[1], thresholds.choose(*arrays(validation)))
+    return test.assign(**{CALLS[name]: reached for name, reached in calls.items()})

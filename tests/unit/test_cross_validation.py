@@ -12,6 +12,8 @@ import pytest
 from ham_ray.cluster import plan
 from ham_ray.commands import baselines
 from ham_ray.data.images import Images
+from ham_ray.diagnoses import LABELS
+from ham_ray.evaluation.assessment import operating_points
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments import comparison, trainings
@@ -43,6 +45,27 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
 
     monkeypatch.setattr(comparison, "train", train)
     return asked
+
+
+def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images():
+    """Two folds of two melanomas and two nevi, whose models give the same images other probabilities."""
+
+    def run(fold: int, melanomas: list[float], nevi: list[float]) -> Run:
+        p = np.zeros((4, 7))
+        p[:, LABELS["mel"]] = [*melanomas, *nevi]
+        p[:, LABELS["bkl"]] = 1 - p[:, LABELS["mel"]]
+        labels = [LABELS["mel"]] * 2 + [LABELS["nv"]] * 2
+        tables = []
+        for split in ("validation", "test"):
+            names = [f"{split} {fold} {place}" for place in range(4)]
+            rows = {"image_id": names, "lesion_id": names, "group_id": names, "fold": fold, "label": labels}
+            tables.append(predictions(pd.DataFrame(rows), split, p))
+        return Run(pd.concat(tables, ignore_index=True), None, {})
+
+    pooled = pool([run(0, [0.9, 0.8], [0.5, 0.1]), run(1, [0.4, 0.3], [0.2, 0.1])]).predictions
+    assert pooled is not None
+    assert pooled["mel_sensitivity_95"].tolist() == [True, True, False, False] * 2
+    assert operating_points(pooled)["sensitivity_95"].specificity.value == 1.0  # type: ignore[union-attr]
 
 
 def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
