@@ -181,7 +181,7 @@ def plan(
     share = automatic if cpus_per_worker is None else cpus_per_worker
     if share < _LEAST or not (grows or _fits(workers, share, node_cpus, reserve)):
         raise UserError(
-            f"--workers {workers} × {max(share, _LEAST):g} CPU does not fit: {shape}; "
+            f"{workers} worker(s) × {max(share, _LEAST):g} CPU do not fit: {shape}; "
             f"fewer workers, a smaller --cpus-per-worker (at least {_LEAST}), or --wait-for-nodes on a growing cluster"
         )
     use_gpu = gpus >= workers

@@ -341,6 +341,8 @@ def _check_counts(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: at least {low}" + _INSTEAD.get(name, ""))
+    if options.finalists and options.ensemble > options.finalists:
+        raise UserError(f"--ensemble {options.ensemble}: more trials than --finalists {options.finalists} trains again")
     if not 1 <= options.views <= VIEWS["light"]:
         raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
 

@@ -144,7 +144,7 @@ def test_the_name_of_another_run_is_refused_with_the_difference(resumed: str, ou
 
 
 def test_workers_that_do_not_fit_are_refused_with_the_arithmetic(cluster: str, images: Images, tmp_path: Path):
-    with pytest.raises(UserError, match=r"--workers 99 × 0\.1 CPU does not fit: 1 node\(s\) with 2 CPUs"):
+    with pytest.raises(UserError, match=r"99 worker\(s\) × 0\.1 CPU do not fit: 1 node\(s\) with 2 CPUs"):
         baselines.run(options(images, tmp_path, workers=99))
 
 

@@ -39,23 +39,23 @@ def test_three_workers_on_two_nodes():
 
 def test_the_reserve_is_whole_on_one_node():
     # 2 × 1.5 leaves 1 CPU in all, but half of one on each node, where no decoding task fits
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         plan(2, [2.0, 2.0], cpus_per_worker=1.5)
     assert plan(2, [2.0, 2.0]).cpus_per_worker == 1
 
 
 def test_a_share_of_zero_is_not_an_automatic_one():
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         plan(1, [2.0], cpus_per_worker=0.0)
 
 
 def test_too_many_workers_are_refused_with_the_arithmetic():
-    with pytest.raises(UserError, match=r"--workers 40 × 0\.1 CPU does not fit: 1 node\(s\) with 2 CPUs, 1 kept"):
+    with pytest.raises(UserError, match=r"40 worker\(s\) × 0\.1 CPU do not fit: 1 node\(s\) with 2 CPUs, 1 kept"):
         plan(40, [2.0])
 
 
 def test_a_share_asked_for_that_starves_ray_data_is_refused():
-    with pytest.raises(UserError, match="does not fit"):
+    with pytest.raises(UserError, match="do not fit"):
         plan(2, [2.0], cpus_per_worker=1.0)
 
 
