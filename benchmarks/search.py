@@ -195,7 +195,7 @@ def _ours(block: _Block) -> dict[str, Any]:
         data=block.data, name="ours", trials=block.last, space=str(space), max_concurrent=1, workers_per_trial=1,
         cpus_per_worker=None, max_failures=0, epochs=None, weights=block.weights, precision="auto", shard_memory=4.0,
         activations=16.0, size=128, storage=None, mixed=False, finalists=0, finals_data=None, seeds=1, ensemble=1,
-        views=1, smoke=False, out=str(place),
+        views=1, refit=False, smoke=False, out=str(place),
     )  # fmt: skip
     with connected():
         table = tuning.run(options).trials

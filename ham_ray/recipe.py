@@ -42,13 +42,15 @@ class Recipe(BaseModel):
     select_by: Literal["macro_f1", "balanced_accuracy"] = "macro_f1"
     patience: int = Field(0, ge=0, description="epochs without a better validation score before stopping; 0 = never")
     test_fold: int = Field(0, ge=0, lt=FOLDS)
-    validation_fold: int = Field(1, ge=0, lt=FOLDS)
+    validation_fold: int | None = Field(1, ge=0, lt=FOLDS, description="None: trained on too; the last epoch is kept")
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.test_fold == self.validation_fold:
             raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
+        if self.validation_fold is None and self.patience:
+            raise ValueError(f"patience={self.patience} without a validation fold: nothing says when to stop")
         if self.family == "resnet50_frozen" and self.unfreeze_depth:
             raise ValueError(f"unfreeze_depth={self.unfreeze_depth} of resnet50_frozen; unfrozen is resnet50_finetuned")
         if self.head_epochs and self.head_epochs >= self.epochs:

@@ -40,6 +40,7 @@ def main(
     seeds: Annotated[int | None, Option(help="trainings of each, over validation folds; default 3, smoke 1")] = None,
     ensemble: Annotated[int, Option(help="also average the probabilities of that many of them")] = 1,
     views: Annotated[int, Option(help="symmetries of each image predicted and averaged in the finals, up to 8")] = 1,
+    refit: Annotated[bool, Option(help="train what was chosen once more, on the validation folds too")] = False,
     smoke: Annotated[bool, Option(help="four short trials on few images, to see that all works")] = False,
     out: Annotated[str, Option(help="folder for runs")] = "runs",
 ) -> None:

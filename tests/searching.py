@@ -31,6 +31,7 @@ def small_search(folder: Path, space: Path, **changes) -> tuning.Options:
         "seeds": 1,
         "ensemble": 1,
         "views": 1,
+        "refit": False,
         "smoke": False,
         "out": str(folder),
     }

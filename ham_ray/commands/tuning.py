@@ -67,6 +67,7 @@ class Options:
     seeds: int
     ensemble: int
     views: int
+    refit: bool
     smoke: bool
     out: str
 
@@ -115,7 +116,7 @@ def run(options: Options) -> Found:
         summary = None
         if options.finalists:
             best = study.best(options.finalists, search.ranked())
-            plan = Plan(options.seeds, options.ensemble, options.views, search.earlier_finals())
+            plan = Plan(options.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
             summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
         search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)

@@ -2,7 +2,8 @@
 
 Each training of a trial has another seed and validates on another fold (cross-validation): a difference between two
 trials on one validation fold says little, a mean over folds says more, and together the trainings have learned from all
-folds but the test fold. Validation chooses: the winner by its mean score, the temperature, tau.
+folds but the test fold. Validation chooses: the winner by its mean score, the temperature, tau. With `refit` what was
+chosen is trained once more, by images of all those folds at once.
 
 Scores are of adjusted predictions (`calibration.fit`): how readily a model calls rare classes can be set afterwards, so
 one that happens to call them more often is not the better one.
@@ -10,7 +11,9 @@ one that happens to call them more often is not the better one.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,14 +22,15 @@ from optuna.trial import FrozenTrial
 from ham_ray import runs, storage
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import calibration
-from ham_ray.evaluation.predictions import arrays, of_split
+from ham_ray.evaluation import calibration, thresholds
+from ham_ray.evaluation.calibration import Calibration
+from ham_ray.evaluation.predictions import CALLS, arrays, of_split
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
 from ham_ray.experiments.trainings import prior, train
 from ham_ray.prediction.pipeline import predict_rows
-from ham_ray.recipe import Recipe
+from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import feed
 
@@ -41,6 +45,7 @@ class Plan:
     seeds: int
     ensemble: int = 1
     views: int = 1
+    refit: bool = False  # whether what was chosen learns from the validation folds too, in the end
     earlier: tuple[str, ...] = ()  # finals of the same search that looked at the test fold before
 
 
@@ -48,7 +53,8 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures and the runs `beside` it.
 
     The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
-    before: the average of its trainings, of several trials, of several views, and that calibrated.
+    before: the average of its trainings, of several trials, trained on the validation folds too, in several views, and
+    that calibrated.
 
     Raises:
         UserError: no trial is complete, or none of the best could be trained again.
@@ -57,37 +63,51 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
         raise UserError("no trial is complete: there is nothing to train again")
     tried = _trained(best, base, plan.seeds, setting)
     shares = prior(feed.split_rows(setting.images, base)["training"])
-    means = {n: float(np.mean([_score(run, shares) for run in found.values()])) for n, found in tried.items()}
-    ranked = sorted(means, key=lambda number: -means[number])
-    for number in ranked:
-        count = len(tried[number])
-        print(f"trial {number}: {means[number]:.3f}, mean of {count} training(s); {_SCORE}")
+    means = _means(tried, shares)
+    ranked = [*means]
     members = {number: tried[number] for number in ranked[: plan.ensemble]}
     shown = _stages(members, plan.views, setting)
     for name, run in shown.items():
         print(f"{name}: {_score(run, shares):.3f}; {_SCORE}", flush=True)
-    last = shown[list(shown)[-1]]
-    fitted = calibration.fit(_table(last), shares)
+    fitted = calibration.fit(_table(_last(shown)), shares)
     print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
+    if plan.refit:
+        members = _refitted([trial for trial in best if trial.number in members], base, plan.seeds, setting)
+        again = members if plan.views == 1 else _in_views(members, plan.views, setting)
+        shown[f"trained on the validation folds too, {sum(map(len, again.values()))} averaged"] = _joined(again)
+    named, place = {str(number): [*found] for number, found in members.items()}, storage.join(setting.out, WINNER)
+    looks = _looks(place, named, plan.earlier)
     winner = {
         "trial": ranked[0],
         "scores": means,
-        "members": {number: [*found] for number, found in members.items()},
+        "members": named,
         "views": plan.views,
         "calibration": vars(fitted),
+        "looks": looks,
     }
-    storage.write_bytes(storage.join(setting.out, WINNER), runs.to_json(winner))
-    warnings = [*last.info.get("warnings", ()), *_looks(plan.earlier)]
-    shown[CALIBRATED] = Run(fitted.applied(_table(last)), None, {**last.info, "minutes": None, "warnings": warnings})
+    storage.write_bytes(place, runs.to_json(winner))
+    shown[CALIBRATED] = _calibrated(_last(shown), fitted, looks)
     pairs = tuple((CALIBRATED, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
     models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
     return publish({**shown, **beside}, setting, [base], "The search's winner", models, pairs)
 
 
+def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, float]:
+    """The mean score of each trial's trainings, best first; told as well."""
+    means = {n: float(np.mean([_score(run, shares) for run in found.values()])) for n, found in tried.items()}
+    ranked = sorted(means, key=lambda number: -means[number])
+    for number in ranked:
+        print(f"trial {number}: {means[number]:.3f}, mean of {len(tried[number])} training(s); {_SCORE}")
+    return {number: means[number] for number in ranked}
+
+
 def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
-    recipes = {trial.number: _recipes(trial, base, seeds) for trial in best}
+    return _ended({trial.number: _recipes(trial, base, seeds) for trial in best}, setting)
+
+
+def _ended(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[int, dict[str, Run]]:
     remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {setting.out} away"
     found = train(
         {name: recipe for named in recipes.values() for name, recipe in named.items()}, setting, remedy=remedy
@@ -100,11 +120,32 @@ def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting
     return {number: named for number, named in ended.items() if named}
 
 
-def _looks(earlier: tuple[str, ...]) -> list[str]:
-    """What is to be said where the test fold is no longer unseen."""
-    if not earlier:
-        return []
-    return [f"not the first look at the test fold: {', '.join(earlier)} of the same search looked before"]
+def _looks(place: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
+    """What is to be said where the test fold was looked at before, by other finals or by other models of these."""
+    before: dict[str, Any] = {"members": members}
+    if storage.exists(place):
+        before = json.loads(storage.read_bytes(place))
+    told: list[str] = before.get("looks", [])
+    if before["members"] != members:
+        names = ", ".join(name for found in before["members"].values() for name in found)
+        told = [*told, f"not the first look at the test fold: {names} looked before"]
+    other = f"not the first look at the test fold: {', '.join(earlier)} of the same search looked before"
+    return told if not earlier or other in told else [*told, other]
+
+
+def _refitted(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
+    """Trained on all folds but the test fold, as long as before, the last epoch kept."""
+    folds = {"validation_fold": None, "patience": 0}
+    recipes = {
+        trial.number: {
+            f"trial-{trial.number}-refit-{seed}": make_recipe(
+                **{**base.changed(**trial.params, seed=seed).model_dump(), **folds}
+            )
+            for seed in range(seeds)
+        }
+        for trial in best
+    }
+    return _ended(recipes, setting)
 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
@@ -127,12 +168,29 @@ def _stages(members: dict[int, dict[str, Run]], views: int, setting: Setting) ->
     if len(members) > 1:
         shown[f"{len(members)} trials averaged"] = _joined(members)
     if views > 1:
-        viewed = {
-            number: {name: _viewed(name, run, views, setting) for name, run in found.items()}
-            for number, found in members.items()
-        }
-        shown[f"that in {views} views"] = _joined(viewed)
+        shown[f"that in {views} views"] = _joined(_in_views(members, views, setting))
     return shown
+
+
+def _in_views(members: dict[int, dict[str, Run]], views: int, setting: Setting) -> dict[int, dict[str, Run]]:
+    return {
+        number: {name: _viewed(name, run, views, setting) for name, run in found.items()}
+        for number, found in members.items()
+    }
+
+
+def _last(shown: dict[str, Run]) -> Run:
+    return shown[list(shown)[-1]]
+
+
+def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
+    """The run's predictions adjusted; those of a run without validation images with the calls of fitted thresholds."""
+    table = fitted.applied(_table(run))
+    if of_split(table, "validation").empty:
+        calls = thresholds.called(arrays(table)[1], fitted.thresholds)
+        table = table.assign(**{CALLS[name]: reached for name, reached in calls.items()})
+    warnings = [*run.info.get("warnings", ()), *looks]
+    return Run(table, None, {**run.info, "minutes": None, "warnings": warnings})
 
 
 def _joined(members: dict[int, dict[str, Run]]) -> Run:

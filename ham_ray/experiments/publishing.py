@@ -111,7 +111,7 @@ def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
     """On which folds, in words."""
     if len(recipes) > 1:
         return "on the fold after each test fold"
-    found = {recipes[0].validation_fold}.union(
+    found = {recipe.validation_fold for recipe in recipes if recipe.validation_fold is not None}.union(
         *(
             predictions.of_split(run.predictions, "validation")["fold"].tolist()
             for run in trained.values()

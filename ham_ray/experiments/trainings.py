@@ -114,8 +114,9 @@ def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:
     with storage.writing(storage.join(uri, SPLIT)) as path:
         splits.to_parquet(path, index=False)
     storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
-    fitted = calibration.fit(run.predictions, prior(rows["training"]))
-    storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
+    if "validation" in rows:
+        fitted = calibration.fit(run.predictions, prior(rows["training"]))
+        storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
 
 
 def prior(rows: pd.DataFrame) -> np.ndarray:

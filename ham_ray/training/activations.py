@@ -144,9 +144,11 @@ def planned(
         print(f"activations: computed anew each step, because {reason}", flush=True)
         return None
     shape, dtype = _output(recipe, images.size)
+    views = {"training": VIEWS[recipe.augmentation], "validation": 1}
     tables = {
-        "training": _table(images, rows["training"], VIEWS[recipe.augmentation], recipe, weights, folder),
-        "validation": _table(images, rows["validation"], 1, recipe, weights, folder),
+        name: _table(images, rows[name], count, recipe, weights, folder)
+        for name, count in views.items()
+        if name in rows
     }
     missing = {name: table for name, table in tables.items() if not _sound(table)}
     found = Planned(images, recipe, weights, tables, missing, int(np.prod(shape)) * 2, dtype)

@@ -51,12 +51,10 @@ class Part:
 
 
 def split_rows(images: Images, recipe: Recipe) -> dict[str, pd.DataFrame]:
-    """The rows of IMAGES in each split."""
-    return {
-        "training": images.fold(*recipe.training_folds),
-        "validation": images.fold(recipe.validation_fold),
-        "test": images.fold(recipe.test_fold),
-    }
+    """The rows of IMAGES in each split; without a validation fold there is no such split."""
+    folds = {"validation": recipe.validation_fold, "test": recipe.test_fold}
+    held_out = {name: images.fold(fold) for name, fold in folds.items() if fold is not None}
+    return {"training": images.fold(*recipe.training_folds), **held_out}
 
 
 def split(
@@ -92,7 +90,7 @@ def split(
 def _tell_memory(
     images: Images, rows: dict[str, pd.DataFrame], workers: int, shard_memory: float, resident: bool
 ) -> None:
-    need, held_out = (_decoded(images, len(rows[name])) / workers for name in ("training", "validation"))
+    need, held_out = (_decoded(images, len(rows.get(name, ()))) / workers for name in ("training", "validation"))
     print(
         f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
         + ("kept in memory" if resident else "streamed every epoch")

@@ -36,12 +36,13 @@ class WorkersDisagreeError(Exception):
 class Task:
     """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
 
-    The inputs are uint8 images, or with `cached` what the network's prefix gives for them.
+    The inputs are uint8 images, or with `cached` what the network's prefix gives for them. Without a `validation` part
+    the last epoch counts as the best.
     """
 
     batches: Batches
     steps: int
-    validation: Part
+    validation: Part | None
     class_weights: np.ndarray
     cached: bool = False
 
@@ -50,7 +51,7 @@ def make_task(
     recipe: Recipe,
     labels: dict[str, np.ndarray],
     tables: dict[str, str] | None,
-    plain: Callable[[], tuple[Batches, Part]],
+    plain: Callable[[], tuple[Batches, Part | None]],
     rank: int = 0,
     workers: int = 1,
 ) -> Task:
@@ -60,7 +61,8 @@ def make_task(
     """
     if tables:
         batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank, workers)
-        validation = feed.cached_part(tables["validation"], labels["validation"], rank, workers)
+        held_out = tables.get("validation")
+        validation = feed.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
     else:
         batches, validation = plain()
     counts = np.bincount(labels["training"], minlength=len(CODES))
@@ -113,7 +115,7 @@ class Training:
 
     def __init__(self, trainer: Trainer, task: Task, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
         self.trainer, self.task, self.checkpoints, self.say = trainer, task, checkpoints, say
-        self._truth = trainer.replica.gather(task.validation.labels)
+        self._truth = trainer.replica.gather(task.validation.labels) if task.validation else None
         self.progress, self._best = _resume(trainer, checkpoints.latest(say))
         if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
@@ -136,9 +138,10 @@ class Training:
         progress.epoch += 1
         with trainer.averaged():
             row = {**trained, **_validate(trainer, self.task, self._truth, trained)}
-            row["best"] = row[f"validation_{select_by}"] > progress.best_score
+            score = row.get(f"validation_{select_by}")
+            row["best"] = score is None or score > progress.best_score
             if row["best"]:
-                progress.best_epoch, progress.best_score = row["epoch"], row[f"validation_{select_by}"]
+                progress.best_epoch, progress.best_score = row["epoch"], progress.best_score if score is None else score
                 self._best = _arrays(trainer.network)
         progress.history.append(row)
         if trainer.replica.rank == 0:
@@ -179,8 +182,10 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
     }
 
 
-def _validate(trainer: Trainer, task: Task, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
-    """One pass over the validation shard: the second half of a row, and the seconds of both."""
+def _validate(trainer: Trainer, task: Task, truth: np.ndarray | None, trained: dict[str, Any]) -> dict[str, Any]:
+    """One pass over the validation shard, where there is one: the second half of a row, and the seconds of both."""
+    if task.validation is None or truth is None:
+        return {}
     started = time.monotonic()
     probabilities = trainer.replica.gather(trainer.predict(task.validation.inputs))
     if not np.isfinite(probabilities).all():

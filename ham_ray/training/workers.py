@@ -126,7 +126,7 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
         network = build(recipe, config["size"], weights)
     task = _task(recipe, config, replica)
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
-    first = task.validation.inputs[:128]
+    first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
     say = messages.sender(config["mailbox"], replica.rank)
     go_on = _passage(recipe, config["gate"], replica.rank)
@@ -134,7 +134,7 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
-    held_out = {name: feed.collect(name, replica.rank) for name in ("validation", "test")}
+    held_out = {name: feed.collect(name, replica.rank) for name in config["labels"] if name != "training"}
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
@@ -152,9 +152,9 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
-    def plain() -> tuple[feed.Batches, feed.Part]:
+    def plain() -> tuple[feed.Batches, feed.Part | None]:
         batches = feed.batches(recipe, len(labels["training"]), config["resident"], rank, workers)
-        return batches, feed.collect("validation", rank)
+        return batches, feed.collect("validation", rank) if "validation" in labels else None
 
     return loop.make_task(recipe, labels, config["activations"], plain, rank, workers)
 
@@ -186,14 +186,23 @@ def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str,
     def report(row: dict[str, Any]) -> None:
         left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
-            f"{recipe.family} epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, validation macro-F1 "
-            f"{row['validation_macro_f1']:.3f}, balanced accuracy {row['validation_balanced_accuracy']:.3f}"
-            f"{' (best)' if row['best'] else ''}, {row['images_per_second']:.0f} images/s, "
-            f"at most {left / 60:.0f} min left"
+            f"{recipe.family} epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, {_validated(row)}, "
+            f"{row['images_per_second']:.0f} images/s, at most {left / 60:.0f} min left"
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})
 
     return report
+
+
+def _validated(row: dict[str, Any]) -> str:
+    """The validation scores of a row of HISTORY, in words."""
+    if "validation_macro_f1" not in row:
+        return "no validation fold"
+    best = " (best)" if row["best"] else ""
+    return (
+        f"validation macro-F1 {row['validation_macro_f1']:.3f}, balanced accuracy "
+        f"{row['validation_balanced_accuracy']:.3f}{best}"
+    )
 
 
 def _passage(recipe: Recipe, gate: Any, rank: int) -> Callable[[list[dict[str, Any]]], bool]:

@@ -132,6 +132,23 @@ def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path):
         np.testing.assert_array_equal(kept, best)
 
 
+def test_without_validation_the_last_epoch_is_kept_and_training_is_the_same(tmp_path: Path):
+    chosen = recipe(averaging=0.9, validation_fold=None)
+    net = network()
+    alone = dataclasses.replace(task(chosen), validation=None)
+    replica, kept = Replica(tf.distribute.get_strategy()), Checkpoints(str(tmp_path / "alone"))
+    progress = loop.train(chosen, net, alone, replica, kept, lambda row: None, lambda text: None)
+    assert [row["best"] for row in progress.history] == [True] * 4 and progress.best_epoch == 4
+    assert not any(name.startswith("validation") for row in progress.history for name in row)
+    validated, *_ = run(recipe(averaging=0.9), tmp_path / "validated")
+    assert losses(progress) == losses(validated)
+    last = kept.latest(lambda text: None)
+    assert last is not None
+    best = [last.arrays[name] for name in sorted(last.arrays) if name.startswith("best-")]
+    for variable, value in zip(net.learned_variables, best, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
 def test_early_stopping_waits_for_patience(tmp_path: Path):
     # a learning rate that changes nothing: the first epoch stays the best
     progress, _, _ = run(recipe(epochs=9, learning_rate=1e-12, weight_decay=0.0, patience=3), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import metrics
+from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments import finals as module
@@ -128,6 +129,48 @@ def test_a_further_look_at_the_test_fold_is_said(arranged):
     assert not arranged(found, seeds=1)[CALIBRATED].info["warnings"]
     warned = arranged(found, seeds=1, earlier=("finals",))[CALIBRATED].info["warnings"]
     assert warned == ["not the first look at the test fold: finals of the same search looked before"]
+
+
+def untold(right: float, seed: int = 0) -> Run:
+    """A run without validation images."""
+    return Run(predicted({"test": right}, seed), None, {"weights": "w", "minutes": 2.0})
+
+
+def test_what_was_chosen_is_trained_on_the_validation_folds_too_and_calibrated_as_before(arranged, tmp_path):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    plain = arranged(found, seeds=1)
+    fitted = json.loads((tmp_path / "winner.json").read_text())["calibration"]
+    shown = arranged({**found, "trial-4-refit-0": untold(0.7)}, seeds=1, refit=True)
+    name = "trained on the validation folds too, 1 averaged"
+    assert name in shown
+    winner = json.loads((tmp_path / "winner.json").read_text())
+    assert winner["members"] == {"4": ["trial-4-refit-0"]} and winner["calibration"] == fitted
+    expected = calibration.Calibration(**fitted).applied(untold(0.7).predictions)
+    last = shown[CALIBRATED].predictions
+    pd.testing.assert_frame_equal(last[list(PROBABILITIES)], expected[list(PROBABILITIES)])
+    calls = expected["p_mel"].to_numpy(float) >= fitted["thresholds"]["specificity_90"]
+    assert last["mel_specificity_90"].tolist() == calls.tolist()
+    told = "not the first look at the test fold: trial-4-seed-0 looked before"
+    assert told in shown[CALIBRATED].info["warnings"] and not plain["trial 4, one training"].info.get("warnings")
+    again = arranged({**found, "trial-4-refit-0": untold(0.7)}, seeds=1, refit=True)
+    assert again[CALIBRATED].info["warnings"] == [told]
+
+
+def test_a_refit_learns_from_all_folds_but_the_test_fold(monkeypatch: pytest.MonkeyPatch):
+    asked: dict[str, Any] = {}
+
+    def train(recipes, setting, remedy):
+        asked.update(recipes)
+        return {name: untold(1.0) for name in recipes}
+
+    monkeypatch.setattr(module, "train", train)
+    stopping = BASE.changed(patience=2)
+    module._refitted([trial(4, 5)], stopping, 2, SimpleNamespace(out="o"))  # type: ignore[arg-type, list-item]
+    assert [*asked] == ["trial-4-refit-0", "trial-4-refit-1"]
+    assert [(r.training_folds, r.validation_fold, r.patience, r.seed, r.unfreeze_depth) for r in asked.values()] == [
+        ([1, 2, 3, 4], None, 0, 0, 5),
+        ([1, 2, 3, 4], None, 0, 1, 5),
+    ]
 
 
 def test_a_trial_whose_seeds_all_failed_cannot_win(arranged):
