@@ -222,6 +222,7 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     command = [sys.executable, str(ROOT / "jobs" / "tune_resnet.py"), "--data", images.uri, "--name", "s"]
     command += ["--trials", "3", "--space", str(space), "--weights", "none", "--out", str(tmp_path)]
     command += ["--precision", "float32", "--max-concurrent", "1", "--finalists", "1", "--seeds", "1", "--views", "2"]
+    command += ["--refit"]
     environment = {**os.environ, "RAY_ADDRESS": cluster}
     job = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while job.poll() is None and not list(tmp_path.glob("s/trial-0001/checkpoints/epoch-00002.npz")):
@@ -238,6 +239,14 @@ def test_a_killed_search_goes_on_with_the_same_command(cluster: str, images: Ima
     assert after[1].params == before[1].params
     assert "best trials" in again.stdout and "trial 1 epoch 1/6" not in again.stdout
     assert "that in 2 views" in again.stdout and "the last one, calibrated" in again.stdout
+    assert "trained on the validation folds too, 1 averaged" in again.stdout
+    winner = json.loads((tmp_path / "s" / "finals" / "winner.json").read_text())
+    (refitted,) = winner["members"][str(winner["trial"])]
+    assert refitted.endswith("-refit-0") and not winner["looks"]
+    table = pd.read_parquet(tmp_path / "s" / "finals" / refitted / "predictions.parquet")
+    assert set(table["split"]) == {"test"}
+    split = pd.read_parquet(tmp_path / "s" / "finals" / refitted / "split.parquet")
+    assert dict(split["split"].value_counts()) == {"training": len(images.fold(1, 2, 3, 4)), "test": len(table)}
     assert "baselines to set beside the winner: none" in again.stdout
     assert (tmp_path / "s" / "finals" / "report.html").exists()
 
