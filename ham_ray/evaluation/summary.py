@@ -171,10 +171,12 @@ def reference_rows() -> list[Row]:
 
 
 def evaluation(run: Run) -> dict[str, Any]:
-    """For metrics.json of a trained run: metrics on validation images; of the test images all that a page shows."""
+    """For metrics.json of a trained run: metrics on validation images, where it has any; of the test images all that a
+    page shows."""
     assert run.predictions is not None
-    validation = metrics.evaluate(*arrays(of_split(run.predictions, "validation")))
-    return {"validation": validation, "test": run.assessment.facts()}
+    validation = of_split(run.predictions, "validation")
+    chosen = {} if validation.empty else {"validation": metrics.evaluate(*arrays(validation))}
+    return {**chosen, "test": run.assessment.facts()}
 
 
 def split_text(test: pd.DataFrame) -> str:
