@@ -62,6 +62,10 @@ class Recipe(BaseModel):
         """The folds that are neither test nor validation."""
         return [fold for fold in range(FOLDS) if fold not in (self.test_fold, self.validation_fold)]
 
+    def refit(self) -> Recipe:
+        """The recipe that trains on its validation fold too, to the last epoch."""
+        return make_recipe(**{**self.model_dump(), "validation_fold": None, "patience": 0})
+
     def changed(self, **changes: Any) -> Recipe:
         """The recipe with some fields replaced, validated again; None leaves a field as it is."""
         return make_recipe(**{**self.model_dump(), **{k: v for k, v in changes.items() if v is not None}})

@@ -37,6 +37,7 @@ CHECKPOINTS = "checkpoints"  # until it is finished
 MANIFEST = "manifest.json"  # beside predictions, their name before
 # What a folder of several runs holds.
 REPORT, MODEL_CARD, WINNER = "report.html", "model_card.md", "winner.json"
+FINALS = "finals"  # of a search: where its best trials are trained again
 
 ANOTHER = "Give another --name, or the same settings"
 

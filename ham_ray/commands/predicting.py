@@ -24,8 +24,8 @@ from ham_ray.data.gallery import Gallery, open_gallery
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.evaluation import isic, metrics, predictions, thresholds
-from ham_ray.evaluation.predictions import ADJUSTED, CALLS, FACTS, RAW
+from ham_ray.evaluation import isic, metrics, predictions
+from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
@@ -251,8 +251,7 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
         frame[list(ADJUSTED)] = _calibrated(given, models, raw=False)
     only = models[0].calibration if len(models) == 1 and not raw else None
     if only is not None:  # of the mean of several models nobody has chosen thresholds
-        for name, reached in thresholds.called(frame[list(PROBABILITIES)].to_numpy(), only.thresholds).items():
-            frame[CALLS[name]] = reached
+        return predictions.with_calls(frame, only.thresholds)
     return frame
 
 

@@ -27,7 +27,7 @@ from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
 from ham_ray.recipe import Recipe, digest
-from ham_ray.runs import ENVIRONMENT, REPORT, WINNER
+from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
 from ham_ray.search.joined import JoinedTrial
 from ham_ray.search.space import Space, load_space
@@ -239,7 +239,7 @@ class _Search:
     @property
     def finals_folder(self) -> str:
         """Where the best are trained again, below the search's folder: images of another size have one of their own."""
-        return "finals" if self.final_images.size == self.images.size else f"finals-{self.final_images.size}"
+        return FINALS if self.final_images.size == self.images.size else f"{FINALS}-{self.final_images.size}"
 
     def final_setting(self) -> Setting:
         """Where and with what the best are trained again."""
@@ -249,8 +249,8 @@ class _Search:
     def ranked(self) -> list[int]:
         """The trials that the finals at the search's own size trained, best first: that is known better than by one
         fold."""
-        place = storage.join(self.place, "finals", WINNER)
-        if self.finals_folder == "finals" or not storage.exists(place):
+        place = storage.join(self.place, FINALS, WINNER)
+        if self.finals_folder == FINALS or not storage.exists(place):
             return []
         scores = json.loads(storage.read_bytes(place))["scores"]
         found = sorted(map(int, scores), key=lambda number: -scores[str(number)])
@@ -268,7 +268,7 @@ class _Search:
         found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.precision)
         names = ", ".join(found) or "none; jobs/baseline.py with the same --data and --out makes them"
         print(f"baselines to set beside the winner: {names}", flush=True)
-        size = "" if self.finals_folder == "finals" else f" at {self.images.size} px"
+        size = "" if self.finals_folder == FINALS else f" at {self.images.size} px"
         return {f"baseline {family}{size}": run for family, run in found.items()}
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:

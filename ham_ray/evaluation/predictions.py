@@ -6,7 +6,7 @@ paired by image.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -74,6 +74,12 @@ def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floati
         frame[name] = rows[name].to_numpy() if name in rows else None
     validate(frame)
     return frame
+
+
+def with_calls(frame: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
+    """The table with a column for each of these thresholds: whether the probability of melanoma reaches it."""
+    calls = thresholds.called(frame[list(PROBABILITIES)].to_numpy(), chosen)
+    return frame.assign(**{CALLS[name]: reached for name, reached in calls.items()})
 
 
 def arrays(frame: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

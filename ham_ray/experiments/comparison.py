@@ -7,7 +7,7 @@ import pandas as pd
 from ham_ray import storage
 from ham_ray.data.images import FOLDS
 from ham_ray.evaluation import thresholds
-from ham_ray.evaluation.predictions import CALLS, arrays, of_split
+from ham_ray.evaluation.predictions import arrays, of_split, with_calls
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
@@ -59,5 +59,4 @@ def pool(found: list[Run]) -> Run:
 def _test(predictions: pd.DataFrame) -> pd.DataFrame:
     """The test rows, with what the thresholds of this training's own validation images call melanoma."""
     test, validation = (of_split(predictions, split) for split in ("test", "validation"))
-    calls = thresholds.called(arrays(test)[1], thresholds.choose(*arrays(validation)))
-    return test.assign(**{CALLS[name]: reached for name, reached in calls.items()})
+    return with_calls(test, thresholds.choose(*arrays(validation)))

@@ -22,15 +22,15 @@ from optuna.trial import FrozenTrial
 from ham_ray import runs, storage
 from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
-from ham_ray.evaluation import calibration, thresholds
+from ham_ray.evaluation import calibration
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.evaluation.predictions import CALLS, arrays, of_split
+from ham_ray.evaluation.predictions import arrays, of_split, with_calls
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
 from ham_ray.experiments.trainings import prior, train
 from ham_ray.prediction.pipeline import predict_rows
-from ham_ray.recipe import Recipe, make_recipe
+from ham_ray.recipe import Recipe
 from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import feed
 
@@ -53,15 +53,15 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures and the runs `beside` it.
 
     The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
-    before: the average of its trainings, of several trials, trained on the validation folds too, in several views, and
-    that calibrated.
+    before: the average of its trainings, of several trials, of several views, of those trained on the validation folds
+    too, and that calibrated.
 
     Raises:
         UserError: no trial is complete, or none of the best could be trained again.
     """
     if not best:
         raise UserError("no trial is complete: there is nothing to train again")
-    tried = _trained(best, base, plan.seeds, setting)
+    tried = _trained({trial.number: _recipes(trial, base, plan.seeds) for trial in best}, setting)
     shares = prior(feed.split_rows(setting.images, base)["training"])
     means = _means(tried, shares)
     ranked = [*means]
@@ -72,7 +72,8 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     fitted = calibration.fit(_table(_last(shown)), shares)
     print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
     if plan.refit:
-        members = _refitted([trial for trial in best if trial.number in members], base, plan.seeds, setting)
+        chosen = [trial for trial in best if trial.number in members]
+        members = _trained({trial.number: _refits(trial, base, plan.seeds) for trial in chosen}, setting)
         again = members if plan.views == 1 else _in_views(members, plan.views, setting)
         shown[f"trained on the validation folds too, {sum(map(len, again.values()))} averaged"] = _joined(again)
     named, place = {str(number): [*found] for number, found in members.items()}, storage.join(setting.out, WINNER)
@@ -102,12 +103,8 @@ def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, fl
     return {number: means[number] for number in ranked}
 
 
-def _trained(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
+def _trained(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
-    return _ended({trial.number: _recipes(trial, base, seeds) for trial in best}, setting)
-
-
-def _ended(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[int, dict[str, Run]]:
     remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {setting.out} away"
     found = train(
         {name: recipe for named in recipes.values() for name, recipe in named.items()}, setting, remedy=remedy
@@ -122,30 +119,12 @@ def _ended(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[int,
 
 def _looks(place: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
     """What is to be said where the test fold was looked at before, by other finals or by other models of these."""
-    before: dict[str, Any] = {"members": members}
-    if storage.exists(place):
-        before = json.loads(storage.read_bytes(place))
-    told: list[str] = before.get("looks", [])
-    if before["members"] != members:
-        names = ", ".join(name for found in before["members"].values() for name in found)
-        told = [*told, f"not the first look at the test fold: {names} looked before"]
-    other = f"not the first look at the test fold: {', '.join(earlier)} of the same search looked before"
-    return told if not earlier or other in told else [*told, other]
-
-
-def _refitted(best: list[FrozenTrial], base: Recipe, seeds: int, setting: Setting) -> dict[int, dict[str, Run]]:
-    """Trained on all folds but the test fold, as long as before, the last epoch kept."""
-    folds = {"validation_fold": None, "patience": 0}
-    recipes = {
-        trial.number: {
-            f"trial-{trial.number}-refit-{seed}": make_recipe(
-                **{**base.changed(**trial.params, seed=seed).model_dump(), **folds}
-            )
-            for seed in range(seeds)
-        }
-        for trial in best
-    }
-    return _ended(recipes, setting)
+    before: dict[str, Any] = json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+    named = before.get("members", members)  # which older code did not write
+    who = [] if named == members else [", ".join(name for found in named.values() for name in found)]
+    who += [f"{', '.join(earlier)} of the same search"] if earlier else []
+    told = [f"not the first look at the test fold: {one} looked before" for one in who]
+    return [*dict.fromkeys([*before.get("looks", []), *told])]
 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
@@ -156,6 +135,13 @@ def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
             **trial.params, seed=seed, validation_fold=folds[seed % len(folds)]
         )
         for seed in range(seeds)
+    }
+
+
+def _refits(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
+    """The trial's recipe with each seed, on all folds but the test fold."""
+    return {
+        f"trial-{trial.number}-refit-{seed}": base.changed(**trial.params, seed=seed).refit() for seed in range(seeds)
     }
 
 
@@ -187,8 +173,7 @@ def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
     """The run's predictions adjusted; those of a run without validation images with the calls of fitted thresholds."""
     table = fitted.applied(_table(run))
     if of_split(table, "validation").empty:
-        calls = thresholds.called(arrays(table)[1], fitted.thresholds)
-        table = table.assign(**{CALLS[name]: reached for name, reached in calls.items()})
+        table = with_calls(table, fitted.thresholds)
     warnings = [*run.info.get("warnings", ()), *looks]
     return Run(table, None, {**run.info, "minutes": None, "warnings": warnings})
 

@@ -22,7 +22,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
 from ham_ray.models.backbones import folded
-from ham_ray.runs import CALIBRATION, DATA_CARD, METRICS, MODEL, SPLIT, WINNER
+from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, WINNER
 
 _CONFIG = "config.json"  # in a .keras file: its layers
 _IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")
@@ -64,7 +64,7 @@ def find(place: str) -> Saved:
         return _run(place, uri, storage.parent(uri))
     if storage.exists(storage.join(uri, MODEL)):
         return _run(place, storage.join(uri, MODEL), uri)
-    for folder in (uri, storage.join(uri, "finals")):
+    for folder in (uri, storage.join(uri, FINALS)):
         if storage.exists(storage.join(folder, WINNER)):
             return _winner(place, folder)
     found = [folder for folder in storage.folders(uri) if storage.exists(storage.join(folder, MODEL))]

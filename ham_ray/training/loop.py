@@ -115,7 +115,7 @@ class Training:
 
     def __init__(self, trainer: Trainer, task: Task, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
         self.trainer, self.task, self.checkpoints, self.say = trainer, task, checkpoints, say
-        self._truth = trainer.replica.gather(task.validation.labels) if task.validation else None
+        self._truth = trainer.replica.gather(task.validation.labels) if task.validation else np.empty(0, np.int32)
         self.progress, self._best = _resume(trainer, checkpoints.latest(say))
         if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
@@ -137,11 +137,12 @@ class Training:
         trained = _train_epoch(trainer, self.task, progress.epoch, self.say)
         progress.epoch += 1
         with trainer.averaged():
-            row = {**trained, **_validate(trainer, self.task, self._truth, trained)}
-            score = row.get(f"validation_{select_by}")
-            row["best"] = score is None or score > progress.best_score
+            held_out = self.task.validation
+            row = {**trained, **(_validate(trainer, held_out, self._truth, trained) if held_out else {})}
+            score = row.get(f"validation_{select_by}", row["epoch"])  # without validation the last is the best
+            row["best"] = score > progress.best_score
             if row["best"]:
-                progress.best_epoch, progress.best_score = row["epoch"], progress.best_score if score is None else score
+                progress.best_epoch, progress.best_score = row["epoch"], score
                 self._best = _arrays(trainer.network)
         progress.history.append(row)
         if trainer.replica.rank == 0:
@@ -182,12 +183,10 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
     }
 
 
-def _validate(trainer: Trainer, task: Task, truth: np.ndarray | None, trained: dict[str, Any]) -> dict[str, Any]:
-    """One pass over the validation shard, where there is one: the second half of a row, and the seconds of both."""
-    if task.validation is None or truth is None:
-        return {}
+def _validate(trainer: Trainer, held_out: Part, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
+    """One pass over the validation shard: the second half of a row, and the seconds of both."""
     started = time.monotonic()
-    probabilities = trainer.replica.gather(trainer.predict(task.validation.inputs))
+    probabilities = trainer.replica.gather(trainer.predict(held_out.inputs))
     if not np.isfinite(probabilities).all():
         raise NonFiniteLossError(f"validation predictions are not finite after epoch {trained['epoch']}")
     return {

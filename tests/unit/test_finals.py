@@ -154,6 +154,15 @@ def test_what_was_chosen_is_trained_on_the_validation_folds_too_and_calibrated_a
     assert told in shown[CALIBRATED].info["warnings"] and not plain["trial 4, one training"].info.get("warnings")
     again = arranged({**found, "trial-4-refit-0": untold(0.7)}, seeds=1, refit=True)
     assert again[CALIBRATED].info["warnings"] == [told]
+    for refit in (False, True, False, True):
+        back = arranged({**found, "trial-4-refit-0": untold(0.7)}, seeds=1, refit=refit)
+    assert back[CALIBRATED].info["warnings"] == [told, told.replace("seed", "refit")]
+
+
+def test_a_winner_named_by_older_code_is_no_other_look(arranged, tmp_path):
+    (tmp_path / "winner.json").write_text(json.dumps({"trial": 4}))
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    assert not arranged(found, seeds=1)[CALIBRATED].info["warnings"]
 
 
 def test_a_refit_learns_from_all_folds_but_the_test_fold(monkeypatch: pytest.MonkeyPatch):
@@ -165,7 +174,7 @@ def test_a_refit_learns_from_all_folds_but_the_test_fold(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(module, "train", train)
     stopping = BASE.changed(patience=2)
-    module._refitted([trial(4, 5)], stopping, 2, SimpleNamespace(out="o"))  # type: ignore[arg-type, list-item]
+    module._trained({4: module._refits(trial(4, 5), stopping, 2)}, SimpleNamespace(out="o"))  # type: ignore[arg-type]
     assert [*asked] == ["trial-4-refit-0", "trial-4-refit-1"]
     assert [(r.training_folds, r.validation_fold, r.patience, r.seed, r.unfreeze_depth) for r in asked.values()] == [
         ([1, 2, 3, 4], None, 0, 0, 5),
@@ -191,9 +200,9 @@ def test_finals_with_other_settings_are_refused_with_what_to_do(tmp_path, monkey
     monkeypatch.setattr(trainings, "_finished", lambda uri: Run(None, None, {}))
     setting = SimpleNamespace(out=str(tmp_path))
     with pytest.raises(UserError, match="none of the best trials"):
-        module._trained([trial(4, 5)], BASE, 1, setting)  # type: ignore[arg-type]
+        module._trained({4: module._recipes(trial(4, 5), BASE, 1)}, setting)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="epochs was 3, is 5. .*or move .* away"):
-        module._trained([trial(4, 5)], BASE.changed(epochs=5), 1, setting)  # type: ignore[arg-type]
+        module._trained({4: module._recipes(trial(4, 5), BASE.changed(epochs=5), 1)}, setting)  # type: ignore[arg-type]
 
 
 def test_no_complete_trial_is_told():
