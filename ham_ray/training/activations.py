@@ -146,7 +146,7 @@ def planned(
     shape, dtype = _output(recipe, images.size)
     views = {"training": VIEWS[recipe.augmentation], "validation": 1}
     tables = {
-        name: _table(images, rows[name], count, recipe, weights, folder)
+        name: _table(images, rows[name], count, recipe, weights, folder, shape)
         for name, count in views.items()
         if name in rows
     }
@@ -193,12 +193,20 @@ def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
     return tuple(prefix.output.shape[1:]), str(prefix.output.dtype)
 
 
-def _table(images: Images, rows: pd.DataFrame, views: int, recipe: Recipe, weights: Weights, folder: str) -> _Table:
+def _table(
+    images: Images,
+    rows: pd.DataFrame,
+    views: int,
+    recipe: Recipe,
+    weights: Weights,
+    folder: str,
+    shape: tuple[int, ...],
+) -> _Table:
     """The table, its folder named by what it depends on. Random weights come from the seed."""
     ids = hashlib.sha256("\0".join(rows["image_id"]).encode()).hexdigest()
     start = weights.sha256 or f"random from seed {recipe.seed}"
-    key = digest(images.fingerprint, images.size, start, recipe.unfreeze_depth, recipe.precision, views, ids, BLOCK)
-    return _Table(Path(folder, key), rows, views)
+    where = (images.size, recipe.unfreeze_depth, recipe.precision, shape)
+    return _Table(Path(folder, digest(images.fingerprint, start, *where, views, ids, BLOCK)), rows, views)
 
 
 def _sound(table: _Table) -> bool:

@@ -136,13 +136,13 @@ def test_a_killed_build_goes_on(frozen: dict[str, str], images: Images, tmp_path
 
 
 def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Path):
-    def place(recipe: Recipe, weights: Weights = RANDOM, views: int = 8) -> Path:
+    def place(recipe: Recipe, weights: Weights = RANDOM, views: int = 8, shape: tuple[int, ...] = (1, 1, 8)) -> Path:
         rows = images.fold(*recipe.training_folds)
-        return activations._table(images, rows, views, recipe, weights, str(tmp_path)).path
+        return activations._table(images, rows, views, recipe, weights, str(tmp_path), shape).path
 
     others = [FROZEN.changed(seed=1), FROZEN.changed(validation_fold=2), FROZEN.changed(precision="bfloat16")]
     found = [place(FROZEN), place(FROZEN, views=1), place(FROZEN, Weights("w", b"w")), place(FINETUNED)]
-    found += [place(recipe) for recipe in others]
+    found += [place(recipe) for recipe in others] + [place(FROZEN, shape=(2, 2, 8))]
     assert len(set(found)) == len(found)
     assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
 from ham_ray.models import families
-from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
+from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean, folded
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import baseline
 
@@ -110,6 +110,19 @@ def test_what_is_trained_and_what_is_saved_are_one_function_of_the_same_variable
     assert len(mine) == len(shared) and (depth == 0) == (not shared)
     for a, b in zip(mine, theirs, strict=True):
         assert np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize("size", [50, 64])
+def test_positions_that_no_later_layer_reads_are_not_computed_and_none_other_is_left_out(size: int):
+    """conv3 to conv5 begin with a stride of 2, which the block before takes: its activations have a quarter's bytes."""
+    whole = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(size, size, 3), name="resnet50")
+    thin = folded(whole)
+    images = np.random.default_rng(0).normal(0, 50, (3, size, size, 3)).astype(np.float32)
+    theirs = whole(images, training=False).numpy()
+    np.testing.assert_allclose(thin(images).numpy(), theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
+    for end in ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"):
+        every = whole.get_layer(end).output.shape[1]
+        assert thin.get_layer(end).output.shape[1] == -(-every // 2)
 
 
 def test_no_batchnorm_of_a_backbone_is_left_to_run_while_it_is_trained():
