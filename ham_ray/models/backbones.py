@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 from keras import layers, ops
@@ -56,78 +55,3 @@ def unfreeze(model: keras.Model, backbone: Backbone, depth: int) -> None:
     for layer in model.layers:
         chosen = depth == len(backbone.stages) or layer.name.startswith(trained)
         layer.trainable = chosen and not isinstance(layer, layers.BatchNormalization)
-
-
-# Keras's ResNet50 v1 begins conv3, conv4 and conv5 with 1×1 convolutions of stride 2: of what enters them only every
-# second position is read. So the block before takes that stride where it convolves 3×3, and the rest is not computed.
-_BEFORE = ("conv2_block3", "conv3_block4", "conv4_block6")
-_THINNED = {f"{block}_2_conv": 2 for block in _BEFORE}
-_UNSTRIDED = {f"{stage}_block1_{conv}_conv": 1 for stage in ("conv3", "conv4", "conv5") for conv in (0, 1)}
-_SHORTCUTS = {f"{block}_add" for block in _BEFORE}
-
-
-class FoldedConv(layers.Layer):
-    """A convolution and the BatchNorm in inference mode behind it as one convolution, which moves half the memory.
-
-    It holds the two layers' own variables. Never saved: saved models keep the two. With another `stride` than the
-    convolution's it gives the positions that that stride takes of what stride 1 gives.
-    """
-
-    def __init__(self, conv: layers.Conv2D, norm: layers.BatchNormalization, stride: int | None = None) -> None:
-        super().__init__(name=conv.name, dtype=conv.dtype_policy)
-        self.conv, self.norm = conv, norm
-        self.stride = stride or conv.strides[0]
-
-    def build(self, input_shape: Any) -> None:
-        """Nothing: both layers are built."""
-
-    def call(self, inputs):
-        """Scale and shift in float32, whatever the policy; the convolution in the policy's type."""
-        conv, norm = self.conv, self.norm
-        scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
-        shift = norm.beta + (ops.cast(conv.bias, "float32") - norm.moving_mean) * scale
-        kernel = ops.cast(ops.cast(conv.kernel, "float32") * scale, inputs.dtype)
-        inputs, padding = (inputs, conv.padding) if self.stride == conv.strides[0] else (_padded(inputs, conv), "valid")
-        outputs = ops.conv(inputs, kernel, strides=self.stride, padding=padding)
-        return outputs + ops.cast(shift, outputs.dtype)
-
-
-def _padded(inputs: Any, conv: layers.Conv2D) -> Any:
-    """With zeros around, as "same" has them at stride 1: at stride 2 it would begin a position later."""
-    return ops.pad(inputs, [(0, 0), *((size // 2, size // 2) for size in conv.kernel_size), (0, 0)])
-
-
-def folded(model: keras.Model) -> keras.Model:
-    """The same function of the same variables, with each BatchNorm that follows a convolution folded into it, also in
-    models within the model, and without the positions that no later layer reads.
-
-    It stands for the model in inference mode, and for training with BatchNorm in inference mode.
-    """
-    norms = {
-        _before(layer).name: layer
-        for layer in model.layers
-        if isinstance(layer, layers.BatchNormalization) and type(_before(layer)) is layers.Conv2D
-    }
-    gone = {norm.name for norm in norms.values()}
-
-    def clone(layer: layers.Layer) -> layers.Layer:
-        if layer.name in norms:
-            return FoldedConv(layer, norms[layer.name], (_THINNED | _UNSTRIDED).get(layer.name))
-        if isinstance(layer, keras.Model):
-            return folded(layer)
-        held = isinstance(layer, layers.Layer) and layer.variables  # operations are no layers
-        return layer if held else layer.__class__.from_config(layer.get_config())
-
-    def call(layer: layers.Layer, *arguments: Any, **options: Any) -> Any:
-        if layer.name in gone:
-            return arguments[0]
-        if layer.name in _SHORTCUTS:
-            shortcut, added = arguments[0]  # pooled: a strided slice takes 20 times as long
-            return layer([ops.max_pool(shortcut, 1, strides=2), added])
-        return layer(*arguments, **options)
-
-    return keras.models.clone_model(model, clone_function=clone, call_function=call)
-
-
-def _before(layer: layers.Layer) -> layers.Layer:
-    return layer.input._keras_history.operation

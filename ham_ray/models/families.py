@@ -12,7 +12,8 @@ from keras import layers
 
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import unknown_name
-from ham_ray.models.backbones import RESNET50, Backbone, folded, unfreeze
+from ham_ray.models.backbones import RESNET50, Backbone, unfreeze
+from ham_ray.models.folding import folded
 from ham_ray.models.weights import Weights, load_backbone
 from ham_ray.recipe import Recipe
 

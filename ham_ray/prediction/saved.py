@@ -21,7 +21,7 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
-from ham_ray.models.backbones import folded
+from ham_ray.models.folding import folded
 from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, WINNER
 
 _CONFIG = "config.json"  # in a .keras file: its layers

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
-from ham_ray.models import families
-from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean, folded
+from ham_ray.models import families, folding
+from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
+from ham_ray.models.folding import folded
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import baseline
 
@@ -123,6 +124,23 @@ def test_positions_that_no_later_layer_reads_are_not_computed_and_none_other_is_
     for end in ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"):
         every = whole.get_layer(end).output.shape[1]
         assert thin.get_layer(end).output.shape[1] == -(-every // 2)
+
+
+@pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (5, 3)])
+def test_the_gradients_at_few_positions_are_those_of_tensorflow(kernel_size: tuple[int, int]):
+    random = np.random.default_rng(0)
+    inputs, kernel, upstream = (
+        tf.constant(random.normal(size=shape), tf.float32)
+        for shape in [(5, 4, 6, 8), (*kernel_size, 8, 3), (5, 4, 6, 3)]
+    )
+    found = []
+    for convolve in (folding._at_few_positions, lambda x, k: tf.nn.conv2d(x, k, 1, "SAME")):
+        with tf.GradientTape() as tape:
+            tape.watch([inputs, kernel])
+            outputs = convolve(inputs, kernel)
+        found.append((outputs, *tape.gradient(outputs, [inputs, kernel], upstream)))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_no_batchnorm_of_a_backbone_is_left_to_run_while_it_is_trained():
