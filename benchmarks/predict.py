@@ -4,7 +4,7 @@
 
 Both read the same files with the same decoding and the same saved model, and take turns. The plain loop is what one
 writes from Keras's guide: float32, one thing after the other. Ours decodes in tasks beside the actor that computes, in
-bfloat16 where the processor has it; the greatest difference of a probability is shown.
+bfloat16 where the processor is faster in it; the greatest difference of a probability is shown.
 
 The start of Ray's workers and of TensorFlow in them is shown apart. Ours is timed from the first chunk that arrives,
 without the images of the first two: Ray hands out a chunk when the next one is there. While the models start, tasks may
@@ -40,7 +40,7 @@ def main(
         from ham_ray.errors import UserError
         from ham_ray.prediction import saved
         from ham_ray.prediction.pipeline import Way, chunks
-        from ham_ray.runs import cores, has_bfloat16, machine
+        from ham_ray.runs import cores, fast_in_bfloat16, machine
 
     found = saved.find(model)
     gallery = open_gallery(images, found.size, found.geometry or "crop")
@@ -49,7 +49,7 @@ def main(
     gallery = replace(gallery, rows=gallery.rows.head(most), files=gallery.files[:most])
     if (count := len(chunks(gallery, found.size))) < 3:
         raise UserError(f"--most {most}: {len(gallery.rows)} images are {count} chunk(s), at least 3 are needed")
-    precision = "bfloat16" if has_bfloat16() else "float32"
+    precision = "bfloat16" if fast_in_bfloat16() else "float32"
     network = saved.load(next(iter(found.members)))
     network.predict(np.zeros((BATCH, found.size, found.size, 3), np.uint8), verbose=0)  # compiled outside of the times
     print(f"{len(gallery.rows):,} images, {views} view(s), {found.size} px, {precision}, {machine()}")

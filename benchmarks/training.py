@@ -5,7 +5,7 @@
 Both start from the same images in memory, train the same layers with the same batch size and augmentation (the eight
 symmetries of the square) and predict the validation fold after each epoch. Plain fit is what one writes from Keras's
 guide: float32, AdamW, augmentation in tf.data, BatchNorm in inference mode; its time is taken after a call that
-compiles. Ours is what the jobs run, in bfloat16 where the processor has it, and includes the checkpoint and the copy of
+compiles. Ours is what the jobs run, in bfloat16 where the processor is faster in it, and includes the checkpoint and the copy of
 the best epoch that each epoch leaves, which plain fit does not make. The families take turns; our first epoch, which
 compiles, is shown apart (without its checkpoint), and so is the time in which ACTIVATIONS are computed.
 
@@ -73,9 +73,9 @@ def main(
 
 def _recipes(depths: list[int], epochs: int) -> Iterator[Any]:
     from ham_ray.recipe import baseline
-    from ham_ray.runs import has_bfloat16
+    from ham_ray.runs import fast_in_bfloat16
 
-    precision = "bfloat16" if has_bfloat16() else "float32"
+    precision = "bfloat16" if fast_in_bfloat16() else "float32"
     same = {"epochs": epochs, "patience": 0, "batch_size": 64, "augmentation": "light", "precision": precision}
     yield baseline("simple_cnn").changed(**same)
     for depth in depths:

@@ -119,9 +119,14 @@ def cores() -> int:
     return len(usable(0)) if usable else os.cpu_count() or 1
 
 
-def has_bfloat16() -> bool:
-    """Whether the processor has bfloat16 instructions (AMX or AVX-512)."""
-    return bool({"amx_bf16", "avx512_bf16"} & set(_cpuinfo().get("flags", "").split()))
+def fast_in_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32: with AMX, or AMD's with AVX-512 bfloat16.
+
+    Intel's with AVX-512 bfloat16 and no AMX, as in some virtual machines, are slower in it (docs/performance.md).
+    """
+    info = _cpuinfo()
+    flags, amd = set(info.get("flags", "").split()), info.get("vendor_id") == "AuthenticAMD"
+    return "amx_bf16" in flags or (amd and "avx512_bf16" in flags)
 
 
 def to_json(content: Any) -> bytes:

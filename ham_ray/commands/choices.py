@@ -55,8 +55,8 @@ def precision(asked: str, use_gpu: bool) -> str:
     if use_gpu:
         print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
         return "float32"
-    chosen, reason = ("bfloat16", "has") if runs.has_bfloat16() else ("float32", "does not have")
-    print(f"precision: {chosen}, because this processor {reason} bfloat16 instructions (weights stay float32)")
+    chosen, reason = ("bfloat16", "faster") if runs.fast_in_bfloat16() else ("float32", "no faster")
+    print(f"precision: {chosen}, because this processor multiplies bfloat16 {reason} than float32 (weights stay float32)")
     return chosen
 
 

@@ -46,3 +46,19 @@ def test_the_manifest_tells_command_commit_machine_and_versions():
     manifest = runs.environment()
     assert {"command", "commit", "code", "machine", "time", "python"} <= manifest.keys()
     assert {"ray", "keras", "numpy"} <= manifest["packages"].keys()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "fast"),
+    [
+        ("AuthenticAMD", "avx512f avx512_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16 amx_tile amx_bf16", True),
+        ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16", False),  # a virtual machine that hides AMX
+        ("AuthenticAMD", "avx512f", False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster_not_where_it_only_exists(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, fast: bool
+):
+    monkeypatch.setattr(runs, "_cpuinfo", lambda: {"vendor_id": vendor, "flags": flags})
+    assert runs.fast_in_bfloat16() is fast
