@@ -7,8 +7,8 @@
 All three search learning rate, unfreeze depth and class-weight scaling of the same ResNet50 on the same images in
 memory, with the same batch size, epochs and augmentation (the eight symmetries of the square), and take turns in
 blocks, each block in a process of its own that goes on where its last one ended. KerasTuner (BayesianOptimization) and
-plain Optuna (TPE) train with `model.fit` in float32 and write no weights; ours is the search job, in bfloat16 where the
-processor has it, and leaves a checkpoint each epoch. The first 12 trials of all three are the same points, with the
+plain Optuna (TPE) train with `model.fit` in float32 and write no weights; ours is the search job, in bfloat16 where
+that is faster, and leaves a checkpoint each epoch. The first 12 trials of all three are the same points, with the
 depths in turn: else the rate would measure who drew the cheaper ones. Later trials are each method's own choice.
 
 Trials an hour: by the time from a block's first ask to the end of its last trial, gaps included, and for ours the start

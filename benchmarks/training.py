@@ -5,7 +5,7 @@
 Both start from the same images in memory, train the same layers with the same batch size and augmentation (the eight
 symmetries of the square) and predict the validation fold after each epoch. Plain fit is what one writes from Keras's
 guide: float32, AdamW, augmentation in tf.data, BatchNorm in inference mode; its time is taken after a call that
-compiles. Ours is what the jobs run, in bfloat16 where the processor is faster in it, and includes the checkpoint and the copy of
+compiles. Ours is what the jobs run, in bfloat16 where that is faster, and includes the checkpoint and the copy of
 the best epoch that each epoch leaves, which plain fit does not make. The families take turns; our first epoch, which
 compiles, is shown apart (without its checkpoint), and so is the time in which ACTIVATIONS are computed.
 

@@ -56,7 +56,7 @@ def precision(asked: str, use_gpu: bool) -> str:
         print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
         return "float32"
     chosen, reason = ("bfloat16", "faster") if runs.fast_in_bfloat16() else ("float32", "no faster")
-    print(f"precision: {chosen}, because this processor multiplies bfloat16 {reason} than float32 (weights stay float32)")
+    print(f"precision: {chosen}, because bfloat16 is {reason} than float32 on this processor (weights stay float32)")
     return chosen
 
 
