@@ -31,7 +31,8 @@ def main(
 
     network = RESNET50.build(include_top=False, weights=None, input_shape=(size, size, 3))
     plain, thinned = _multiply_adds(network), _multiply_adds(folded(network))
-    print(f"forward, an image: {sum(plain.values()) / 1e6:.0f} million, ours {sum(thinned.values()) / 1e6:.0f} million\n")
+    millions = (f"{sum(counts.values()) / 1e6:.0f}" for counts in (plain, thinned))
+    print("forward, an image: {} million, ours {} million\n".format(*millions))
     print("| unfreeze depth | plain fit, 10¹² multiply-adds an epoch | ours | ratio |\n|---|---|---|---|")
     stages = tuple(RESNET50.stages)
     for depth in range(1, len(stages) + 1):
