@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -28,7 +27,7 @@ class FoldedConv(layers.Layer):
     """
 
     def __init__(self, conv: layers.Conv2D, norm: layers.BatchNormalization, stride: int | None = None) -> None:
-        super().__init__(name=conv.name, dtype=conv.dtype_policy)
+        super().__init__(name=conv.name, dtype=conv.dtype_policy, autocast=False)  # kernels are rounded once, scaled
         self.conv, self.norm = conv, norm
         self.stride = stride or conv.strides[0]
 
@@ -38,19 +37,20 @@ class FoldedConv(layers.Layer):
     def call(self, inputs):
         """Scale and shift in float32, whatever the policy; the convolution in the policy's type."""
         conv, norm = self.conv, self.norm
+        inputs = ops.cast(inputs, self.compute_dtype)
         scale = norm.gamma * ops.rsqrt(norm.moving_variance + norm.epsilon)
-        shift = norm.beta + (ops.cast(conv.bias, "float32") - norm.moving_mean) * scale
-        kernel = ops.cast(ops.cast(conv.kernel, "float32") * scale, inputs.dtype)
+        shift = norm.beta + (conv.bias - norm.moving_mean) * scale
+        kernel = ops.cast(conv.kernel * scale, inputs.dtype)
         outputs = self._convolved(inputs, kernel)
         return tf.nn.bias_add(outputs, ops.cast(shift, outputs.dtype))  # becomes one operation with the convolution
 
     def _convolved(self, inputs, kernel):
         conv = self.conv
+        if self._is_plain and math.prod(inputs.shape[1:3]) <= _FEW:
+            return _at_few_positions(inputs, kernel)
         if self.stride != conv.strides[0]:  # zeros as "same" has them at stride 1: at 2 it would begin a position later
             inputs = ops.pad(inputs, [(0, 0), *((size // 2, size // 2) for size in conv.kernel_size), (0, 0)])
             return ops.conv(inputs, kernel, strides=self.stride, padding="valid")
-        if self._is_plain and math.prod(inputs.shape[1:3]) <= _FEW:
-            return _at_few_positions(inputs, kernel)
         return ops.conv(inputs, kernel, strides=self.stride, padding=conv.padding)
 
     @property
@@ -61,10 +61,9 @@ class FoldedConv(layers.Layer):
         return same and self.stride == 1 and conv.groups == 1
 
 
+@tf.function(autograph=False)  # one graph for each shape: TensorFlow keeps those of a custom gradient for good
 @tf.custom_gradient
-def _at_few_positions(
-    inputs: tf.Tensor, kernel: tf.Tensor
-) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+def _at_few_positions(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
     """The "same" convolution of stride 1, [B, H, W, C] by [h, w, C, D]; its kernel's gradient as one matrix product of
     patches, which oneDNN computes in half the time that its own takes where kernels have more numbers than images."""
 

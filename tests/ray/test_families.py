@@ -143,6 +143,15 @@ def test_the_gradients_at_few_positions_are_those_of_tensorflow(kernel_size: tup
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_conv5_and_nothing_larger_counts_as_few_positions(monkeypatch: pytest.MonkeyPatch):
+    shapes, convolve = [], folding._at_few_positions
+    told = lambda inputs, kernel: shapes.append(kernel.shape) or convolve(inputs, kernel)  # noqa: E731
+    monkeypatch.setattr(folding, "_at_few_positions", told)
+    folded(keras.applications.ResNet50(include_top=False, weights=None, input_shape=(128, 128, 3)))
+    conv5 = [(1, 1, 1024, 512), (1, 1, 1024, 2048), *[(1, 1, 512, 2048)] * 3, *[(3, 3, 512, 512)] * 3]
+    assert sorted(map(tuple, shapes)) == sorted([*conv5, *[(1, 1, 2048, 512)] * 2, (1, 1, 256, 1024)])  # conv4's last
+
+
 def test_no_batchnorm_of_a_backbone_is_left_to_run_while_it_is_trained():
     body = built("resnet50_finetuned", unfreeze_depth=5).body
     called = {type(layer).__name__ for layer in body.get_layer("resnet50").layers}
