@@ -12,8 +12,9 @@ from keras import layers, ops
 # Keras's ResNet50 v1 begins conv3, conv4 and conv5 with 1×1 convolutions of stride 2: of what enters them only every
 # second position is read. So the block before takes that stride where it convolves 3×3, and the rest is not computed.
 _BEFORE = ("conv2_block3", "conv3_block4", "conv4_block6")
-_THINNED = {f"{block}_2_conv": 2 for block in _BEFORE}
-_UNSTRIDED = {f"{stage}_block1_{conv}_conv": 1 for stage in ("conv3", "conv4", "conv5") for conv in (0, 1)}
+_STRIDES = {f"{block}_2_conv": 2 for block in _BEFORE} | {
+    f"{stage}_block1_{conv}_conv": 1 for stage in ("conv3", "conv4", "conv5") for conv in (0, 1)
+}
 _SHORTCUTS = {f"{block}_add" for block in _BEFORE}
 
 _FEW = 49  # positions of an image: conv5's at 224 px; at 64 oneDNN's own gradient is the faster (docs/performance.md)
@@ -100,7 +101,7 @@ def folded(model: keras.Model) -> keras.Model:
 
     def clone(layer: layers.Layer) -> layers.Layer:
         if layer.name in norms:
-            return FoldedConv(layer, norms[layer.name], (_THINNED | _UNSTRIDED).get(layer.name))
+            return FoldedConv(layer, norms[layer.name], _STRIDES.get(layer.name))
         if isinstance(layer, keras.Model):
             return folded(layer)
         held = isinstance(layer, layers.Layer) and layer.variables  # operations are no layers

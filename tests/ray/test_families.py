@@ -145,7 +145,11 @@ def test_the_gradients_at_few_positions_are_those_of_tensorflow(kernel_size: tup
 
 def test_conv5_and_nothing_larger_counts_as_few_positions(monkeypatch: pytest.MonkeyPatch):
     shapes, convolve = [], folding._at_few_positions
-    told = lambda inputs, kernel: shapes.append(kernel.shape) or convolve(inputs, kernel)  # noqa: E731
+
+    def told(inputs, kernel):
+        shapes.append(kernel.shape)
+        return convolve(inputs, kernel)
+
     monkeypatch.setattr(folding, "_at_few_positions", told)
     folded(keras.applications.ResNet50(include_top=False, weights=None, input_shape=(128, 128, 3)))
     conv5 = [(1, 1, 1024, 512), (1, 1, 1024, 2048), *[(1, 1, 512, 2048)] * 3, *[(3, 3, 512, 512)] * 3]
