@@ -1,4 +1,4 @@
-"""The real HAM10000, where it is at hand: HAM_RAY_TEST_DATA names the folder with `ham10000_200x150.zip`."""
+"""The real HAM10000: HAM_RAY_TEST_DATA names the folder with `ham10000_300x225.zip`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DATA = os.environ.get("HAM_RAY_TEST_DATA")
 
 @pytest.mark.skipif(not DATA, reason="HAM_RAY_TEST_DATA is not set: the real HAM10000 is not at hand")
 def test_all_of_ham10000(tmp_path):
-    report = ingest(Path(str(DATA), "ham10000_200x150.zip"), tmp_path / "images", size=32)
+    report = ingest(Path(str(DATA), "ham10000_300x225.zip"), tmp_path / "images", size=32)
     rows = open_images(report.uri).rows
     assert len(rows) == 10_015 and report.quarantined == {}
     assert rows["lesion_id"].nunique() == 7_470
