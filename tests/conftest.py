@@ -18,18 +18,21 @@ from ham_ray.data.images import Images, open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 
-
 REAL_INPUTS = {
     "HAM_RAY_TEST_DATA": "the folder with ham10000_300x225.zip",
     "HAM_RAY_TEST_WEIGHTS": "ImageNet weights of ResNet50 without top, a .h5 file",
 }
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say which real inputs the tests have; a variable that names nothing ends the run."""
-    for name in REAL_INPUTS:
+def pytest_configure(config: pytest.Config) -> None:
+    """End the run where a variable names nothing."""
+    for name, what in REAL_INPUTS.items():
         if (value := os.environ.get(name)) and not Path(value).exists():
-            raise pytest.UsageError(f"{name}={value}: no such path; unset it, or name {REAL_INPUTS[name]}")
+            raise pytest.UsageError(f"{name}={value}: no such path; unset it, or name {what}")
+
+
+def pytest_report_header() -> list[str]:
+    """Say which real inputs the tests have."""
     return [
         f"{name}: {os.environ.get(name) or f'not set ({what}): its tests are skipped'}"
         for name, what in REAL_INPUTS.items()
