@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, intervals, metrics, thresholds
-from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.isic import CONTROL
 from ham_ray.evaluation.predictions import CALLS, FACTS, NEW, RAW, arrays, of_split
 
@@ -52,18 +52,26 @@ class Point(NamedTuple):
     specificity: Interval | None
 
 
+class Rates(NamedTuple):
+    """Of a class: the share of other images that are not called so, and of calls that are right; None without any."""
+
+    specificity: Interval | None
+    ppv: Interval | None
+
+
 @dataclass(frozen=True)
 class Assessment:
     """All that is said of one model. `images` are the rows reported, and all figures are of them.
 
-    `metrics` is that of `metrics.evaluate`, by image; `lesions` counts lesions, `by_lesion` are intervals of the same
-    metrics by lesion; `melanoma` is by the thresholds chosen on validation images, and empty without such;
+    `metrics` is that of `metrics.evaluate`, by image; `rates` are by class those shares that `intervals` has not;
+    `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `melanoma` is by the thresholds chosen on validation images, and empty without such;
     `calibration` has probabilities float[N, 7] by the name of a version, see `versions`.
     """
 
     images: pd.DataFrame
     metrics: dict[str, Any]
     intervals: dict[str, Interval]
+    rates: dict[str, Rates]
     melanoma: dict[str, Point]
     calibration: dict[str, NDArray[np.floating]]
     lesions: int
@@ -75,6 +83,7 @@ class Assessment:
         return {
             **self.metrics,
             "intervals": _plain(self.intervals),
+            "rates": {dx: _plain(rates._asdict()) for dx, rates in self.rates.items()},
             "melanoma": {name: _plain(point._asdict()) for name, point in self.melanoma.items()},
             "calibration": self.reliability,
             "lesions": {"n": self.lesions, **_plain(self.by_lesion)},
@@ -112,6 +121,7 @@ def assess(frame: pd.DataFrame) -> Assessment:
         images=test,
         metrics=metrics.evaluate(*arrays(test)),
         intervals=intervals.intervals(test),
+        rates=class_rates(test),
         melanoma=operating_points(frame),
         calibration=versions(frame),
         lesions=len(lesions),
@@ -149,6 +159,18 @@ def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
     first = frame.drop_duplicates("group_id").set_index("group_id", drop=False)
     first = first.assign(**{name: means[name] for name in PROBABILITIES})
     return first[one_label].reset_index(drop=True)
+
+
+def class_rates(test: pd.DataFrame) -> dict[str, Rates]:
+    """By dx, of a PREDICTIONS table of images to be reported."""
+    truth, p = arrays(test)
+    calls = metrics.predicted(p)
+    asked: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
+    for label, dx in enumerate(CODES):
+        own, called = truth == label, calls == label
+        asked |= {f"specificity of {dx}": (~own, ~called), f"ppv of {dx}": (called, own)}
+    found = intervals.shares(test, asked)
+    return {dx: Rates(found[f"specificity of {dx}"], found[f"ppv of {dx}"]) for dx in CODES}
 
 
 def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
@@ -272,4 +294,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     """Its intervals as dictionaries."""
-    return {name: vars(value) if isinstance(value, Interval) else value for name, value in found.items()}
+    return {name: value.facts() if isinstance(value, Interval) else value for name, value in found.items()}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ham_ray.diagnoses import CODES
-from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.metrics import bin_of
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"

@@ -14,8 +14,9 @@ from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
 from ham_ray.evaluation import assessment, figures, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
-from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, Interval, paired_difference
+from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, paired_differences
 from ham_ray.evaluation.predictions import arrays
 from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
@@ -142,6 +143,7 @@ def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> di
     small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
     return {
         "test": found.metrics,
+        "rates": found.rates,
         "matrix": as_address(figures.confusion_matrix(found.metrics["confusion"])),
         "points": found.melanoma,
         "melanoma": as_address(figures.melanoma_curves(melanoma, p[:, thresholds.MELANOMA]))
@@ -173,7 +175,7 @@ def differences(
     counted = [assessment.mcnemar(*both) for both in shared.values()]
     adjusted = assessment.holm([found.p_value for found in counted])
     return [
-        Difference(*pair, len(both[0]), {name: paired_difference(*both, name) for name in COMPARED}, images, p)
+        Difference(*pair, len(both[0]), paired_differences(*both, COMPARED), images, p)
         for (pair, both), images, p in zip(shared.items(), counted, adjusted, strict=True)
     ]
 

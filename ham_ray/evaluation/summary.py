@@ -22,14 +22,17 @@ from ham_ray import storage
 from ham_ray.console import for_tables
 from ham_ray.evaluation import intervals, metrics
 from ham_ray.evaluation.assessment import Assessment, assess, reported
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
-from ham_ray.evaluation.intervals import Interval
 from ham_ray.evaluation.predictions import NEW, arrays, of_split
 
 SYNTHETIC_LABEL = "SYNTHETIC DATA: these figures say nothing about skin lesions"
 RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
 RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
-FOOTNOTE = "Below each value its 95 % interval, a bootstrap over lesions. Research software, not a medical device."
+FOOTNOTE = (
+    "Below each value its 95 % interval, a bootstrap over lesions; exact (Clopper-Pearson on lesions), with the images "
+    "counted, where all are right or none is. Research software, not a medical device."
+)
 METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
@@ -281,4 +284,5 @@ def _cell(interval: Interval | None) -> str:
         return "–"
     if interval.low is None:
         return number(interval.value)
-    return f"{number(interval.value)}\n[dim]{number(interval.low, 2)}–{number(interval.high, 2)}[/]"
+    limits = f"{number(interval.value)}\n[dim]{number(interval.low, 2)}–{number(interval.high, 2)}[/]"
+    return f"{limits}\n[dim]{interval.counted}[/]" if interval.counted else limits

@@ -10,8 +10,9 @@ from ham_ray import runs, storage
 from ham_ray.data.images import thumbnails
 from ham_ray.evaluation import model_card, predictions, report, summary
 from ham_ray.evaluation.attention_sheet import Attention
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.floors import floors
-from ham_ray.evaluation.intervals import HOW, Interval
+from ham_ray.evaluation.intervals import HOW
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.looking import attention
 from ham_ray.experiments.setting import Setting

@@ -16,7 +16,8 @@ from sklearn.metrics import average_precision_score
 
 from ham_ray.diagnoses import CODES, LABELS
 from ham_ray.evaluation import figures, metrics, report, summary
-from ham_ray.evaluation.intervals import Interval, paired_difference
+from ham_ray.evaluation.exact import Interval
+from ham_ray.evaluation.intervals import paired_difference
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run
 

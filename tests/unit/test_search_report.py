@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray.evaluation.intervals import Interval
+from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.search_report import SearchData, best_trials, render
 from ham_ray.evaluation.summary import Row, Summary
 
