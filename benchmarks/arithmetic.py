@@ -24,10 +24,9 @@ def main(
     validation: Annotated[int, typer.Option(help="validation images of an epoch")] = 2003,
 ) -> None:
     """Print a table, a line an unfreeze depth."""
-    with console.quiet_imports():
-        from ham_ray.models.backbones import RESNET50
-        from ham_ray.models.folding import folded
-        from ham_ray.training.activations import DEEPEST
+    from ham_ray.models.backbones import RESNET50
+    from ham_ray.models.folding import folded
+    from ham_ray.training.activations import DEEPEST
 
     network = RESNET50.build(include_top=False, weights=None, input_shape=(size, size, 3))
     plain, thinned = _multiply_adds(network), _multiply_adds(folded(network))

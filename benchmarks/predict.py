@@ -34,13 +34,12 @@ def main(
     views: Annotated[int, typer.Option(help="symmetries of each image")] = 1,
 ) -> None:
     """Print a table, a line each."""
-    with console.quiet_imports():
-        from ham_ray.cluster import connected
-        from ham_ray.data.gallery import FileGallery, open_gallery
-        from ham_ray.errors import UserError
-        from ham_ray.prediction import saved
-        from ham_ray.prediction.pipeline import Way, chunks
-        from ham_ray.runs import cores, fast_in_bfloat16, machine
+    from ham_ray.cluster import connected
+    from ham_ray.data.gallery import FileGallery, open_gallery
+    from ham_ray.errors import UserError
+    from ham_ray.prediction import saved
+    from ham_ray.prediction.pipeline import Way, chunks
+    from ham_ray.runs import cores, fast_in_bfloat16, machine
 
     found = saved.find(model)
     gallery = open_gallery(images, found.size, found.geometry or "crop")

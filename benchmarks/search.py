@@ -104,7 +104,7 @@ def main(
             for name in METHODS:
                 own = ["--method", name, "--turn", str(block), "--folder", place]
                 found[name].append(_measured([*sys.argv[1:], *own]))
-                print(f"{name}, block {block + 1}: {found[name][-1]}", file=sys.stderr, flush=True)
+                print(f"{name}, block {block + 1}: {found[name][-1]}", file=console.terminal(), flush=True)
     print(f"{trials} trials of {epochs} epochs each in {blocks} blocks, unfreeze depth {low}–{high}, batch {BATCH}")
     print("| | trials an hour | with start and ACTIVATIONS | overhead, s a trial | peak memory, GiB | best macro-F1 |")
     print("|---|---|---|---|---|---|")

@@ -45,11 +45,10 @@ def main(
     plain_steps: Annotated[int, typer.Option(help="steps of a plain epoch that are timed, at least 2; 0 = all")] = 0,
 ) -> None:
     """Print a table, a line a family and number of workers."""
-    with console.quiet_imports():
-        from ham_ray.cluster import connected
-        from ham_ray.data.prepare import prepare
-        from ham_ray.models.weights import resolve_weights
-        from ham_ray.runs import machine
+    from ham_ray.cluster import connected
+    from ham_ray.data.prepare import prepare
+    from ham_ray.models.weights import resolve_weights
+    from ham_ray.runs import machine
 
     with tempfile.TemporaryDirectory() as out, connected():
         images, start = prepare(data, out, 128), resolve_weights(weights)

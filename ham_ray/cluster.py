@@ -15,6 +15,7 @@ from ham_ray import storage
 from ham_ray.errors import UserError
 from ham_ray.runs import cores
 
+_LONGEST_SOCKET = 107  # bytes of a path in the file system (AF_UNIX)
 _LEAST = 0.1  # of a CPU: below it Ray's own bookkeeping outweighs the work
 
 
@@ -35,6 +36,10 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 by default: how long a training that has ended is not noticed
 }
+_KERAS = {  # of workers on other nodes: whatever a keras.json there asks for; there is none below a device
+    "KERAS_BACKEND": "tensorflow",
+    "KERAS_HOME": "/dev/null",
+}
 
 
 @contextmanager
@@ -42,21 +47,57 @@ def connected() -> Iterator[None]:
     """Ray for the length of a job: the cluster of RAY_ADDRESS (set by `ray job submit`), else one of this machine.
 
     Raises:
-        UserError: RAY_ADDRESS names a cluster that does not answer.
+        UserError: Ray does not start, or RAY_ADDRESS names a cluster that does not answer.
     """
+    address = os.environ.get("RAY_ADDRESS")
+    print(f"connecting to Ray at {address} …" if address else "starting Ray …", flush=True)
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
+    options = _joining() if address else _starting()
     try:
-        ray.init(logging_level=logging.ERROR, log_to_driver=False, **(_joining() if address else _starting()))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(f"cannot connect to Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    except Exception as error:  # Ray raises bare ones too, whose further lines are of a log
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(_remedy(address, reason)) from error
     configure_data()
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # the jobs say themselves what happens
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _remedy(address: str | None, reason: str) -> str:
+    """What to say where Ray gives this reason for not starting, or not letting this process join."""
+    if address:
+        return (
+            f"cannot connect to Ray at {address}: {reason}; compare RAY_ADDRESS with `ray status` on the cluster, and "
+            "set RAY_AUTH_MODE=token where the cluster has a token"
+        )
+    return (
+        f"Ray did not start: {reason}; look for free memory, free space in {_temporary()} and other Rays on this "
+        f"machine, then start the same command again; Ray's own logs: {_temporary()}/ray/session_latest/logs"
+    )
+
+
+def _temporary() -> str:
+    """Where Ray keeps a session's sockets and logs."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def check_temporary() -> None:
+    """Refuse a temporary folder whose path is too long for Ray's sockets.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    session = "session_2026-01-31_23-59-59_999999_4194304"  # its time and the largest number of a process
+    length = len(os.fsencode(f"{_temporary()}/ray/{session}/sockets/plasma_store"))
+    if length > _LONGEST_SOCKET:
+        raise UserError(
+            f"{_temporary()}: {length - _LONGEST_SOCKET} bytes too long a path for Ray's sockets; set RAY_TMPDIR to a "
+            "shorter folder, for example RAY_TMPDIR=/tmp (with `ray start`: --temp-dir)"
+        )
 
 
 def in_submitted_job() -> bool:
@@ -93,6 +134,7 @@ def actor_each_node() -> dict[str, Any]:
 
 
 def _starting() -> dict[str, Any]:
+    check_temporary()
     os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
     # With the dashboard: without it Ray Train cannot watch its controller, and says so every second.
     few = {"num_cpus": 2} if cores() < 2 else {}  # else Ray's own count, which knows containers
@@ -100,7 +142,7 @@ def _starting() -> dict[str, Any]:
 
 
 def _joining() -> dict[str, Any]:
-    environment: dict[str, Any] = {"env_vars": _ENVIRONMENT}
+    environment: dict[str, Any] = {"env_vars": _ENVIRONMENT | _KERAS}
     if not in_submitted_job():  # outside a submitted job the cluster lacks this code
         environment["py_modules"] = [str(Path(__file__).parent)]
     return {"runtime_env": environment}

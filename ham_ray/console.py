@@ -1,56 +1,122 @@
-"""What all jobs share on the command line: errors on one line, progress of counted work."""
+"""What all jobs share on the command line: first and last line, errors on one line, progress of counted work."""
 
 from __future__ import annotations
 
-import os
+import codecs
+import functools
+import inspect
+import io
 import sys
-import tempfile
 import time
+import traceback as tracebacks
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ham_ray.errors import UserError
+from ham_ray.supervision import Ending, Supervised, supervise, supervised
 
 EVERY = 30.0  # seconds between lines of progress
+_ASCII = {"–": "-", "−": "-", "×": "x", "…": "...", "→": "->", "±": "+-", "≥": ">=", "≤": "<=", "·": "-"}
+_process: Supervised | None = None  # where this is the working process of a job
 
 
-def run(command: Callable[..., None]) -> None:
-    """Run a job's function as a command line; a user's mistake is one line on stderr and exit code 2."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:  # a full disk, a folder that may not be written, a store that does not answer
-        print(f"error: {error.strerror or error}: {error.filename or 'no file named'}", file=sys.stderr)
-        sys.exit(2)
+def run(
+    main: Callable[..., None], loads: str = "", kept: str = "nothing is kept; the same command starts afresh"
+) -> None:
+    """Run a job's function as a command line, in a process of its own under a supervisor.
 
+    Whatever ends it is one line on standard error: a user's mistake (exit code 2), a signal (128 + its number), any
+    other exception (1; the line names the log that has its traceback, and `--traceback` prints it).
 
-@contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Import TensorFlow without the notices its C++ code writes to stderr before any setting can reach it.
-
-    What was written is shown where the import fails.
+    Args:
+        loads: what takes long to load before the job can say anything, for the first line.
+        kept: what an interrupted job leaves, and what to do then, for the last line.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryFile() as notices:
-        stderr = os.dup(2)
-        os.dup2(notices.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            notices.seek(0)
-            os.write(stderr, notices.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    global _process
+    _process = supervised()
+    _accept_any_encoding()
+    if _process:
+        _process.end(_worked(_app(main), _process))
+    _app(functools.wraps(main)(lambda **options: _supervise(loads, kept)))()
+
+
+def _app(command: Callable[..., None]) -> typer.Typer:
+    """The command line of a job's function, with the options that all jobs have."""
+
+    @functools.wraps(command)
+    def job(traceback: bool, **options: Any) -> None:
+        command(**options)
+
+    own = inspect.signature(command, eval_str=True)
+    option = Annotated[bool, typer.Option("--traceback", help="print the traceback of an error too")]
+    more = inspect.Parameter("traceback", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
+    job.__signature__ = own.replace(parameters=[*own.parameters.values(), more])  # type: ignore[attr-defined]
+    job.__annotations__ = {**command.__annotations__, "traceback": option}
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(job)
+    return app
+
+
+def _supervise(loads: str, kept: str) -> None:
+    if loads:
+        print(f"loading {loads} …", flush=True)
+    ending = supervise(kept)
+    if ending.line:
+        print(ending.line, file=sys.stderr, flush=True)
+    raise typer.Exit(ending.code)
+
+
+def _worked(app: typer.Typer, process: Supervised) -> Ending:
+    """Work, and tell how it ended."""
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return Ending(code or 0)
+    except KeyboardInterrupt:
+        return Ending(130)
+    except SystemExit as error:  # of Typer, where nobody reads standard output any more
+        return Ending(error.code if isinstance(error.code, int) else 1)
+    except BaseException as error:  # the last resort: of any library
+        trace = tracebacks.format_exc()
+        print(trace, file=sys.stderr, flush=True)
+        line = f"error: {_in_words(error)}".replace("\n", " ")
+        expected = isinstance(error, (UserError, OSError))
+        if not expected:
+            line += f"; its traceback is in {process.log}, and --traceback prints it"
+        return Ending(2 if expected else 1, f"{trace}{line}" if "--traceback" in sys.argv else line)
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def terminal() -> TextIO:
+    """Standard error as the user sees it; in a job, what libraries write to `sys.stderr` goes to its log."""
+    return _process.terminal if _process else sys.stderr
+
+
+def _accept_any_encoding() -> None:
+    """Print to standard output and error whatever their encoding is: by look-alikes, else by escapes."""
+    codecs.register_error("look_alike", _look_alike)
+    for stream in (sys.stdout, sys.stderr, terminal()):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="look_alike", line_buffering=True)
+
+
+def _look_alike(error: UnicodeError) -> tuple[str | bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end]
+    return "".join(_ASCII.get(char, ascii(char)[1:-1]) for char in text), error.end
 
 
 def for_tables() -> Console:
@@ -66,7 +132,7 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
     Outside a terminal, where a bar cannot be, a line every half minute.
     """
-    console = Console(stderr=True)
+    console = Console(file=terminal())
     if not console.is_terminal:
         yield _lines(what)
         return
@@ -100,7 +166,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
         last, pace = now, (done - first[0]) / (now - first[1])
         left = (total - done) / pace
         print(
-            f"{what}: {done:,} of {total:,} images, {pace:.0f} images/s, {left:.0f} s left", file=sys.stderr, flush=True
+            f"{what}: {done:,} of {total:,} images, {pace:.0f} images/s, {left:.0f} s left", file=terminal(), flush=True
         )
 
     return told

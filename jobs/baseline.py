@@ -41,10 +41,9 @@ def main(
 ) -> None:
     """Train baselines on lesion-grouped folds and report them."""
     given = locals()
-    with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray.cluster import connected
-        from ham_ray.commands import baselines
-        from ham_ray.evaluation import summary
+    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.commands import baselines
+    from ham_ray.evaluation import summary
 
     options = baselines.Options(**{**given, "families": families.split(",")})
     with connected():
@@ -56,4 +55,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "Ray and TensorFlow", "finished trainings and epochs are kept; the same command goes on")

@@ -38,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "pandas and scikit-learn", "the same command starts afresh")

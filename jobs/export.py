@@ -23,8 +23,7 @@ def main(
 ) -> None:
     """Write, read back, compare."""
     given = locals()
-    with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray.commands import exporting
+    from ham_ray.commands import exporting  # here, so that --help is quick
 
     done = exporting.export(**given)
     told = f"no probability of {done.images} images of {done.source} differs by more than {done.difference:.1e}"
@@ -32,4 +31,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "TensorFlow", "no file was written; the same command starts afresh")

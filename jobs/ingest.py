@@ -14,14 +14,14 @@ import os
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ham_ray import console
-from ham_ray.cluster import connected
-from ham_ray.data.ingest import IngestReport, ingest
-from ham_ray.data.sample import write_sample
+
+if TYPE_CHECKING:
+    from ham_ray.data.ingest import IngestReport
 
 
 def main(
@@ -34,6 +34,10 @@ def main(
     sample: Annotated[bool, typer.Option(help="draw ARCHIVE first, where it does not exist")] = False,
 ) -> None:
     """Make the IMAGES table OUT from ARCHIVE."""
+    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.data.ingest import ingest
+    from ham_ray.data.sample import write_sample
+
     if sample and not Path(archive).exists():
         write_sample(archive)
     started = time.perf_counter()
@@ -53,4 +57,4 @@ def _summarise(report: IngestReport, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "pandas and Pillow", "finished images are kept beside --out; the same command goes on")

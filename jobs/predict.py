@@ -29,9 +29,8 @@ def main(
 ) -> None:
     """Predict, or go on with it."""
     given = locals()
-    with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray.cluster import connected
-        from ham_ray.commands import predicting
+    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.commands import predicting
 
     options = predicting.Options(models=given.pop("model"), **given)
     with connected():
@@ -39,4 +38,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "Ray and TensorFlow", "what was predicted is kept beside --out; the same command goes on")

@@ -46,10 +46,9 @@ def main(
 ) -> None:
     """Run a Bayesian search, or go on with one."""
     given = locals()
-    with console.quiet_imports():  # here, so that --help is quick
-        from ham_ray.cluster import connected
-        from ham_ray.commands import tuning
-        from ham_ray.evaluation import summary
+    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.commands import tuning
+    from ham_ray.evaluation import summary
 
     counts = {"trials": 4, "finalists": 1, "seeds": 1} if smoke else {"trials": 30, "finalists": 3, "seeds": 3}
     options = tuning.Options(**{**given, **{name: n for name, n in counts.items() if given[name] is None}})
@@ -62,4 +61,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main)
+    console.run(main, "Ray and TensorFlow", "finished trials and epochs are kept; the same command goes on")

@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from ham_ray import storage
 from ham_ray.commands.predicting import DEFAULT_GEOMETRY
-from ham_ray.console import quiet_imports
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.sample import write_sample
 from ham_ray.errors import UserError, unknown_name
@@ -75,9 +74,8 @@ def export(model: str, to: str, out: str | None, images: str | None) -> Exported
     expected = np.asarray(network(pixels))
     with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
         written = Path(folder, f"model{form.suffix}")
-        with quiet_imports():
-            form.write(network, written)
-            given = form.read(written)(pixels)
+        form.write(network, written)
+        given = form.read(written)(pixels)
         difference = float(np.abs(given - expected).max())
         if not difference <= TOLERANCE:
             raise UserError(

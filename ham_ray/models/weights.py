@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
+import sys
 import tempfile
 import warnings
 from dataclasses import dataclass
@@ -89,7 +91,8 @@ def _download() -> Weights:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # Keras sets none: a network that drops packets would hold it for minutes
     try:
-        model = keras.applications.ResNet50(include_top=False, weights="imagenet")
+        with contextlib.redirect_stdout(sys.stderr):  # Keras prints its server's address and its own bar
+            model = keras.applications.ResNet50(include_top=False, weights="imagenet")
     except Exception as error:  # whatever the network raises: get_file wraps it differently by cause
         reason = str(error).strip().rpartition(" -- ")[2].splitlines()[0][:120]  # get_file: "URL … -- cause"
         raise UserError(
