@@ -29,6 +29,30 @@ class Resources:
     reason: str
 
 
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster, with what it has in all."""
+
+    id: str
+    address: str
+    cpus: float
+    gpus: int
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one actor that holds a network: a node, or a GPU of it; with what the actor asks for."""
+
+    node: Node
+    number: int
+    cpus: float
+    gpus: int
+    in_flight: int  # chunks at once: some are decoded while one is computed
+
+
 _ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's start-up notices; its errors come as exceptions
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
@@ -122,17 +146,6 @@ def has_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
-def actor_each_node() -> dict[str, Any]:
-    """Options of `Dataset.map_batches` for actors that hold a network: one a node, for each takes all its cores."""
-    import ray
-
-    return {
-        "compute": ray.data.ActorPoolStrategy(size=len(_nodes())),
-        "num_cpus": 1,
-        "num_gpus": 1 if has_gpus() else 0,
-    }
-
-
 def _starting() -> dict[str, Any]:
     check_temporary()
     os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ})
@@ -178,10 +191,43 @@ def check_visible(place: str, option: str) -> None:
         )
 
 
-def _nodes() -> list[str]:
+def alive_nodes() -> list[Node]:
+    """The nodes of the connected cluster that are there now, by address."""
     import ray
 
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    found = [node for node in ray.nodes() if node["Alive"]]
+    resources = [node["Resources"] for node in found]
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerAddress"], float(its.get("CPU", 0)), int(its.get("GPU", 0)))
+        for node, its in zip(found, resources, strict=True)
+    ]
+    return sorted(nodes, key=lambda node: (node.address, node.id))
+
+
+def free_cpus() -> float:
+    """CPUs of the cluster that nobody holds now."""
+    import ray
+
+    return float(ray.available_resources().get("CPU", 0))
+
+
+def slots(nodes: list[Node]) -> list[Slot]:
+    """Where actors that hold a network fit: one a GPU, or one a node where there are none, for each takes all cores.
+
+    They ask for a CPU, or for half of what their node has for each where that is less: the rest is kept for others.
+    """
+    gpus = any(node.gpus for node in nodes)
+    found = []
+    for node in nodes:
+        count = node.gpus if gpus else int(node.cpus > 0)
+        half = node.cpus / 2 / max(1, count)
+        in_flight = min(8, max(2, int(half)))
+        found += [Slot(node, number, round(min(1.0, half), 2), int(gpus), in_flight) for number in range(count)]
+    return found
+
+
+def _nodes() -> list[str]:
+    return [node.id for node in alive_nodes()]
 
 
 def _blind(path: str) -> int:
@@ -217,7 +263,7 @@ def plan(
     if workers < 1:
         raise UserError(f"--workers {workers}: at least 1")
     total = sum(node_cpus)
-    reserve = 1.0 if total >= 2 else total / 2
+    reserve = _reserve(total)
     shape = f"{len(node_cpus)} node(s) with {total:g} CPUs, {reserve:g} kept for Ray Data"
     automatic = 1.0 if grows else _share(workers, node_cpus, reserve)
     share = automatic if cpus_per_worker is None else cpus_per_worker
@@ -229,6 +275,16 @@ def plan(
     use_gpu = gpus >= workers
     device = f"1 of {gpus} GPUs each" if use_gpu else f"no GPU ({gpus} in the cluster for {workers} workers)"
     return Resources(workers, share, use_gpu, f"{workers} worker(s) × {share:g} CPU, {device}: {shape}")
+
+
+def decoding_cpus() -> float:
+    """CPUs that one of Ray Data's tasks asks for: no more than `plan` keeps for them."""
+    return _reserve(sum(node.cpus for node in alive_nodes()))
+
+
+def _reserve(total: float) -> float:
+    """CPUs kept for Ray Data of so many in all."""
+    return 1.0 if total >= 2 else total / 2
 
 
 def shares(processes: int) -> tuple[float, float]:

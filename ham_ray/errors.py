@@ -1,4 +1,4 @@
-"""The errors a user can mend: each message names the culprit, the value and the remedy."""
+"""The errors a user can mend: each message names the culprit, the value and the remedy; and any error on one line."""
 
 from __future__ import annotations
 
@@ -16,3 +16,55 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def cause(error: BaseException) -> BaseException:
+    """Unwrap what Ray puts around an error that was raised in a task, in an actor or in a worker of a training."""
+    while (inner := _wrapped(error)) is not None:
+        error = inner
+    return error
+
+
+def in_words(error: BaseException) -> str:
+    """Tell the cause of an error on one line: what was raised, or what became of the process that should have worked.
+
+    A UserError is its message, an OSError the reason and the file, where it knows it.
+    """
+    error = cause(error)
+    if isinstance(error, UserError):
+        return str(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if isinstance(error, OSError):
+        return f"{error.strerror or lines[0]}{f': {error.filename}' if error.filename else ''}"
+    if not _is_of_ray(error):
+        return f"{type(error).__name__}: {lines[0]}"
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    known = next((words for kind, words in _ENDS.items() if kind in kinds), type(error).__name__)
+    # Ray's reason stands in the last line; of an OutOfMemoryError, whose further lines are advice, in the first.
+    reason = lines[0] if "OutOfMemoryError" in kinds else lines[-1]
+    return f"{known} ({reason[:300]})"
+
+
+_ENDS = {  # by the names of Ray's classes: this module does not import it
+    "OutOfMemoryError": "Ray ended a process because its node ran out of memory",
+    "NodeDiedError": "a node is gone",
+    "ObjectLostError": "data were lost with the node or the process that held them",
+    "RayActorError": "a process died",
+    "WorkerCrashedError": "a process died",
+}
+
+
+def _wrapped(error: BaseException) -> BaseException | None:
+    """The error inside one of Ray's; None where it is the cause itself."""
+    if not _is_of_ray(error):
+        return None
+    failures = getattr(error, "worker_failures", None)  # of a training, by rank
+    if failures:
+        return failures[min(failures)]
+    names = ("cause", "controller_failure", "health_check_failure", "_base_exc", "__cause__")
+    found = (getattr(error, name, None) for name in names)
+    return next((inner for inner in found if isinstance(inner, BaseException)), None)
+
+
+def _is_of_ray(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] == "ray"

@@ -111,12 +111,15 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
     import ray.data
     from ray.data.expressions import col
 
-    ids = rows["image_id"]
+    from ham_ray.cluster import decoding_cpus  # here: what reads tables without Ray needs none of it
+
+    ids, cpus = rows["image_id"], decoding_cpus()
     chosen = (col("image_id") >= ids.min()) & (col("image_id") <= ids.max())
     chosen = chosen & col("fold").is_in(sorted(int(f) for f in rows["fold"].unique()))
     filesystem, files = table_files(images.uri)
-    table = ray.data.read_parquet(files, filesystem=filesystem).filter(expr=chosen)
-    return table.select_columns(["image_id", "label", "image"]).map_batches(_decode_batch, batch_size=128)  # type: ignore[arg-type]
+    table = ray.data.read_parquet(files, filesystem=filesystem, num_cpus=cpus).filter(expr=chosen, num_cpus=cpus)
+    table = table.select_columns(["image_id", "label", "image"], num_cpus=cpus)
+    return table.map_batches(_decode_batch, batch_size=128, num_cpus=cpus)  # type: ignore[arg-type]
 
 
 def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:

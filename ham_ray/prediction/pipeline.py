@@ -1,24 +1,25 @@
-"""Prediction over Ray Data: tasks read and decode chunks of images, actors that hold the models compute."""
+"""Prediction over Ray: actors that hold the models, one a node, read, decode and compute chunks of images."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import ray
-import ray.data
 import tensorflow as tf
 
-from ham_ray.cluster import actor_each_node
+from ham_ray import pool
 from ham_ray.console import progress
+from ham_ray.data import pictures
 from ham_ray.data.augment import view
 from ham_ray.data.gallery import Gallery, TableGallery
 from ham_ray.data.images import Images
+from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES
 from ham_ray.prediction import saved
 from ham_ray.training.step import PREDICT_BATCH, predict
@@ -76,56 +77,47 @@ def chunks(gallery: Gallery, size: int) -> list[slice]:
 
 def predicted(gallery: Gallery, way: Way, numbers: Sequence[int], size: int) -> Iterator[tuple[int, pa.Table]]:
     """Chunks by their numbers and what is predicted for them, tables of `SCHEMA`, in the order in which they end."""
-    if not len(numbers):
-        return
-    stretches, shared = chunks(gallery, size), ray.put(gallery)
-    items = [{"chunk": number, "start": stretches[number].start, "stop": stretches[number].stop} for number in numbers]
-    # Half a CPU: tasks that ask for what the actors ask for would be run inside these, one after the other with them.
-    decoded = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_decoded, shared=shared), batch_size=1, num_cpus=0.5
-    )
-    found = decoded.map_batches(_Predictor, fn_constructor_args=(way,), batch_size=None, **actor_each_node())
-    for batch in found.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield batch["chunk"][0].as_py(), _table(batch)
+    stretches = chunks(gallery, size)
+    work = [_Chunk(number, stretches[number].start, stretches[number].stop) for number in numbers]
+    for chunk, table in pool.mapped(partial(_Predictor, gallery, way), work, "prediction"):
+        yield chunk.number, table
 
 
-def _table(batch: pa.Table) -> pa.Table:
-    raw = [row.ravel() for row in batch["raw"].to_numpy(zero_copy_only=False)]
-    texts = {name: batch[name].combine_chunks().cast(pa.string()) for name in SCHEMA.names if name != "raw"}
-    return pa.table({**texts, "raw": raw}, schema=SCHEMA)
+class _Chunk(NamedTuple):
+    """A stretch of a gallery's rows."""
 
-
-def _decoded(batch: dict[str, np.ndarray], shared: Any) -> dict[str, Any]:
-    """A chunk's images, those that cannot be read as black ones with the reason."""
-    loaded = ray.get(shared).load(slice(int(batch["start"][0]), int(batch["stop"][0])))
-    bad = loaded.findings
-    black = np.zeros((len(bad), *loaded.pixels.shape[1:]), np.uint8)
-    good = [""] * len(loaded.image_ids)
-    return {
-        "chunk": np.repeat(batch["chunk"], len(good) + len(bad)),
-        "image_id": [*loaded.image_ids, *(finding.image_id for finding in bad)],
-        "file": [*good, *(finding.file for finding in bad)],
-        "reason": [*good, *(finding.reason for finding in bad)],
-        "detail": [*good, *(finding.detail for finding in bad)],
-        "pixels": np.concatenate([loaded.pixels, black]),
-    }
+    number: int
+    start: int
+    stop: int
 
 
 class _Predictor:
-    """An actor's models, loaded once."""
+    """An actor's models, loaded once. Its threads decode chunks, one of them at a time computes."""
 
-    def __init__(self, way: Way) -> None:
-        self.way = way
+    def __init__(self, gallery: Gallery, way: Way) -> None:
+        self.strict = pictures.strict_headers()
+        self.strict.__enter__()  # for good: threads that come and go would take it from each other
+        self.gallery, self.way, self.computing = gallery, way, threading.Lock()
         self.ensembles = [
             [(forward(saved.load(uri, way.precision)), share) for uri, share in members.items()]
             for members in way.ensembles
         ]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        pixels = batch.pop("pixels")
-        pictures = [view(pixels, index) for index in range(self.way.views)]
-        batch["raw"] = np.concatenate([self._mean(members, pictures) for members in self.ensembles], axis=1)
-        return batch
+    def __call__(self, chunk: _Chunk) -> pa.Table:
+        """A table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
+        loaded = self.gallery.load(slice(chunk.start, chunk.stop))
+        good, bad = loaded.image_ids, loaded.findings
+        columns = {name: [""] * len(good) + [getattr(one, name) for one in bad] for name in Finding._fields}
+        columns["image_id"][: len(good)] = good
+        with self.computing:
+            raw = self._predicted(loaded.pixels)
+        return pa.table({**columns, "raw": [*raw, *[None] * len(bad)]}, schema=SCHEMA)
+
+    def _predicted(self, pixels: np.ndarray) -> np.ndarray:
+        if not len(pixels):
+            return np.empty((0, len(self.ensembles) * len(CODES)), np.float32)
+        views = [view(pixels, index) for index in range(self.way.views)]
+        return np.concatenate([self._mean(members, views) for members in self.ensembles], axis=1)
 
     def _mean(self, members: list[tuple[Any, float]], pictures: list[np.ndarray]) -> np.ndarray:
         mean = np.zeros((len(pictures[0]), len(CODES)), np.float32)

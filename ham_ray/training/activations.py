@@ -1,6 +1,6 @@
 """ACTIVATIONS: what a network's frozen prefix gives for each image and view, computed once, read memory-mapped.
 
-A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray Data, each written
+A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray's actors, each written
 aside and renamed; `table.json` with their checksums comes last. A killed build goes on where it was, and a table with
 a block that has not its checksum is built again.
 """
@@ -10,21 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pandas as pd
-import ray
-import ray.data
 import tensorflow as tf
 
-from ham_ray import runs, storage
-from ham_ray.cluster import actor_each_node
+from ham_ray import pool, runs, storage
 from ham_ray.console import progress
 from ham_ray.data.augment import VIEWS, view
 from ham_ray.data.images import Images, read_pixels
@@ -232,16 +230,17 @@ def _checksum(path: Path) -> int | None:
 
 
 def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
-    """Compute the missing blocks of all tables by Ray Data, an actor a node, then write each table's list of blocks."""
+    """Compute the missing blocks of all tables by actors, one a node, then write each table's list of blocks."""
     done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
     missing = [(name, block) for name, found in done.items() for block, checksum in found.items() if checksum is None]
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
     total = sum(len(table.rows) * table.views for table in tables.values())
     made = total - sum(tables[name].cost(block) for name, block in missing)
     with progress("activations") as told:
-        for row in _computed(missing, _Work(tables, images, recipe, weights, stored)):
-            done[row["table"]][row["block"]] = int(row["checksum"])
-            made += tables[row["table"]].cost(row["block"])
+        work = _Work(tables, images, recipe, weights, stored)
+        for (name, block), checksum in pool.mapped(partial(_Builder, work), missing, "activations"):
+            done[name][block] = checksum
+            made += tables[name].cost(block)
             told(made, total)
     for name, table in tables.items():
         about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
@@ -259,33 +258,24 @@ class _Work:
     stored: str
 
 
-def _computed(missing: list[tuple[str, str]], work: _Work) -> Iterable[dict[str, Any]]:
-    if not missing:
-        return []
-    items = ray.data.from_items(
-        [{"table": name, "block": block} for name, block in missing], override_num_blocks=len(missing)
-    )
-    done = items.map_batches(_Builder, fn_constructor_args=(work,), batch_size=1, **actor_each_node())
-    return done.iter_rows()
-
-
 class _Builder:
-    """Computes and writes blocks; one an actor, the network loaded once."""
+    """Computes and writes blocks; one an actor, the network loaded once. Its threads read, one at a time computes."""
 
     def __init__(self, work: _Work) -> None:
-        self.work = work
+        self.work, self.computing = work, threading.Lock()
         prefix = build(work.recipe, work.images.size, work.weights).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
             lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
         )
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        names = [(str(table), str(block)) for table, block in zip(batch["table"], batch["block"], strict=True)]
-        checksums = [self._write(self.work.tables[table], block) for table, block in names]
-        return {"table": [name[0] for name in names], "block": [name[1] for name in names], "checksum": checksums}
+    def __call__(self, place: tuple[str, str]) -> int:
+        """The checksum of the block, once it is written; `place` is its table's name and its own."""
+        table, block = self.work.tables[place[0]], place[1]
+        pixels = read_pixels(self.work.images, table.stretch(block))
+        with self.computing:
+            return self._write(table, block, pixels)
 
-    def _write(self, table: _Table, name: str) -> int:
-        pixels = read_pixels(self.work.images, table.stretch(name))
+    def _write(self, table: _Table, name: str, pixels: np.ndarray) -> int:
         padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
         found = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
         block = np.stack(found, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16

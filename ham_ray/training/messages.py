@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-_PATIENCE = 60  # seconds without a word from the workers before the job says so
+from ham_ray.waiting import watched
 
 
 @ray.remote(num_cpus=0)
@@ -29,18 +29,23 @@ class _Mailbox:
 
 
 @contextmanager
-def printed() -> Iterator[Any]:
-    """A mailbox whose lines this process prints until the block ends, and all of them before it ends."""
-    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+def printed(what: str, workers: str) -> Iterator[Any]:
+    """A mailbox whose lines this process prints until the block ends, and all of them before it ends.
+
+    Where none come, it says that `what` waits for these `workers`.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
-    thread = threading.Thread(target=_print_until, args=(mailbox, done), daemon=True)
-    thread.start()
-    try:
-        yield mailbox
-    finally:
-        done.set()
-        thread.join(timeout=30)
-        ray.kill(mailbox)
+    with watched(what, f"the next epoch of {workers}") as heard:
+        thread = threading.Thread(target=_print_until, args=(mailbox, done, heard), daemon=True)
+        thread.start()
+        try:
+            yield mailbox
+        finally:
+            done.set()
+            thread.join(timeout=30)
+            ray.kill(mailbox)
 
 
 def sender(mailbox: Any, rank: int) -> Callable[[str], None]:
@@ -48,19 +53,11 @@ def sender(mailbox: Any, rank: int) -> Callable[[str], None]:
     return (lambda line: mailbox.put.remote(line)) if rank == 0 else (lambda line: None)
 
 
-def _print_until(mailbox: Any, done: threading.Event) -> None:
-    heard = time.monotonic()
+def _print_until(mailbox: Any, done: threading.Event, heard: Callable[[], None]) -> None:
     while True:
         last = done.wait(0.5)
         for line in ray.get(mailbox.take.remote()):
             print(line, flush=True)
-            heard = time.monotonic()
+            heard()
         if last:
             return
-        if time.monotonic() - heard > _PATIENCE:
-            heard = time.monotonic()
-            free = ray.available_resources().get("CPU", 0)
-            print(
-                f"no word from the workers for {_PATIENCE} s; {free:g} CPUs are free (`ray status` tells more)",
-                flush=True,
-            )

@@ -79,7 +79,8 @@ def train(
     }
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
-    with messages.printed() as config["mailbox"]:
+    workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
+    with messages.printed(recipe.family, workers) as config["mailbox"]:
         told = _trainer(config, splits, resources, name, restarts).fit().return_value
     storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
@@ -93,6 +94,7 @@ def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, 
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
             resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+            placement_strategy="SPREAD",
         ),
         run_config=ray.train.RunConfig(
             name=name,

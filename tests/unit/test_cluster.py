@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from ham_ray import cluster as module
-from ham_ray.cluster import plan, process_shares
+from ham_ray.cluster import Node, plan, process_shares, slots
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -82,6 +82,21 @@ def test_a_process_asks_for_no_more_than_one_gpu_and_for_cpus_beside_it(processe
     nodes = [{"CPU": 32.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
     cpus, gpus = process_shares(processes, nodes)
     assert gpus == share and cpus <= 4
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked"),
+    [
+        ([(2, 0)], [("n0", 1.0, 0)]),
+        ([(1, 0)], [("n0", 0.5, 0)]),  # half is left to others
+        ([(2, 0), (1, 0), (0, 0)], [("n0", 1.0, 0), ("n1", 0.5, 0)]),  # none where there is no CPU
+        ([(8, 0), (4, 2), (1, 1)], [("n1", 1.0, 1), ("n1", 1.0, 1), ("n2", 0.5, 1)]),  # one a GPU, where there are any
+        ([(0, 0)], []),
+    ],
+)
+def test_an_actor_asks_for_at_most_half_of_its_node(nodes: list, asked: list):
+    found = slots([Node(f"n{number}", "address", cpus, gpus) for number, (cpus, gpus) in enumerate(nodes)])
+    assert [(slot.node.id, slot.cpus, slot.gpus) for slot in found] == asked
 
 
 @pytest.fixture(scope="module")
