@@ -155,4 +155,4 @@ class _Pool:
             return
         self.deaths.update(chunks or [dead.slot])
         if max(self.deaths[one] for one in chunks or [dead.slot]) > RESTARTS:
-            raise UserError(f"an actor on {dead.slot.node} died {RESTARTS + 1} times: {in_words(error)}")
+            raise UserError(f"an actor on {dead.slot.node} died {RESTARTS + 1} times: {in_words(error)}") from None

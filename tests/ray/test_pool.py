@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray import cloudpickle
 
 from ham_ray import pool, waiting
 from ham_ray.cluster import alive_nodes
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.ray
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # Ray's processes do not import tests
 
 
 class Squares:
