@@ -10,6 +10,12 @@ class UserError(Exception):
     """A mistake in what the user gave. Jobs print its message on one line and exit with 2, without a traceback."""
 
 
+def listed(names: Iterable[str]) -> str:
+    """The choices as a sentence has them: `a, b or c`."""
+    *first, last = names
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is in no list, with the near ones (or all, where none is near)."""
     names = sorted(known)

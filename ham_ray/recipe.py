@@ -7,9 +7,12 @@ import json
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from ham_ray.data.images import FOLDS
 from ham_ray.errors import UserError, unknown_name
+
+VIEWS = {"off": 1, "light": 8}  # different images that an augmentation makes of one; others make no end of them
 
 
 class Recipe(BaseModel):
@@ -19,7 +22,7 @@ class Recipe(BaseModel):
     worker's images fit in memory.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     family: str
     epochs: int = Field(ge=1, description="passes over the training folds")
@@ -122,10 +125,14 @@ def make_recipe(**fields: Any) -> Recipe:
     try:
         return Recipe(**fields)
     except ValidationError as error:
-        told = [
-            f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}, got {e['input']!r}"[:200] for e in error.errors()
-        ]
-        raise UserError("; ".join(told)) from None
+        raise UserError("; ".join(map(_in_words, error.errors()))) from None
+
+
+def _in_words(error: ErrorDetails) -> str:
+    """pydantic's finding; of fields that contradict each other the message alone, for it names them."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, got {error['input']!r}"[:200]
 
 
 def digest(*parts: Any) -> str:

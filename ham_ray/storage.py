@@ -29,9 +29,16 @@ def is_remote(uri: str | Path) -> bool:
 
 
 def absolute(uri: str | Path) -> str:
-    """The URI, or the local path made absolute: workers run in other directories."""
+    """The URI, or the local path made absolute: workers run in other directories.
+
+    Raises:
+        UserError: the path leads nowhere: `~` of an unknown user, or links in a circle.
+    """
     text = str(uri)
-    return text if _SCHEME.match(text) else str(Path(text).expanduser().resolve())
+    try:
+        return text if _SCHEME.match(text) else str(Path(text).expanduser().resolve())
+    except RuntimeError as error:  # ~ of nobody, links in a circle
+        raise UserError(f"cannot open {text!r}: {error}") from None
 
 
 def join(uri: str | Path, *parts: str) -> str:

@@ -41,11 +41,14 @@ def main(
 ) -> None:
     """Train baselines on lesion-grouped folds and report them."""
     given = locals()
-    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.options.baseline import Options  # here, so that --help is quick
+
+    options = Options(**{**given, "families": families.split(",")})
+    options.check()
+    from ham_ray.cluster import connected  # after the checks, which need neither Ray nor TensorFlow
     from ham_ray.commands import baselines
     from ham_ray.evaluation import summary
 
-    options = baselines.Options(**{**given, "families": families.split(",")})
     with connected():
         result, page = baselines.run(options)
     summary.show(result)

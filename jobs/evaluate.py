@@ -29,11 +29,14 @@ def main(
 ) -> None:
     """Write a page, numbers and a model card."""
     given = locals()
-    from ham_ray.commands import evaluating  # here, so that --help is quick
+    from ham_ray.options.evaluate import Options  # here, so that --help is quick
+
+    options = Options([*given.pop("predictions"), *(given.pop("more") or [])], **given)
+    options.check()
+    from ham_ray.commands import evaluating
     from ham_ray.evaluation import summary
 
-    tables = [*given.pop("predictions"), *(given.pop("more") or [])]
-    summary.show(evaluating.run(evaluating.Options(tables, **given)))
+    summary.show(evaluating.run(options))
     print(f"report: {out}/report.html; numbers: {out}/metrics.json; model card: {out}/model_card.md")
 
 

@@ -23,9 +23,13 @@ def main(
 ) -> None:
     """Write, read back, compare."""
     given = locals()
-    from ham_ray.commands import exporting  # here, so that --help is quick
+    from ham_ray.options.export import Options  # here, so that --help is quick
 
-    done = exporting.export(**given)
+    options = Options(**given)
+    options.check()
+    from ham_ray.commands import exporting  # after the checks, which need no TensorFlow
+
+    done = exporting.export(options)
     told = f"no probability of {done.images} images of {done.source} differs by more than {done.difference:.1e}"
     print(f"{done.place}: {told} (tolerated: {exporting.TOLERANCE:g})")
 

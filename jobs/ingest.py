@@ -34,7 +34,11 @@ def main(
     sample: Annotated[bool, typer.Option(help="draw ARCHIVE first, where it does not exist")] = False,
 ) -> None:
     """Make the IMAGES table OUT from ARCHIVE."""
-    from ham_ray.cluster import connected  # here, so that --help is quick
+    given = locals()
+    from ham_ray.options.ingest import Options  # here, so that --help is quick
+
+    Options(**given).check()
+    from ham_ray.cluster import connected
     from ham_ray.data.ingest import ingest
     from ham_ray.data.sample import write_sample
 

@@ -29,10 +29,13 @@ def main(
 ) -> None:
     """Predict, or go on with it."""
     given = locals()
-    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.options.predict import Options  # here, so that --help is quick
+
+    options = Options(models=given.pop("model"), **given)
+    options.check()
+    from ham_ray.cluster import connected  # after the checks, which need neither Ray nor TensorFlow
     from ham_ray.commands import predicting
 
-    options = predicting.Options(models=given.pop("model"), **given)
     with connected():
         predicting.show(predicting.run(options), out)
 

@@ -46,12 +46,15 @@ def main(
 ) -> None:
     """Run a Bayesian search, or go on with one."""
     given = locals()
-    from ham_ray.cluster import connected  # here, so that --help is quick
+    from ham_ray.options.search import Options  # here, so that --help is quick
+
+    counts = {"trials": 4, "finalists": 1, "seeds": 1} if smoke else {"trials": 30, "finalists": 3, "seeds": 3}
+    options = Options(**{**given, **{name: n for name, n in counts.items() if given[name] is None}})
+    options.check()
+    from ham_ray.cluster import connected  # after the checks, which need neither Ray nor TensorFlow
     from ham_ray.commands import tuning
     from ham_ray.evaluation import summary
 
-    counts = {"trials": 4, "finalists": 1, "seeds": 1} if smoke else {"trials": 30, "finalists": 3, "seeds": 3}
-    options = tuning.Options(**{**given, **{name: n for name, n in counts.items() if given[name] is None}})
     with connected():
         found = tuning.run(options)
     tuning.show(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ham_ray import runs, storage
@@ -15,30 +15,9 @@ from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.comparison import compare, cross_validate
 from ham_ray.experiments.setting import make_setting
 from ham_ray.experiments.trainings import read_run
-from ham_ray.recipe import BASELINES, Recipe, baseline, digest
+from ham_ray.options.baseline import Options, make_recipes, recipe_of
+from ham_ray.recipe import BASELINES, digest
 from ham_ray.runs import ENVIRONMENT, REPORT
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line of `jobs/baseline.py`."""
-
-    data: str | None
-    families: list[str]
-    weights: str
-    epochs: int | None
-    workers: int
-    cpus_per_worker: float | None
-    wait_for_nodes: bool
-    precision: str
-    changes: list[str]
-    cross_validate: bool
-    shard_memory: float
-    activations: float
-    size: int | None
-    name: str | None
-    smoke: bool
-    out: str
 
 
 def run(options: Options) -> tuple[Summary, str]:
@@ -80,23 +59,9 @@ def _resources(options: Options) -> tuple[Resources, int]:
     return alone, 1
 
 
-def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
-    """The recipe of each family named in the options.
-
-    Raises:
-        UserError: an unknown family or field, or a value out of range.
-    """
-    names = [family.strip() for family in options.families if family.strip()]
-    if not names:
-        raise UserError("--families: name at least one, for example simple_cnn,resnet50_finetuned")
-    synthetic = options.data is None
-    recipes = {name: _recipe(name, precision, synthetic, options.smoke, options.epochs) for name in names}
-    return {name: recipe.changed(**_parsed(options.changes)) for name, recipe in recipes.items()}
-
-
 def finished(out: str, images: Images, precision: str) -> dict[str, Run]:
     """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
-    own = {name: _recipe(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
+    own = {name: recipe_of(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
     data = {"fingerprint": images.fingerprint, "size": images.size}
     recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
     same = [uri for uri, it in recorded.items() if it.get("data") == data and it["recipe"] in own.values()]
@@ -109,25 +74,3 @@ def _recorded(uri: str) -> dict[str, Any]:
     """The identity of the run in a folder; empty where it holds none."""
     place = storage.join(uri, runs.IDENTITY)
     return json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
-
-
-def _recipe(family: str, precision: str, synthetic: bool, smoke: bool = False, epochs: int | None = None) -> Recipe:
-    """What this job takes for a family: smaller on the synthetic sample, and for `smoke`."""
-    recipe = baseline(family)
-    own = 2 if smoke else 6 if synthetic else recipe.epochs
-    epochs = own if epochs is None else epochs
-    changes: dict[str, Any] = {"epochs": epochs, "head_epochs": max(0, min(recipe.head_epochs, epochs - 1))}
-    if synthetic:
-        changes["batch_size"] = 16 if smoke else 32
-    return recipe.changed(**changes, precision=precision)
-
-
-def _parsed(changes: list[str]) -> dict[str, str]:
-    """`field=value` words; pydantic turns the values into the fields' types."""
-    wrong = [change for change in changes if "=" not in change]
-    if wrong:
-        raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")
-    parsed = {key.strip(): value.strip() for key, value in (change.split("=", 1) for change in changes)}
-    if "family" in parsed:
-        raise UserError("--set family=…: families are chosen with --families")
-    return parsed

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,12 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import intervals, isic, metrics, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
+from ham_ray.options.evaluate import Options
 
 _SPLIT = (
     "The tables themselves say which images are new to their model (test or new); nobody has checked that here. Images "
     "that a model has learned from, or was chosen by, are left out of every figure."
 )
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line of `jobs/evaluate.py`."""
-
-    predictions: list[str]
-    truth: str | None
-    raw: bool
-    images: str | None
-    out: str
 
 
 def run(options: Options) -> Summary:
@@ -46,8 +35,7 @@ def run(options: Options) -> Summary:
     Raises:
         UserError: a table that is none, labels that contradict, or nothing that may be reported.
     """
-    if not options.predictions:
-        raise UserError("--predictions: name at least one table")
+    options.check()
     truth = read_truth(options.truth) if options.truth else None
     places = _names(options.predictions)
     known = {name: _known(uri) for name, uri in places.items()}

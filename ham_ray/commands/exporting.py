@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import tempfile
 import warnings
@@ -14,11 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ham_ray import storage
-from ham_ray.commands.predicting import DEFAULT_GEOMETRY
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.sample import write_sample
-from ham_ray.errors import UserError, unknown_name
+from ham_ray.errors import UserError
+from ham_ray.options.export import SUFFIXES, Options
+from ham_ray.options.predict import DEFAULT_GEOMETRY
 from ham_ray.prediction import saved
 
 COMPARED = 64  # images
@@ -28,12 +27,10 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """A file ending, what writes it, what reads it, and the packages that both need (module -> name on the index)."""
+    """What writes a file, or a folder, and what reads it."""
 
-    suffix: str
     write: Callable[[keras.Model, Path], None]
     read: Callable[[Path], Predict]
-    packages: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -46,34 +43,21 @@ class Exported:
     source: str
 
 
-def export(model: str, to: str, out: str | None, images: str | None) -> Exported:
-    """Write `model` in format `to`, read it back, and compare; what does not agree is not left behind.
+def export(options: Options) -> Exported:
+    """Write a model in another format, read it back, and compare; what does not agree is not left behind.
 
     The exported model takes uint8 RGB [B, size, size, 3] and gives probabilities float32 [B, 7], as the original.
 
     Raises:
         UserError: no such format, a package that is missing, a search's winner of several networks, or disagreement.
     """
-    if to not in FORMATS:
-        raise unknown_name("format", to, FORMATS)
-    form = FORMATS[to]
-    missing = [name for module, name in form.packages.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise UserError(f"--to {to} needs what is not installed: pip install {' '.join(missing)}")
-    found = saved.find(model)
-    if len(found.members) > 1:
-        members = ", ".join(found.members)
-        raise UserError(f"--model {model}: an average of {len(found.members)} networks; export one of them: {members}")
-    place = storage.absolute(out or f"model{form.suffix}")
-    if storage.is_remote(place):
-        raise UserError(f"--out {out}: a local path, please")
-    if Path(place).exists():
-        raise UserError(f"--out {place} exists already")
-    pixels, source = _pixels(found, images)
+    options.check()
+    form, place, found = FORMATS[options.to], options.place, options.found
+    pixels, source = _pixels(found, options.images)
     network = saved.load(next(iter(found.members)))
     expected = np.asarray(network(pixels))
     with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
-        written = Path(folder, f"model{form.suffix}")
+        written = Path(folder, f"model{SUFFIXES[options.to]}")
         form.write(network, written)
         given = form.read(written)(pixels)
         difference = float(np.abs(given - expected).max())
@@ -166,10 +150,8 @@ def _read_keras(place: Path) -> Predict:
 
 
 FORMATS = {
-    "keras": Format(".keras", _write_keras, _read_keras, {}),
-    "savedmodel": Format("", _write_saved_model, _read_saved_model, {}),
-    "tflite": Format(".tflite", _write_tflite, _read_tflite, {}),
-    "onnx": Format(
-        ".onnx", _write_onnx, _read_onnx, {"tf2onnx": "tf2onnx", "onnx": "onnx", "onnxruntime": "onnxruntime"}
-    ),
+    "keras": Format(_write_keras, _read_keras),
+    "savedmodel": Format(_write_saved_model, _read_saved_model),
+    "tflite": Format(_write_tflite, _read_tflite),
+    "onnx": Format(_write_onnx, _read_onnx),
 }

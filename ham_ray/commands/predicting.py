@@ -7,7 +7,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,22 @@ from ham_ray.cluster import check_visible, has_gpus
 from ham_ray.commands import choices
 from ham_ray.console import progress
 from ham_ray.data import quarantine
-from ham_ray.data.augment import VIEWS
-from ham_ray.data.gallery import Gallery, open_gallery
+from ham_ray.data.gallery import Gallery
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
-from ham_ray.errors import UserError, unknown_name
+from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
+from ham_ray.options.predict import Options
 from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
+from ham_ray.recipe import VIEWS
 from ham_ray.runs import MANIFEST
 
-FORMATS = ("parquet", "csv", "isic")
 QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
-DEFAULT_GEOMETRY = "crop"
 MANY = 1000  # images from which a second, quicker version of each model pays
 NO_SPLIT = (
     "nothing beside {} says which images it learned from, so all count as new to it; figures of those that it did "
@@ -44,34 +42,16 @@ NO_SPLIT = (
 _COMPARED = 64  # images on which the two versions are compared
 
 
-@dataclass(frozen=True)
-class Options:
-    """The command line of `jobs/predict.py`."""
-
-    models: list[str]
-    images: str
-    out: str
-    format: str
-    tta: bool
-    raw: bool
-    batch_size: int
-    precision: str
-    geometry: str | None
-
-
 def run(options: Options) -> dict[str, Any]:
     """Predict, or go on with it. Returns the manifest, which says what was predicted and what was not.
 
     Raises:
         UserError: an option that cannot be met, before anything is predicted; or not one image could be read.
     """
-    if options.format not in FORMATS:
-        raise unknown_name("format", options.format, FORMATS)
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: at least 1")
-    models = [saved.find(place) for place in options.models]
-    size, geometry = _input(models, options.geometry)
-    gallery = open_gallery(options.images, size, geometry)
+    options.check()
+    models, (size, geometry), gallery = options.found, options.pixels, options.gallery
+    if not any(model.geometry for model in models) and not options.geometry:
+        print(f"geometry: {geometry}, because no run beside the model says it (--geometry)")
     choices.tell_temporary(options.out)
     check_visible(storage.absolute(options.images), "--images")
     for model in models:
@@ -96,23 +76,6 @@ def run(options: Options) -> dict[str, Any]:
         numbers = _fill(kept, gallery, way, size)
         table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
-
-
-def _input(models: list[Saved], asked: str | None) -> tuple[int, str]:
-    """Size and geometry, which all models must share."""
-    sizes = {model.name: model.size for model in models}
-    if len(set(sizes.values())) > 1:
-        raise UserError(f"the models take images of different sizes: {sizes}; predict with each by itself")
-    told = {model.geometry for model in models if model.geometry}
-    if asked:
-        if told - {asked}:
-            raise UserError(f"--geometry {asked}: the model was trained on images made by {', '.join(sorted(told))}")
-        return models[0].size, asked
-    if len(told) > 1:
-        raise UserError(f"the models take images of different geometry: {', '.join(sorted(told))}")
-    if not told:
-        print(f"geometry: {DEFAULT_GEOMETRY}, because no run beside the model says it (--geometry)")
-    return models[0].size, told.pop() if told else DEFAULT_GEOMETRY
 
 
 def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:

@@ -17,7 +17,6 @@ from ham_ray import runs, storage
 from ham_ray.cluster import Resources, check_shared, cluster_resources, shares
 from ham_ray.commands import baselines, choices
 from ham_ray.console import for_tables
-from ham_ray.data.augment import VIEWS
 from ham_ray.data.images import Images, open_images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import search_report
@@ -26,55 +25,19 @@ from ham_ray.experiments.finals import Plan, finals
 from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models.families import pretrained
 from ham_ray.models.weights import Weights
+from ham_ray.options.search import Options
 from ham_ray.recipe import Recipe, digest
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
 from ham_ray.search.joined import JoinedTrial
-from ham_ray.search.space import Space, load_space
+from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
 
-SPACES = Path(__file__).parents[2] / "search_spaces"
 TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
-_INSTEAD = {"finalists": "; 0 trains none again", "seeds": "; without finals: --finalists 0"}
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line of `jobs/tune_resnet.py`."""
-
-    data: str | None
-    name: str | None
-    trials: int
-    space: str | None
-    max_concurrent: int | None
-    workers_per_trial: int
-    cpus_per_worker: float | None
-    max_failures: int
-    epochs: int | None
-    weights: str
-    precision: str
-    shard_memory: float
-    activations: float
-    size: int | None
-    storage: str | None
-    mixed: bool
-    finalists: int
-    finals_data: str | None
-    seeds: int
-    ensemble: int
-    views: int
-    refit: bool
-    smoke: bool
-    out: str
-
-    @property
-    def space_file(self) -> str:
-        """The space that was named, or the default one."""
-        return self.space or str(SPACES / ("smoke.yaml" if self.smoke else "resnet50.yaml"))
 
 
 @dataclass(frozen=True)
@@ -298,20 +261,18 @@ class _Search:
 
 
 def _prepared(options: Options) -> _Search:
-    _check_counts(options)
-    space = load_space(options.space_file)
-    if storage.is_remote(options.out) and not options.storage:
-        raise UserError(f"--out {options.out}: a study needs a database; give --storage postgresql://… as well")
+    options.check_numbers()
     choices.tell_temporary(options.out)
     check_shared(storage.absolute(options.out))
     alone = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
     means = _means(options)
     precision = choices.precision(options.precision, means.gpus > 0)
-    base = space.base().changed(epochs=options.epochs, precision=precision)
-    longer = base.changed(**{**space.finals, "epochs": options.epochs or space.finals.get("epochs")})
+    base, longer = options.recipes(precision)
     images = choices.images(options.data, options.out, options.size, options.smoke)
     weights = choices.weights(options.weights, [base], images)
-    return _Search(options, space, base, longer, images, _final_images(options, images), weights, means, alone)
+    return _Search(
+        options, options.searched, base, longer, images, _final_images(options, images), weights, means, alone
+    )
 
 
 def _final_images(options: Options, images: Images) -> Images:
@@ -331,21 +292,6 @@ def _final_images(options: Options, images: Images) -> Images:
         )
     print(f"finals on {options.finals_data}: {found.size} px, fingerprint {found.fingerprint[:12]}")
     return found
-
-
-def _check_counts(options: Options) -> None:
-    """Refuse numbers that make no sense, before anything starts."""
-    least = {"trials": 1, "max_concurrent": 1, "workers_per_trial": 1, "max_failures": 0, "finalists": 0, "ensemble": 1}
-    if options.finalists:
-        least["seeds"] = 1
-    for name, low in least.items():
-        value = getattr(options, name)
-        if value is not None and value < low:
-            raise UserError(f"--{name.replace('_', '-')} {value}: at least {low}" + _INSTEAD.get(name, ""))
-    if options.finalists and options.ensemble > options.finalists:
-        raise UserError(f"--ensemble {options.ensemble}: more trials than --finalists {options.finalists} trains again")
-    if not 1 <= options.views <= VIEWS["light"]:
-        raise UserError(f"--views {options.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
 
 
 def _means(options: Options) -> tuner.Means:

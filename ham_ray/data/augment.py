@@ -29,7 +29,6 @@ STRENGTHS = {
     "strong": Strength(area=0.6, brightness=0.1, contrast=0.2, saturation=0.2, gain=0.05),
 }
 DRAWS = 12  # uniform numbers used for one image
-VIEWS = {"off": 1, "light": 8}  # how many different images the strength makes of one; others make no end of them
 
 
 def draw(seed: int, step: tf.Tensor | int, batch_size: int, count: int, stream: int) -> tf.Tensor:

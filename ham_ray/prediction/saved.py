@@ -11,9 +11,8 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import pandas as pd
 
 from ham_ray import storage
@@ -21,8 +20,10 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
-from ham_ray.models.folding import folded
 from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, WINNER
+
+if TYPE_CHECKING:
+    import keras
 
 _CONFIG = "config.json"  # in a .keras file: its layers
 _IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")
@@ -84,6 +85,8 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
     Raises:
         UserError: the file holds code, or is damaged.
     """
+    import keras  # here: what `find` tells is known before TensorFlow starts
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, MODEL)
         path.write_bytes(storage.read_bytes(uri))
@@ -218,6 +221,9 @@ def _units(config: Any, name: str) -> int | None:
 
 def _lowered(model: keras.Model) -> keras.Model:
     """The same weights with convolutions and what lies between them in bfloat16; preprocessing and head in float32."""
+    import keras
+
+    from ham_ray.models.folding import folded
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()

@@ -24,11 +24,11 @@ import tensorflow as tf
 
 from ham_ray import pool, runs, storage
 from ham_ray.console import progress
-from ham_ray.data.augment import VIEWS, view
+from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.models.families import build, pretrained
 from ham_ray.models.weights import RANDOM, Weights
-from ham_ray.recipe import Recipe, digest
+from ham_ray.recipe import VIEWS, Recipe, digest
 
 BLOCK = 128  # images a file: as many as IMAGES has in a row group
 DEEPEST = 2  # unfreeze depth: what lies below that gives more bytes than it saves time (docs/performance.md)

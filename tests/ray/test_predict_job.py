@@ -149,10 +149,10 @@ def test_nothing_readable_is_an_error(cluster, model, folder):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": "xml"}, "unknown format 'xml'"),
+        ({"format": "xml"}, "--format xml: choose parquet, csv or isic"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"geometry": "squash"}, "--geometry squash: the model was trained on images made by crop"),
-        ({"images": "/nowhere"}, "no such file or folder: /nowhere"),
+        ({"images": "/nowhere"}, "--images /nowhere: no such file or folder"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures, folder, changes, told):

@@ -207,7 +207,7 @@ def test_other_files_are_refused(tmp_path: Path):
     (tmp_path / "h.csv").write_bytes(b"\xff\xfe\x00")
     for name in ("h.parquet", "h.csv", "nowhere.parquet"):
         with pytest.raises(
-            UserError, match=r"not a Parquet file|neither Parquet nor CSV|columns are missing|no predictions at"
+            UserError, match=r"not a Parquet file|neither Parquet nor CSV|columns are missing|no such file or folder"
         ):
             run(tmp_path, tmp_path / name)
     assert PROBABILITIES[0] == "p_akiec"
@@ -220,4 +220,5 @@ def test_the_job_is_one_line_and_two_for_a_mistake(table: Path, tmp_path: Path):
     assert good.returncode == 0 and "report: " in good.stdout and not good.stderr
     assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())) == {"a", "b"}
     bad = subprocess.run([*job, "/nowhere.parquet"], capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stderr == "error: no predictions at /nowhere.parquet\n"
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+    assert bad.stderr.startswith("error: --predictions /nowhere.parquet: no such file or folder; give a table")

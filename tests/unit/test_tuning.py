@@ -117,7 +117,7 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"workers_per_trial": 0}, "--workers-per-trial 0: at least 1"),
         ({"cpus_per_worker": 5.0}, "1 worker\\(s\\) × 5 CPU do not fit"),
         ({"views": 9}, "--views 9: from 1"),
-        ({"epochs": 0}, "epochs: "),
+        ({"epochs": 0}, "--epochs 0: at least 1"),
     ],
 )
 def test_options_that_cannot_be_met_are_refused_before_anything_starts(two_cpus, tmp_path, changes, message):

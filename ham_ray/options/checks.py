@@ -1,0 +1,160 @@
+"""Checks of single options before Ray and TensorFlow start: each error has the option, its value and the remedy."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from ham_ray import storage
+from ham_ray.data import layouts
+from ham_ray.data.images import CARD, Images, open_images
+from ham_ray.errors import UserError, listed
+
+_LONGEST_NAME = 100  # bytes: file systems take 255, and temporary files and locks add to it
+_OUT_TAKEN = ("activations", "images")  # folders that jobs make beside those of their runs
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def value(text: object) -> str:
+    """The value as an error shows it: on one line, and not without end."""
+    shown = str(text)
+    shown = shown if shown and shown.isprintable() else repr(shown)
+    return shown if len(shown) <= 120 else f"{shown[:100]}… ({len(shown)} characters)"
+
+
+def choice(option: str, given: str, choices: Iterable[str]) -> None:
+    """Refuse what is none of the choices."""
+    if given not in (names := tuple(choices)):
+        raise UserError(f"{option} {value(given)}: choose {listed(names)}")
+
+
+def whole(option: str, given: int | None, least: int, most: int = 10**6, remedy: str = "") -> None:
+    """Refuse a whole number out of range; None is an option that was left out."""
+    if given is not None and not least <= given <= most:
+        limit = f"at least {least}" if given < least else f"at most {most:,}"
+        raise UserError(f"{option} {value(given)}: {limit}{remedy}")
+
+
+def number(option: str, given: float | None, least: float, most: float = 1e9) -> None:
+    """Refuse a number out of range, or none at all (nan, inf); None is an option that was left out."""
+    if given is not None and not (math.isfinite(given) and least <= given <= most):
+        raise UserError(f"{option} {given:g}: a number from {least:g} to {most:g}")
+
+
+def size(option: str, given: int | None) -> None:
+    """Refuse sides of images that ingest does not make."""
+    whole(option, given, 16, 1024, " pixels, and the default is 128")
+
+
+def name(option: str, given: str | None) -> None:
+    """Refuse what is no name of one new folder on every file system; None is an option that was left out."""
+    if given is None:
+        return
+    if not given.strip() or given != given.strip():
+        problem = "it is empty, or starts or ends with a blank"
+    elif not given.isprintable():
+        problem = "it holds control characters, or bytes that are no text"
+    elif forbidden := sorted(set(given) & set('/\\?*:"<>|#%')):
+        problem = f"it holds {' '.join(forbidden)}"
+    elif given.startswith("."):
+        problem = "it starts with a dot"
+    elif len(given.encode()) > _LONGEST_NAME:
+        problem = f"it is longer than {_LONGEST_NAME} bytes"
+    elif given in _OUT_TAKEN:
+        problem = "a folder of that name holds what all runs share"
+    else:
+        return
+    raise UserError(f"{option} {value(given)}: {problem}; letters, digits, '-', '_' and '.' make a name, such as run-1")
+
+
+def there(option: str, place: str, expected: str) -> None:
+    """Refuse a path or URI at which nothing is."""
+    if not place.strip():
+        raise UserError(f"{option}: an empty path; give {expected}")
+    try:
+        exists = storage.exists(place)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{option} {value(place)} cannot be read: {reason}; give {expected}") from None
+    if not exists:
+        raise UserError(f"{option} {value(place)}: no such file or folder; give {expected}")
+
+
+def file(option: str, place: str, expected: str) -> None:
+    """Refuse a path or URI at which no file is."""
+    there(option, place, expected)
+    if not storage.is_remote(place) and Path(storage.absolute(place).removeprefix("file://")).is_dir():
+        raise UserError(f"{option} {value(place)}: a folder; give {expected}")
+
+
+def out_folder(option: str, place: str) -> None:
+    """Refuse a folder that cannot be made or written."""
+    _writable(option, place, "a folder")
+
+
+def out_file(option: str, place: str) -> None:
+    """Refuse a file that cannot be written because of where it is to be."""
+    _writable(option, storage.parent(place) or ".", "a file in a folder")
+    if not place.strip() or place.endswith("/"):
+        raise UserError(f"{option} {value(place)}: a folder; give a file")
+    if not storage.is_remote(place) and Path(storage.absolute(place).removeprefix("file://")).is_dir():
+        raise UserError(f"{option} {value(place)} is a folder; give a file, in it perhaps")
+
+
+def _writable(option: str, place: str, expected: str) -> None:
+    """Try it, in the nearest folder that is there: rights alone do not tell of a file system that is read-only."""
+    if not place.strip():
+        raise UserError(f"{option}: an empty path; give {expected}")
+    if storage.is_remote(place):
+        storage.resolve(place)
+        return
+    path = Path(storage.absolute(place).removeprefix("file://"))
+    try:
+        nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, "a file is in the way", str(nearest))
+        with tempfile.TemporaryDirectory(prefix=".ham_ray-", dir=nearest):
+            pass
+    except OSError as error:
+        where = f" ({value(nearest)})" if (nearest := error.filename) and str(path) != nearest else ""
+        raise UserError(
+            f"{option} {value(place)} cannot be written: {error.strerror or error}{where}; give {expected} that can"
+        ) from None
+
+
+def weights(spec: str) -> None:
+    """Refuse weights that are no file, before a network is built to take them."""
+    if spec in ("imagenet", "none"):
+        return
+    file("--weights", spec, "imagenet, none, or the path of a ResNet50 no-top .h5 file")
+    if not spec.partition("?")[0].endswith(".h5"):
+        raise UserError(f"--weights {value(spec)}: not a .h5 file (Keras weights without top)")
+
+
+def table(option: str, place: str) -> Images:
+    """The IMAGES table at a path or URI.
+
+    Raises:
+        UserError: none there, or an unfinished one.
+    """
+    there(option, place, "an IMAGES folder, which jobs/ingest.py makes")
+    return open_images(place)
+
+
+def data(place: str | None) -> Images | None:
+    """The IMAGES table at a path or URI; None where an archive is there, which is looked into, or no path is given.
+
+    Raises:
+        UserError: nothing there, or nothing that is a table or an archive in a known layout.
+    """
+    if place is None:
+        return None
+    there("--data", place, "HAM10000's archive (zip or folder) or an IMAGES folder")
+    if storage.exists(storage.join(place, CARD)):
+        return open_images(place)
+    if storage.is_remote(place):
+        raise UserError(f"--data {place}: no IMAGES table; make it first: jobs/ingest.py ARCHIVE --out {place}")
+    layouts.open_archive(place)
+    return None

@@ -1,0 +1,35 @@
+"""Options of the evaluation job, checked before anything is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ham_ray.errors import UserError
+from ham_ray.options import checks
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of `jobs/evaluate.py`."""
+
+    predictions: list[str]
+    truth: str | None
+    raw: bool
+    images: str | None
+    out: str
+
+    def check(self) -> None:
+        """Refuse what cannot be met.
+
+        Raises:
+            UserError: with the option, its value and the remedy.
+        """
+        if not self.predictions:
+            raise UserError("--predictions: name at least one table")
+        for place in self.predictions:
+            checks.file("--predictions", place, "a table as jobs/predict.py writes it, Parquet or CSV")
+        if self.truth is not None:
+            checks.there("--truth", self.truth, "an archive, an IMAGES table, or a file of diagnoses")
+        if self.images is not None:
+            checks.there("--images", self.images, "an IMAGES table, an archive, or a folder or zip of pictures")
+        checks.out_folder("--out", self.out)

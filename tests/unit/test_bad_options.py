@@ -1,0 +1,224 @@
+"""Bad options of every job: one line with option, value and remedy, exit 2, before Ray and TensorFlow are imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ham_ray.data.sample import write_sample
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).parents[2]
+LONG = "x" * 300
+# Runs one job with each list of arguments in turn, as its working process does. Ray and TensorFlow cannot be imported.
+DRIVER = """
+import contextlib, importlib.util, io, json, sys, time, types
+
+path, cases = sys.argv[1], json.loads(sys.stdin.read())
+sys.modules.update(dict.fromkeys(("ray", "tensorflow", "keras")))
+spec = importlib.util.spec_from_file_location("job", path)
+for arguments in cases:
+    sys.argv, started = [path, *arguments], time.monotonic()
+    with contextlib.redirect_stderr(io.StringIO()) as log, contextlib.redirect_stdout(io.StringIO()):
+        job = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(job)
+        from ham_ray import console
+        ending = console._worked(console._app(job.main), types.SimpleNamespace(log="log"))
+    line = ending.line if ending.code == 2 else log.getvalue()
+    print(json.dumps([ending.code, line, time.monotonic() - started]), flush=True)
+"""
+SHARED = [  # of jobs that train: options, and what the line must say
+    ("--data nothere", "--data nothere: no such file or folder; give HAM10000's archive"),
+    ("--data {empty}", "is empty: no image in it"),
+    ("--data {text}", "text.csv"),
+    ("--data s3://", "--data s3://"),
+    ("--data foo://x/y", "cannot open 'foo://x/y"),
+    ("--data ~nobody-of-that-name/x", "cannot open '~nobody-of-that-name/x'"),
+    ("--epochs 0", "--epochs 0: at least 1"),
+    ("--epochs 99999999", "--epochs 99999999: at most 1,000,000"),
+    ("--precision bf16", "--precision bf16: choose auto, float32 or bfloat16"),
+    ("--weights nothere.h5", "--weights nothere.h5: no such file or folder; give imagenet, none, or the path"),
+    ("--weights {empty}", "a folder; give imagenet, none, or the path"),
+    ("--weights {text}", "not a .h5 file"),
+    ("--name a/b", "--name a/b: it holds /"),
+    ("--name ..", "--name ..: it starts with a dot"),
+    ("--name=", "--name '': it is empty"),
+    ("--name a\\tb", "--name 'a\\tb': it holds control characters"),
+    ("--name a\\udcff", "--name 'a\\udcff': it holds control characters, or bytes that are no text"),
+    (f"--name {LONG}", "it is longer than 100 bytes"),
+    ("--name activations", "--name activations: a folder of that name holds what all runs share"),
+    ("--out {text}", "cannot be written: a file is in the way"),
+    ("--out {text}/runs", "cannot be written: a file is in the way"),
+    ("--out /proc/nothere/runs", "--out /proc/nothere/runs cannot be written: "),
+    ("--out=", "--out: an empty path"),
+    (f"--out {LONG}", "cannot be written: File name too long"),
+    ("--size 3", "--size 3: at least 16"),
+    ("--size -1", "--size -1: at least 16"),
+    ("--size 99999", "--size 99999: at most 1,024"),
+    ("--shard-memory nan", "--shard-memory nan: a number from 0"),
+    ("--shard-memory -1", "--shard-memory -1: a number from 0"),
+    ("--activations inf", "--activations inf: a number from 0"),
+    ("--cpus-per-worker 0", "--cpus-per-worker 0: a number from 0.1"),
+    ("--cpus-per-worker nan", "--cpus-per-worker nan: a number from 0.1"),
+]
+JOBS = {
+    "baseline": (
+        [],
+        [
+            *SHARED,
+            ("--families efficientnet", "unknown family 'efficientnet'; known: resnet50_finetuned, resnet50_frozen"),
+            ("--families simple_cnm", "did you mean simple_cnn?"),
+            ("--families=", "--families: name at least one"),
+            ("--workers 0", "--workers 0: at least 1"),
+            ("--workers 1000000000", "--workers 1000000000: at most 1,000"),
+            ("--set nope=1", "--set: unknown recipe field 'nope'"),
+            ("--set dropout", "--set 'dropout': write it as field=value"),
+            ("--set dropout=2", "--set: dropout: Input should be less than 1, got '2'"),
+            ("--set learning_rate=nan", "learning_rate"),
+            ("--set learning_rate=inf", "learning_rate"),
+            ("--set batch_size=1e99", "batch_size"),
+            ("--set seed=", "seed"),
+            ("--set precision=bf16", "precision: Input should be 'float32' or 'bfloat16', got 'bf16'"),
+            ("--set test_fold=1", "test_fold and validation_fold are both 1: choosing on the test fold"),
+            (
+                "--set unfreeze_depth=2",
+                "resnet50_frozen: unfreeze_depth=2 of resnet50_frozen; unfrozen is resnet50_finetuned; it goes to "
+                "every family, of these it fits --families simple_cnn,resnet50_finetuned",
+            ),
+        ],
+    ),
+    "tune_resnet": (
+        [],
+        [
+            *SHARED,
+            ("--space nothere.yaml", "cannot read the space nothere.yaml: No such file"),
+            ("--space {empty}", "cannot read the space"),
+            ("--space {text}", "text.csv:1: expected names and values"),
+            ("--trials 0", "--trials 0: at least 1"),
+            ("--max-concurrent 1000000000", "--max-concurrent 1000000000: at most 1,000"),
+            ("--workers-per-trial -3", "--workers-per-trial -3: at least 1"),
+            ("--max-failures -1", "--max-failures -1: at least 0"),
+            ("--finalists -1", "--finalists -1: at least 0; 0 trains none again"),
+            ("--seeds 0", "--seeds 0: at least 1; without finals: --finalists 0"),
+            ("--seeds 1000000", "--seeds 1000000: at most 1,000"),
+            ("--ensemble 9", "--ensemble 9: more trials than --finalists 3 trains again"),
+            ("--views 9", "--views 9: from 1"),
+            ("--finals-data nothere", "--finals-data nothere: no such file or folder; give an IMAGES folder"),
+            ("--finals-data {empty}", "is not a finished IMAGES table"),
+            ("--storage nonsense", "--storage nonsense: no database URL"),
+            (
+                "--storage nosql://user:secret@x/y",
+                "--storage nosql://user:…@x/y: no database URL that can be used here",
+            ),
+            ("--out s3://bucket/runs", "a study needs a database; give --storage postgresql"),
+        ],
+    ),
+    "predict": (
+        ["--model", "{empty}", "--images", "{pictures}", "--out", "{folder}/p.parquet"],
+        [
+            ("--model nothere", "--model nothere: no such file or folder; give a run folder"),
+            ("--model=", "--model: an empty path"),
+            ("", "no model there: neither a .keras file, nor a run folder"),
+            ("--model {torn}", "is no Keras 3 file"),
+            ("--images nothere", "--images nothere: no such file or folder"),
+            ("--format json", "--format json: choose parquet, csv or isic"),
+            ("--batch-size 0", "--batch-size 0: at least 1"),
+            ("--batch-size 99999999", "--batch-size 99999999: at most 65,536"),
+            ("--precision bf16", "--precision bf16: choose auto, float32 or bfloat16"),
+            ("--geometry round", "--geometry round: choose crop or squash"),
+            ("--geometry=", "--geometry '': choose crop or squash"),
+            ("--out {empty}", "is a folder; give a file"),
+            ("--out {text}/p.parquet", "cannot be written: a file is in the way"),
+            ("--out /proc/nothere/p.parquet", "cannot be written: "),
+            ("--out=", "--out"),
+            (f"--out {LONG}/p.parquet", "cannot be written: File name too long"),
+        ],
+    ),
+    "evaluate": (
+        ["--predictions", "{text}", "--out", "{folder}/report"],
+        [
+            ("--predictions nothere.csv", "--predictions nothere.csv: no such file or folder; give a table"),
+            ("--predictions {empty}", "a folder; give a table"),
+            ("--truth nothere.csv", "--truth nothere.csv: no such file or folder; give an archive"),
+            ("--images nothere", "--images nothere: no such file or folder"),
+            ("--out {text}", "cannot be written: a file is in the way"),
+            ("--out=", "--out: an empty path"),
+        ],
+    ),
+    "export": (
+        ["--model", "{empty}", "--to", "keras", "--out", "{folder}/m.keras"],
+        [
+            ("--to torch", "--to torch: choose keras, savedmodel, tflite or onnx"),
+            ("--model nothere", "--model nothere: no such file or folder; give a run folder"),
+            ("", "no model there: neither a .keras file, nor a run folder"),
+            ("--model {torn}", "is no Keras 3 file"),
+            ("--out {empty}", "exists already"),
+            ("--out {text}/m.keras", "cannot be written: a file is in the way"),
+            ("--out s3://bucket/m.keras", "--out s3://bucket/m.keras: an address; give a local path"),
+            ("--images nothere", "--images nothere: no such file or folder"),
+        ],
+    ),
+    "ingest": (
+        ["{archive}", "--out", "{folder}/images"],
+        [
+            ("--size 3", "--size 3: at least 16"),
+            ("--geometry round", "--geometry round: choose crop or squash"),
+            ("--layout mnist", "--layout mnist: choose kaggle, dataverse"),
+            ("--max-quarantined 2", "--max-quarantined 2: a number from 0 to 1"),
+            ("--max-quarantined nan", "--max-quarantined nan: a number from 0 to 1"),
+            ("--out {text}/images", "cannot be written: a file is in the way"),
+            ("--out=", "--out: an empty path"),
+        ],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Paths that options name, in braces."""
+    folder = tmp_path_factory.mktemp("options")
+    names = {"empty": folder / "empty", "pictures": folder / "pictures", "folder": folder / "out"}
+    for path in names.values():
+        path.mkdir()
+    (folder / "text.csv").write_text("words, no table\n")
+    (folder / "torn.keras").write_bytes(b"PK\x03\x04 torn")
+    (names["pictures"] / "a.jpg").write_bytes(b"no picture")
+    write_sample(folder / "sample.zip", size=(40, 30))
+    return {**names, "text": folder / "text.csv", "torn": folder / "torn.keras", "archive": folder / "sample.zip"}
+
+
+def replaced(arguments: list[str], options: str, places: dict[str, Path]) -> list[str]:
+    """The job's good arguments with these options instead of their own."""
+    more = [word.replace("\\t", "\t").replace("\\udcff", "\udcff") for word in options.split(" ") if word]
+    given = more[0].split("=")[0] if more else None
+    kept = list(arguments)
+    if given in kept:
+        del kept[kept.index(given) : kept.index(given) + 2]
+    return [word.format(**places) for word in [*kept, *more]]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_bad_option_is_one_line_before_ray_and_tensorflow_start(job: str, places: dict[str, Path], tmp_path: Path):
+    arguments, cases = JOBS[job]
+    lists = [replaced(arguments, options, places) for options, _ in cases]
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(ROOT / "jobs" / f"{job}.py")],
+        input=json.dumps(lists),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    found = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(found) == len(cases), process.stderr
+    wrong = []
+    for (options, message), (code, errors, seconds) in zip(cases, found, strict=True):
+        one_line = errors.startswith("error: ") and "\n" not in errors and message in errors
+        if code != 2 or not one_line or seconds > 20 or len(errors) > 600:
+            wrong.append((options, message, code, errors[-600:], round(seconds, 1)))
+    assert not wrong, "\n".join(map(str, wrong))
+    assert list(tmp_path.iterdir()) == [] and list(places["folder"].iterdir()) == []
