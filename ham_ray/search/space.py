@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.recipe import BASELINES, Recipe, baseline
+from ham_ray.search import space_file
 
 Value = bool | int | float | str
 Place = tuple[str | int, ...]
@@ -26,7 +27,7 @@ _UNSEARCHED = {
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sampler(_Strict):
@@ -172,33 +173,11 @@ def load_space(path: str | Path) -> Space:
     Raises:
         UserError: `file:line: what is wrong`, with the near names where one is unknown.
     """
-    try:
-        text = _text(path)
-        root = yaml.compose(text, yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"cannot read the space {path}: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{path}:{line}: not YAML: character {error.character!r} is not allowed") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}:1: expected names and values such as 'family: resnet50_finetuned'")
+    root, content = space_file.read(path)
     try:
         return _checked(content)
     except _Wrong as error:
         raise UserError(f"{path}:{_line(root, error.place)}: {error}") from None
-
-
-def _text(path: str | Path) -> str:
-    content = Path(path).read_bytes()
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text: byte {content[error.start]:#04x}") from None
 
 
 class _Wrong(Exception):
@@ -240,7 +219,11 @@ def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
             "parameters": [*({*Numbers.model_fields} | {*Choices.model_fields})],
         }
         return _Wrong(place, str(unknown_name("name", str(place[-1]), fields.get(str(place[0]), []))))
-    got = "" if found["type"] == "missing" else f", got {found['input']!r}"
+    if found["input"] is None:
+        return _Wrong(
+            place, f"{'.'.join(map(str, place))}: nothing is given; the word null is written 'null', in quotes"
+        )
+    got = "" if found["type"] == "missing" else f", got {found['input']!r}"[:100]
     return _Wrong(place, f"{'.'.join(map(str, place))}: {found['msg']}{got}"[:300])
 
 

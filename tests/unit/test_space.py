@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import optuna
@@ -142,3 +143,69 @@ def test_values_off_the_steps_are_no_points(load):
     assert load(text).points[0]["unfreeze_depth"] == 5
     with pytest.raises(UserError, match="unfreeze_depth: 4 is outside 1–5 in steps of 2"):
         load(text.replace("unfreeze_depth: 5}", "unfreeze_depth: 4}"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("  epochs: 3", "  epochs: 3\n  head_epochs: 0", 5, "'head_epochs' stands here and in line 4: leave one"),
+        ("log: true}", "log: true, low: 0.1}", 6, "'low' stands here and in line 6"),
+        ("points:", "family: simple_cnn\npoints:", 12, "'family' stands here and in line 1"),
+        ("epochs: 3", "epochs: 2026-11-25", 3, "epochs: Input should be a valid integer"),
+        ("epochs: 3", "epochs: !!python/name:os.system x", 3, "'python/name:os.system' is no kind of value"),
+        ("epochs: 3", "epochs: !!binary eHh4", 3, "'binary' is no kind of value"),
+        ("[0, 128]", "[0, null]", 10, "nothing is given; the word null is written 'null', in quotes"),
+        ("low: 1.0e-5, high", "low: 1.0e-5, step: .inf, high", 6, "finite number"),
+        ("low: 0, high: 5", "low: 0, high: .nan", 7, "finite number"),
+    ],
+)
+def test_mistakes_of_yaml_are_told_with_their_line(load, tmp_path, old, new, line, message):
+    test_mistakes_are_told_with_their_line(load, tmp_path, old, new, line, message)
+
+
+BOMB = "a: &a [1, 2, 3]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}]\n"
+    for old, new in zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("family: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        (
+            "family:\n" + "".join(" " * n + "a:\n" for n in range(1, 400)),
+            "nested too deeply|family: Input should be a valid string",
+        ),
+        (BOMB, "more than 10,000 entries"),
+        ("a: &a [*a]", "more than 10,000 entries"),
+        ("a: x\n" * 30_000, "larger than 100,000 bytes"),
+        ("- a\n" * 20_000, "expected names and values"),
+        ("seed: " + "9" * 5000, "a value that cannot be read: Exceeds the limit"),
+        ("seed: !!bool maybe", "a value that cannot be read"),
+        ("\ufeffnames: 1", "unknown name 'names'"),
+    ],
+    ids=["brackets", "indents", "aliases", "itself", "size", "list", "digits", "tag", "mark"],
+)
+def test_hostile_files_are_one_line_and_quick(load, text: str, message: str):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=message) as error:
+        load(text)
+    assert time.monotonic() - started < 20 and len(str(error.value)) < 300 and "\n" not in str(error.value)
+
+
+def test_what_is_no_file_is_not_read():
+    with pytest.raises(UserError, match="cannot read the space /dev/zero: not a file"):
+        load_space("/dev/zero")
+
+
+def test_words_are_words_and_numbers_are_numbers(load):
+    text = TEXT + "  - {learning_rate: 1e-3, unfreeze_depth: 5}\n"
+    text = text.replace("parameters:", "parameters:\n  augmentation: {type: choice, choices: [off, light]}")
+    text = text.replace("{unfreeze_depth: [0, 1]}", "{augmentation: off}").replace("log: true", "log: yes")
+    space = load(text.replace("points:", "sampler: {multivariate: off}\npoints:"))
+    assert space.parameters["augmentation"].choices == ["off", "light"]  # type: ignore[union-attr]
+    assert space.parameters["hidden_units"].when == {"augmentation": "off"}
+    assert space.points[1]["learning_rate"] == 0.001
+    assert space.parameters["learning_rate"].log is True and space.sampler.multivariate is False  # type: ignore[union-attr]
+    assert load(TEXT.replace("epochs: 3", "augmentation: off\n  epochs: 3")).base().augmentation == "off"
