@@ -29,8 +29,9 @@ def main(
     out: Annotated[str, typer.Option(help="folder or URI of the table")],
     size: Annotated[int, typer.Option(help="side of the stored images in pixels")] = 128,
     geometry: Annotated[str, typer.Option(help="crop: the centre square; squash: the whole, bent")] = "crop",
-    layout: Annotated[str | None, typer.Option(help="kaggle, dataverse or isic2018; default: found by looking")] = None,
+    layout: Annotated[str | None, typer.Option(help="kaggle, dataverse, isic2018, isic-cli or huggingface")] = None,
     max_quarantined: Annotated[float, typer.Option(help="greatest fraction of bad images")] = 0.01,
+    max_lesion: Annotated[float, typer.Option(help="greatest fraction of images that are of one lesion")] = 0.01,
     sample: Annotated[bool, typer.Option(help="draw ARCHIVE first, where it does not exist")] = False,
 ) -> None:
     """Make the IMAGES table OUT from ARCHIVE."""
@@ -46,7 +47,7 @@ def main(
         write_sample(archive)
     started = time.perf_counter()
     with connected() if "RAY_ADDRESS" in os.environ else nullcontext(), console.progress("ingest") as told:
-        report = ingest(archive, out, size, geometry, layout, max_quarantined, told)
+        report = ingest(archive, out, size, geometry, layout, max_quarantined, max_lesion, told)
     _summarise(report, time.perf_counter() - started)
 
 

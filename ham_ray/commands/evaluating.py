@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import runs, storage
+from ham_ray.data import cells, user_tables
 from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
-from ham_ray.data.truth import read_truth
-from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.data.truth import Truth, read_truth
+from ham_ray.diagnoses import CODES, PROBABILITIES, nearest
 from ham_ray.errors import UserError
 from ham_ray.evaluation import intervals, isic, metrics, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 from ham_ray.options.evaluate import Options
 
+_TEXTS = {"image_id", "image", "lesion_id", "group_id", "split", "sex", "localization", "dx_type"}
 _SPLIT = (
     "The tables themselves say which images are new to their model (test or new); nobody has checked that here. Images "
     "that a model has learned from, or was chosen by, are left out of every figure."
@@ -39,6 +41,8 @@ def run(options: Options) -> Summary:
     truth = read_truth(options.truth) if options.truth else None
     places = _names(options.predictions)
     known = {name: _known(uri) for name, uri in places.items()}
+    for note in truth.notes if truth else []:
+        print(f"--truth: {note}")
     tables = {name: _table(uri, truth, options.raw, known[name]["warnings"]) for name, uri in places.items()}
     trained = {name: Run(tables[name], None, known[name]) for name in places}
     _tell_overlap(trained)
@@ -91,7 +95,7 @@ def _tell_overlap(trained: dict[str, Run]) -> None:
             )
 
 
-def _table(uri: str, truth: pd.DataFrame | None, raw: bool, warnings: list[str]) -> pd.DataFrame:
+def _table(uri: str, truth: Truth | None, raw: bool, warnings: list[str]) -> pd.DataFrame:
     """PREDICTIONS at a place: Parquet, CSV of the same columns, or ISIC's CSV; with labels and facts of `truth`.
 
     `warnings` grows by what the page must say of it.
@@ -103,7 +107,7 @@ def _table(uri: str, truth: pd.DataFrame | None, raw: bool, warnings: list[str])
             raise UserError(f"--raw: {uri} has no raw probabilities ({missing[0]}, …)")
         frame = frame.assign(**{name: frame[given] for name, given in zip(PROBABILITIES, RAW, strict=True)})
     if truth is not None:
-        frame = _with_truth(frame, truth, uri)
+        frame = _with_truth(frame, truth, uri, warnings)
     left_out = frame[frame["split"].isin(["training", "validation"])]
     if len(left_out):
         counts = ", ".join(f"{count:,} {split}" for split, count in left_out["split"].value_counts().items())
@@ -121,13 +125,21 @@ def _table(uri: str, truth: pd.DataFrame | None, raw: bool, warnings: list[str])
 def _read_csv(uri: str, warnings: list[str]) -> pd.DataFrame:
     if not storage.exists(uri):
         raise UserError(f"no predictions at {uri}")
-    try:
-        frame = pd.read_csv(io.BytesIO(storage.read_bytes(uri)), dtype={"image_id": str, "image": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri} is neither Parquet nor CSV: {' '.join(str(error).split())}") from None
+    frame = user_tables.read_table(storage.read_bytes(uri), uri)
+    frame = frame.assign(**{name: _read_column(frame[name]) for name in frame.columns})
     if "image" in frame and set(isic.COLUMNS) <= set(frame):
         frame = _of_isic(frame, warnings)
     return predictions.completed(frame, uri)
+
+
+def _read_column(texts: pd.Series) -> pd.Series:
+    """Cells as numbers, truth values or text; None where a word means missing. Names may be numbers: they stay text."""
+    texts = texts.where(~texts.str.lower().isin(cells.MISSING), "")
+    if texts.name in _TEXTS:
+        return texts.replace("", None)
+    if set(texts.str.lower()) <= {"true", "false"}:
+        return texts.str.lower() == "true"
+    return user_tables.numbers(texts)
 
 
 def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
@@ -155,13 +167,20 @@ def _some(ids: pd.Series) -> str:
     return ", ".join(ids.head(3)) + (", …" if len(ids) > 3 else "")
 
 
-def _with_truth(frame: pd.DataFrame, truth: pd.DataFrame, uri: str) -> pd.DataFrame:
+def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]) -> pd.DataFrame:
     """Labels, lesions and facts as `truth` has them; images it does not know stay unlabelled."""
-    known = truth.reindex(frame["image_id"]).reset_index(drop=True)
+    ids, notes = cells.match_ids(frame["image_id"], truth.rows.index)
+    print(*(f"{uri}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
+    known = truth.rows.reindex(ids).reset_index(drop=True)
     label = known["label"].astype("Int32")
+    unknown = _unknown(truth.unknown[truth.unknown.index.isin(ids)])
+    if label.notna().sum() == 0 and unknown:
+        raise UserError(f"--truth has none of the seven diagnoses for the images of {uri}: {unknown}")
     if label.notna().sum() == 0:
-        some = ", ".join(frame["image_id"].head(3))
-        raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {some}")
+        some, its = (", ".join(names[:3]) for names in (frame["image_id"], truth.rows.index))
+        raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {some}; it has {its}, …")
+    if unknown:
+        warnings.append(f"--truth: diagnoses that are none of the seven, their images are left out: {unknown}")
     both = frame["y_true"].notna() & label.notna()
     wrong = frame["image_id"][both & (frame["y_true"] != label).fillna(False)]
     if len(wrong):
@@ -172,6 +191,15 @@ def _with_truth(frame: pd.DataFrame, truth: pd.DataFrame, uri: str) -> pd.DataFr
     for name in ("lesion_id", "group_id", *FACTS):
         found[name] = known[name].where(known[name].notna(), frame[name])
     return found
+
+
+def _unknown(texts: pd.Series) -> str:
+    """Diagnoses that are none of the seven with their counts and the nearest code; "" where there are none."""
+    said = []
+    for text, count in Counter(map(str, texts)).most_common():
+        near = nearest(text)
+        said.append(f"{text!r} ({count:,}{f', nearest is {near}' if near else ''})")
+    return ", ".join(said[:8]) + (f" and {len(said) - 8} more" if len(said) > 8 else "")
 
 
 def _page(

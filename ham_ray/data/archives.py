@@ -176,7 +176,7 @@ def _list_zip(path: Path, prefix: str) -> Iterator[Member]:
 def _listed(path: Path) -> Iterator[Member]:
     if path.is_dir():
         yield from _list_folder(path)
-    elif path.suffix.lower() in PICTURES:
+    elif path.suffix.lower() in (*PICTURES, ".parquet"):
         yield Member(str(path.parent), path.name, path.name, _size(path))
     else:
         yield from _list_zip(path, "")

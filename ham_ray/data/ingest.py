@@ -20,7 +20,7 @@ import PIL
 import pyarrow as pa
 
 from ham_ray import storage
-from ham_ray.data import card, layouts, pictures, quarantine, splits, table
+from ham_ray.data import card, huggingface, layouts, pictures, quarantine, splits, table
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
@@ -55,14 +55,16 @@ class _Options:
     size: int
     geometry: str
     max_quarantined: float
+    max_lesion: float
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UserError(f"size {self.size} is outside {SIZES.start}–{SIZES.stop - 1} pixels; 128 is the default")
         if self.geometry not in pictures.GEOMETRIES:
             raise unknown_name("geometry", self.geometry, pictures.GEOMETRIES)
-        if not 0 <= self.max_quarantined <= 1:
-            raise UserError(f"max_quarantined is a fraction from 0 to 1, got {self.max_quarantined}")
+        for name in ("max_quarantined", "max_lesion"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} is a fraction from 0 to 1, got {getattr(self, name)}")
 
 
 def ingest(
@@ -72,6 +74,7 @@ def ingest(
     geometry: str = "crop",
     layout: str | None = None,
     max_quarantined: float = 0.01,
+    max_lesion: float = 0.01,
     on_progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> IngestReport:
@@ -82,6 +85,7 @@ def ingest(
         geometry: "crop" takes the centre square, "squash" keeps the whole image and bends its shape.
         layout: one of `layouts.LAYOUTS`; found by looking where None.
         max_quarantined: the greatest fraction of images that may be left out.
+        max_lesion: the greatest fraction of images that one lesion may have.
         on_progress: called with the images done and the images in all.
         executor: how chunks are run; by default Ray where a cluster is connected, else threads.
 
@@ -89,7 +93,7 @@ def ingest(
         UserError: the archive is unusable, too much of it is bad (then `OUT.quarantine.csv` has the reasons), or `out`
             cannot be written or holds something else.
     """
-    options = _Options(size, geometry, max_quarantined)
+    options = _Options(size, geometry, max_quarantined, max_lesion)
     target = storage.absolute(out).removeprefix("file://")
     source = layouts.open_archive(archive, layout)
     try:
@@ -111,8 +115,11 @@ class _Ingest:
     def run(self, executor: Executor | None, on_progress: Progress) -> IngestReport:
         metadata, findings = quarantine.check_metadata(self.source)
         self._judge(findings, len(metadata))  # before the long work
-        chunks = self._chunks(list(metadata["image_id"]))
+        quarantine.refuse_large_lesion(metadata["image_id"], metadata["lesion_id"], self.options.max_lesion)
         chosen, how = (executor, "the executor given") if executor else default_executor()
+        if self.source.packed:  # their pictures are unpacked on this machine
+            chosen, how = work.over_threads, "threads of this machine: the pictures are packed in Parquet files"
+        chunks = self._chunks(list(metadata["image_id"]))
         kept = Parts(self.folder, self._identity(), work.SCHEMA)
 
         def run(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
@@ -123,6 +130,7 @@ class _Ingest:
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good)
+        quarantine.refuse_large_lesion(rows["image_id"], rows["group_id"], self.options.max_lesion)
         moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
         contents = card.write(
             self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
@@ -136,7 +144,11 @@ class _Ingest:
         return IngestReport(self.target, contents, False, [f"ran on {how}", *_notes(contents, rows)])
 
     def _chunks(self, image_ids: list[str]) -> list[Chunk]:
-        images = [(image_id, self.source.images[image_id]) for image_id in image_ids]
+        files = self.source.images
+        if self.source.packed:
+            folder = self.folder / f"unpacked-{self.source.signature[:12]}"
+            files = huggingface.unpacked(files, self.source.packed, folder)
+        images = [(image_id, files[image_id]) for image_id in image_ids]
         starts = range(0, len(images), CHUNK)
         return [
             Chunk(number, images[start : start + CHUNK], self.options.size, self.options.geometry)
@@ -202,21 +214,17 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
     """IMAGES without the column `image`, sorted by image_id."""
     rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
     rows = rows.sort_values("image_id", ignore_index=True)
-    rows["lesion_id"] = _given(rows["lesion_id"])
     rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
     for name in ("sex", "localization", "dx_type"):
-        rows[name] = _given(rows[name].str.lower())
+        rows[name] = rows[name].str.lower()
+    for name in ("lesion_id", "sex", "localization", "dx_type"):
+        rows[name] = rows[name].astype(object).where(rows[name] != "", None)
     rows["label"] = rows["dx"].map(LABELS).astype("int32")
     rows["group_id"] = splits.group_ids(*(rows[name].tolist() for name in ("image_id", "lesion_id", "pixel_hash")))
     rows["fold"] = splits.assign_folds(
         *(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition"))
     )
     return rows[[name for name in SCHEMA.names if name != "image"]]
-
-
-def _given(values: pd.Series) -> pd.Series:
-    """None where a value is not given; HAM10000 writes `unknown` for that in sex and localization."""
-    return values.astype(object).where(~values.isin(["", "unknown"]), None)
 
 
 def _notes(contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:

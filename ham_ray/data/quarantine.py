@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 from collections import Counter
 from collections.abc import Iterable
@@ -13,11 +12,14 @@ import numpy as np
 import pandas as pd
 
 from ham_ray.data.layouts import COLUMNS, Archive
-from ham_ray.diagnoses import CODES
+from ham_ray.diagnoses import CODES, nearest
+from ham_ray.errors import UserError
 
 # The ISIC test set's control image has a row in the ground truth and was never published: no fault of the archive.
 NEVER_PUBLISHED = frozenset({"ISIC_0035068"})
 COMMON_SIZE_SHARE = 0.9
+# Images of one lesion that are nothing odd, however small the archive: HAM10000 has at most 6, follow-up some more.
+USUAL_LESION = 20
 
 
 class Finding(NamedTuple):
@@ -56,9 +58,7 @@ def refusable(findings: Iterable[Finding]) -> int:
 
 def check_metadata(archive: Archive) -> tuple[pd.DataFrame, list[Finding]]:
     """The rows with a diagnosis, a lesion and at least one file, one an image, sorted by image_id; and the others."""
-    metadata = archive.metadata.copy()
-    metadata["dx"] = metadata["dx"].str.lower()
-    metadata = metadata.drop_duplicates(list(COLUMNS))
+    metadata = archive.metadata.drop_duplicates(list(COLUMNS))
     problems = _problems(metadata, archive)
     bad = np.array([problem is not None for problem in problems], bool)
     places = zip(metadata["file"], metadata["image_id"], problems, strict=True)
@@ -87,13 +87,35 @@ def _problem(
     if empty:
         return "empty value", f"no {', '.join(empty)} in its row"
     if dx not in CODES:
-        near = difflib.get_close_matches(dx, CODES, n=1, cutoff=0.3)
-        return "unknown diagnosis", f"{dx!r}" + (f"; nearest is {near[0]}" if near else f"; known: {', '.join(CODES)}")
+        return "unknown diagnosis", f"{dx!r}" + (
+            f"; nearest is {near}" if (near := nearest(dx)) else f"; known: {', '.join(CODES)}"
+        )
     if repeated:
         return "conflicting metadata", "its rows differ"
     if image_id not in archive.images:
         return "no image", "never published by ISIC" if image_id in NEVER_PUBLISHED else "a row without a file"
     return None
+
+
+def refuse_large_lesion(image_ids: pd.Series, lesions: pd.Series, most: float) -> None:
+    """Refuse a lesion with more than the fraction `most` of all images: a word for "not known" taken for an id.
+
+    All its images would be in one fold. `lesions` are ids or groups, "" where there is none.
+
+    Raises:
+        UserError: there is such a lesion of more than `USUAL_LESION` images.
+    """
+    counts = lesions[lesions != ""].value_counts()
+    limit = max(USUAL_LESION, most * len(lesions))
+    if counts.empty or counts.iloc[0] <= limit:
+        return
+    name, count = counts.index[0], counts.iloc[0]
+    some = ", ".join(image_ids[lesions == name].head(3))
+    raise UserError(
+        f"lesion {name!r} has {count:,} of {len(lesions):,} images ({some}, …), by lesion_id or as they share their "
+        "pixels: all would be in one fold. Empty its cells where nobody knows the lesion; if it is one in truth, raise "
+        f"--max-lesion {most:g}"
+    )
 
 
 def _unlabelled(archive: Archive) -> list[Finding]:

@@ -22,6 +22,7 @@ class Options:
     geometry: str
     layout: str | None
     max_quarantined: float
+    max_lesion: float
     sample: bool
 
     def check(self) -> None:
@@ -35,6 +36,7 @@ class Options:
         if self.layout is not None:
             checks.choice("--layout", self.layout, LAYOUTS)
         checks.number("--max-quarantined", self.max_quarantined, 0, 1)
+        checks.number("--max-lesion", self.max_lesion, 0, 1)
         if storage.is_remote(self.archive):
             raise UserError(f"ARCHIVE {checks.value(self.archive)}: an address; copy it to a path that all nodes see")
         if self.sample and not Path(self.archive).exists():
