@@ -64,8 +64,8 @@ class Assessment:
     """All that is said of one model. `images` are the rows reported, and all figures are of them.
 
     `metrics` is that of `metrics.evaluate`, by image; `rates` are by class those shares that `intervals` has not;
-    `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `melanoma` is by the thresholds chosen on validation images, and empty without such;
-    `calibration` has probabilities float[N, 7] by the name of a version, see `versions`.
+    `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `melanoma` is by the thresholds
+    chosen on validation images, and empty without such; `calibration` has probabilities float[N, 7] by the name of a version, see `versions`.
     """
 
     images: pd.DataFrame
