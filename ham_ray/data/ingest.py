@@ -115,7 +115,7 @@ class _Ingest:
     def run(self, executor: Executor | None, on_progress: Progress) -> IngestReport:
         metadata, findings = quarantine.check_metadata(self.source)
         self._judge(findings, len(metadata))  # before the long work
-        quarantine.refuse_large_lesion(metadata["image_id"], metadata["lesion_id"], self.options.max_lesion)
+        self._refuse_untrainable(metadata, metadata["lesion_id"])
         chosen, how = (executor, "the executor given") if executor else default_executor()
         if self.source.packed:  # their pictures are unpacked on this machine
             chosen, how = work.over_threads, "threads of this machine: the pictures are packed in Parquet files"
@@ -130,7 +130,7 @@ class _Ingest:
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good)
-        quarantine.refuse_large_lesion(rows["image_id"], rows["group_id"], self.options.max_lesion)
+        self._refuse_untrainable(rows, rows["group_id"])
         moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
         contents = card.write(
             self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
@@ -182,6 +182,16 @@ class _Ingest:
             f"{self.options.max_quarantined:g}; see {where}, mend the archive or raise the limit"
         )
 
+    def _refuse_untrainable(self, rows: pd.DataFrame, lesions: pd.Series) -> None:
+        """Refuse what no fold could mend: a lesion of very many images, one class, hardly any lesions."""
+        quarantine.refuse_large_lesion(rows["image_id"], lesions, self.options.max_lesion)
+        training = rows["partition"] == "training"
+        if reason := splits.hopeless(rows["dx"][training].tolist(), lesions[training].tolist()):
+            raise UserError(
+                f"no training could work on {self.source.path}: {reason}. To predict its images, give it as it is "
+                "to jobs/predict.py: --images"
+            )
+
     def _write_quarantine(self, findings: list[Finding]) -> str:
         where = storage.sibling(self.target, QUARANTINE)
         storage.write_bytes(where, quarantine.to_csv(findings))
@@ -228,7 +238,7 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
 
 
 def _notes(contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:
-    notes = list(contents["notes"])
+    notes = [*contents["notes"], *splits.thin_folds(rows)]
     if contents["same_pixels"]:
         notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
     if rows[["width", "height"]].drop_duplicates().shape[0] > 1:

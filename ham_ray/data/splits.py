@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from ham_ray.data.images import FOLDS
+from ham_ray.diagnoses import CODES
+
+LEAST_IMAGES = 10  # of a fold: below it no figure of the fold says anything
 
 # Pairs of images under different lesion ids that show the same lesion. Source: `newly_discovered_duplicates.csv` of
 # Abhishek, Jain, Hamarneh, "Investigating the quality of DermaMNIST and Fitzpatrick17k", Scientific Data 12:196 (2025).
@@ -62,6 +67,57 @@ def group_ids(image_ids: Sequence[str], lesion_ids: Sequence[str | None], pixel_
         if first in lesion_of and second in lesion_of:
             merge(lesion_of[first], lesion_of[second])
     return [root(name) for name in names]
+
+
+def hopeless(dx: Sequence[str], groups: Sequence[str]) -> str | None:
+    """Say why no training could work on images of these diagnoses and groups, whatever the folds; None if it could."""
+    if len(dx) and len(set(dx)) == 1:
+        return f"all {len(dx):,} images are {dx[0]}: nothing can be learned from one class"
+    if len(dx) and len(set(groups)) < 3:
+        return f"{len(dx):,} images of {len(set(groups))} lesions: training, validation and test need one each at least"
+    return None
+
+
+def untrainable(rows: pd.DataFrame, training: Sequence[int], held_out: Sequence[int]) -> str | None:
+    """Say why no training on the folds `training` could work, tested and validated on `held_out`; None where one could.
+
+    `rows` are those of an IMAGES table; its columns `fold` and `dx` count.
+    """
+    learned = rows["dx"][rows["fold"].isin(training)]
+    if learned.nunique() < 2:
+        what = f"are all {learned.iloc[0]}" if len(learned) else "are none"
+        return f"the images of the training folds {_listed(training)} {what}: nothing can be learned from them"
+    empty = [fold for fold in held_out if not (rows["fold"] == fold).any()]
+    return f"fold {_listed(empty)} has no image to validate or test on" if empty else None
+
+
+def thin_folds(rows: pd.DataFrame) -> list[str]:
+    """Say which classes no fold or not every fold has, and which fold has few images; empty where all is well.
+
+    `rows` are those of an IMAGES table; images of fold -1, the official validation and test sets, do not count.
+    """
+    dealt = rows[rows["fold"] >= 0]
+    if dealt.empty:
+        return ["no image of the training partition: this table can be predicted and evaluated, not trained on"]
+    notes = []
+    if absent := [code for code in CODES if code not in set(dealt["dx"])]:
+        notes.append(f"no image is {', '.join(absent)}: a model trained on this table will not call them")
+    for code, part in dealt.groupby("dx"):
+        present = sorted(set(part["fold"]))
+        if len(present) < FOLDS:
+            notes.append(
+                f"{code} is in fold {_listed(present)} only ({len(part):,} images, {part['group_id'].nunique()} lesions): "
+                "a model that does not train on these cannot call it, figures of other folds say nothing of it"
+            )
+    counts = Counter(dealt["fold"])
+    if few := {fold: counts[fold] for fold in range(FOLDS) if counts[fold] < LEAST_IMAGES}:
+        said = ", ".join(f"fold {fold} has {count}" for fold, count in few.items())
+        notes.append(f"{len(dealt):,} images are too few for figures that one could believe: {said}")
+    return notes
+
+
+def _listed(folds: Sequence[int]) -> str:
+    return ", ".join(map(str, folds))
 
 
 def assign_folds(

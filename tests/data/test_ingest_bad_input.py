@@ -361,3 +361,34 @@ def test_a_folder_one_may_not_read(builder, tmp_path):
         assert ran.stdout.strip() == f"UserError cannot read {shared}: Permission denied", ran.stderr
     finally:
         shutil.rmtree(shared)
+
+
+def test_one_class_alone_is_refused_before_the_long_work(builder, tmp_path):
+    for row in builder.rows:
+        row["dx"] = "nv"
+    message = (
+        r"no training could work on .*archive: all 42 images are nv.*give it as it is to jobs/predict.py: --images"
+    )
+    with pytest.raises(UserError, match=message):
+        ingest(builder.to_folder(), tmp_path / "out", on_progress=lambda done, total: pytest.fail("work was done"))
+
+
+def test_a_class_in_few_folds_and_a_small_archive_are_said(builder, tmp_path):
+    builder.rows = [row for row in builder.rows if row["dx"] != "vasc"]
+    for row in builder.rows:
+        row["dx"] = "nv" if row["dx"] == "df" else row["dx"]
+    builder.rows[0]["dx"] = "df"
+    report = ingest(builder.to_folder(), tmp_path / "out", size=32, max_quarantined=0.5)
+    assert "no image is vasc: a model trained on this table will not call them" in report.notes
+    assert any("df is in fold" in note and "only (1 images, 1 lesions)" in note for note in report.notes)
+    assert any("36 images are too few" in note for note in report.notes)
+
+
+def test_four_images(builder, tmp_path):
+    builder.rows = builder.rows[:4]
+    notes = ingest(builder.to_folder(), tmp_path / "out", size=32, max_quarantined=1).notes
+    assert any("4 images are too few for figures that one could believe: fold 0 has" in note for note in notes)
+    builder.rows = builder.rows[1:3]
+    builder.rows[1]["dx"] = "nv"
+    with pytest.raises(UserError, match="2 images of 1 lesions: training, validation and test need one each"):
+        ingest(builder.to_folder(name="two"), tmp_path / "two-out", size=32, max_quarantined=1)

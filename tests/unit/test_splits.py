@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids
+from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids, hopeless, thin_folds, untrainable
 
 pytestmark = pytest.mark.unit
 
@@ -105,3 +106,44 @@ def test_small_and_odd_data_work_without_warnings(labels):
 
 def test_only_official_test_images():
     assert assign_folds(["a", "b"], ["a", "b"], [0, 1], ["test", "test"]).tolist() == [-1, -1]
+
+
+def rows_of(folds: list[int], dx: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"fold": folds, "dx": dx, "group_id": [f"L{place}" for place in range(len(folds))]})
+
+
+def test_what_no_folds_could_mend():
+    assert hopeless(["nv"] * 50, [f"L{n}" for n in range(50)]) == (
+        "all 50 images are nv: nothing can be learned from one class"
+    )
+    assert hopeless(["nv", "mel", "mel", "mel"], ["a", "b", "b", "b"]) == (
+        "4 images of 2 lesions: training, validation and test need one each at least"
+    )
+    assert hopeless(["nv", "mel", "mel"], ["a", "b", "c"]) is None
+    assert hopeless([], []) is None
+
+
+def test_folds_from_which_nothing_can_be_learned():
+    rows = rows_of([0, 1, 2, 2, 3], ["mel", "mel", "nv", "nv", "nv"])
+    assert untrainable(rows, [2, 3, 4], [0, 1]) == (
+        "the images of the training folds 2, 3, 4 are all nv: nothing can be learned from them"
+    )
+    assert untrainable(rows, [1, 2, 3], [0, 4]) == "fold 4 has no image to validate or test on"
+    assert "folds 4 are none: nothing can be learned" in str(untrainable(rows, [4], [0]))
+    assert untrainable(rows, [1, 2, 3], [0]) is None
+
+
+def test_thin_folds_are_said():
+    dx = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
+    assert thin_folds(rows_of([fold for fold in range(5) for _ in range(14)], dx * 10)) == []
+    rows = rows_of([fold for fold in range(5) for _ in range(12)], [dx[n % 6] for n in range(60)])
+    rows.loc[rows["dx"] == "df", "dx"] = "nv"
+    rows.loc[0, ["fold", "dx"]] = [2, "df"]
+    rows = rows[rows.index < 54]
+    assert thin_folds(rows) == [
+        "no image is vasc: a model trained on this table will not call them",
+        "df is in fold 2 only (1 images, 1 lesions): a model that does not train on these cannot call it, figures of "
+        "other folds say nothing of it",
+        "54 images are too few for figures that one could believe: fold 4 has 6",
+    ]
+    assert "not trained on" in thin_folds(rows_of([-1, -1], ["nv", "mel"]))[0]
