@@ -65,9 +65,11 @@ def code_of(text: str) -> str | None:
 
 
 def nearest(text: str) -> str | None:
-    """The code whose name is most like a diagnosis that is none of the seven; None where none is."""
+    """The known name most like a diagnosis that is none of the seven, with its code; None where none is like it."""
     found = difflib.get_close_matches(_words(text), _CODE_OF, n=1, cutoff=0.6)
-    return _CODE_OF[found[0]] if found else None
+    if not found:
+        return None
+    return found[0] if found[0] in CODES else f"{found[0]} ({_CODE_OF[found[0]]})"
 
 
 def _words(text: str) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 
 from ham_ray.data import archives, cells, huggingface, isic_cli, user_tables
 from ham_ray.data.archives import Files, Member
+from ham_ray.data.images import CARD
 from ham_ray.diagnoses import CODES, code_of
 from ham_ray.errors import UserError, unknown_name
 
@@ -104,7 +105,7 @@ def recognise(members: list[Member]) -> str | None:
         return "isic2018"
     if _isic_cli_file(members):
         return "isic-cli"
-    return "huggingface" if _packed(members) else None
+    return "huggingface" if any(map(_seems_packed, members)) else None
 
 
 def read_labels(member: Member) -> tuple[pd.DataFrame, list[str]]:
@@ -127,6 +128,8 @@ def read_labels(member: Member) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _recognised(path: Path, members: list[Member]) -> str:
+    if any(member.label == CARD for member in members):
+        raise UserError(f"{path} is a finished IMAGES table already: --data {path} takes it as it is")
     if layout := recognise(members):
         return layout
     raise UserError(
@@ -155,11 +158,11 @@ def _hint(members: list[Member]) -> str:
 
 
 def _columns(member: Member) -> str:
-    """The columns of a table in words; "" where it cannot be read."""
+    """The columns of a table in words, or why it cannot be read."""
     try:
         return f" (columns {', '.join(list(_read_table(member).columns)[:8])})"
-    except UserError:
-        return ""
+    except UserError as error:
+        return f" ({error})"
 
 
 def _named(members: list[Member], pattern: re.Pattern[str]) -> list[Member]:
@@ -185,6 +188,13 @@ def _index(members: list[Member], partitions: set[str], notes: list[str]) -> dic
 
 def _packed(members: list[Member]) -> list[Member]:
     return [member for member in members if huggingface.is_packed(member)]
+
+
+def _seems_packed(member: Member) -> bool:
+    try:
+        return huggingface.is_packed(member)
+    except UserError:
+        return False  # pictures beside a torn Parquet file are pictures still
 
 
 def _isic_cli_file(members: list[Member]) -> Member | None:

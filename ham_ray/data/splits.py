@@ -105,9 +105,10 @@ def thin_folds(rows: pd.DataFrame) -> list[str]:
     for code, part in dealt.groupby("dx"):
         present = sorted(set(part["fold"]))
         if len(present) < FOLDS:
+            lesions = part["group_id"].nunique()
             notes.append(
-                f"{code} is in fold {_listed(present)} only ({len(part):,} images, {part['group_id'].nunique()} lesions): "
-                "a model that does not train on these cannot call it, figures of other folds say nothing of it"
+                f"{code} is in fold {_listed(present)} only ({len(part):,} images, {lesions} lesions): a model "
+                "that does not train on these cannot call it, figures of other folds say nothing of it"
             )
     counts = Counter(dealt["fold"])
     if few := {fold: counts[fold] for fold in range(FOLDS) if counts[fold] < LEAST_IMAGES}:

@@ -33,4 +33,5 @@ def test_another_diagnosis_is_none(name):
 
 
 def test_the_nearest_name():
-    assert (nearest("melanomma"), nearest("nevuss"), nearest("mell"), nearest("xyz")) == ("mel", "nv", "mel", None)
+    found = [nearest(text) for text in ("mell", "melanomma", "Squamous cell carcinoma, NOS", "xyz")]
+    assert found == ["mel", "melanoma (mel)", "squamous cell carcinoma in situ (akiec)", None]
