@@ -101,6 +101,23 @@ def read_bytes(uri: str | Path) -> bytes:
         return stream.read()
 
 
+def read_limited(uri: str | Path, most: int, option: str = "") -> bytes:
+    """The whole content of a plain file of at most `most` bytes; nothing of another is read.
+
+    Raises:
+        UserError: it is larger, or a folder, a pipe or a device; with the option that named it.
+    """
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    named = f"{option} {uri}".strip()
+    if info.type != fs.FileType.File:
+        raise UserError(f"{named} is no plain file")
+    if info.size is not None and info.size > most:
+        raise UserError(f"{named} has {info.size:,} bytes, more than the {most:,} that are read of such a file")
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
 def write_bytes(uri: str | Path, data: bytes) -> None:
     """Write a file whole or not at all."""
     with writing(uri) as temporary:

@@ -18,7 +18,7 @@ from ham_ray.cluster import check_visible, has_gpus
 from ham_ray.commands import choices
 from ham_ray.console import progress
 from ham_ray.data import quarantine
-from ham_ray.data.gallery import Gallery
+from ham_ray.data.gallery import BESIDE, Gallery
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
@@ -155,10 +155,14 @@ def _write(
     """The finished files: quarantine, predictions and, last, the manifest, which is returned."""
     bad = table[table["reason"] != ""]
     findings = [Finding(*values) for values in zip(*(bad[name] for name in Finding._fields), strict=True)]
+    findings += gallery.left_out
     listed = storage.sibling(options.out, QUARANTINE)
     storage.write_bytes(listed, quarantine.to_csv(findings))
     if len(bad) == len(table):
-        raise UserError(f"not one of the {len(table)} images in {options.images} could be read; see {listed}")
+        reasons = _counted(quarantine.counts(findings))
+        raise UserError(
+            f"not one of the {len(table)} images in {options.images} could be read: {reasons}; see {listed}"
+        )
     frame = _frame(table[table["reason"] == ""], gallery, models, options.raw)
     with storage.writing(options.out) as path:
         if options.format == "parquet":
@@ -176,7 +180,9 @@ def _write(
         "called": dict(Counter(CODES[label] for label in metrics.predicted(frame[list(PROBABILITIES)].to_numpy()))),
         "splits": dict(Counter(frame["split"])),
         "labelled": int(frame["y_true"].notna().sum()),
-        "quarantined": quarantine.counts(findings),
+        "quarantined": quarantine.counts(finding for finding in findings if finding.reason not in BESIDE),
+        "left_out": quarantine.counts(finding for finding in findings if finding.reason in BESIDE),
+        "hidden": dict(gallery.hidden.most_common()),
     }
     storage.write_bytes(storage.sibling(options.out, MANIFEST), runs.to_json(manifest))
     return manifest
@@ -187,8 +193,14 @@ def show(manifest: dict[str, Any], out: str) -> None:
     called = ", ".join(f"{count:,} {dx}" for dx, count in Counter(manifest["called"]).most_common())
     print(f"{manifest['predicted']:,} images predicted, by most probable class: {called}")
     if manifest["quarantined"]:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in manifest["quarantined"].items())
-        print(f"not predicted: {reasons}; see {storage.sibling(out, QUARANTINE)}")
+        print(f"not predicted: {_counted(manifest['quarantined'])}; see {storage.sibling(out, QUARANTINE)}")
+    if (lost := sum(manifest["quarantined"].values())) > manifest["predicted"]:
+        print(f"! more files were not predicted ({lost:,}) than predicted ({manifest['predicted']:,})")
+    if manifest.get("left_out"):
+        print(f"left out: {_counted(manifest['left_out'])}; listed there too")
+    if hidden := manifest.get("hidden"):
+        some = ", ".join([*hidden][:5]) + (", …" if len(hidden) > 5 else "")
+        print(f"hidden files, folders and those of tools, not looked into: {sum(hidden.values()):,} ({some})")
     learned = {split: count for split, count in manifest["splits"].items() if split in ("training", "validation")}
     if learned:
         told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
@@ -196,6 +208,10 @@ def show(manifest: dict[str, Any], out: str) -> None:
     for label in labels(manifest["synthetic"], any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])):
         print(label)
     print(f"predictions: {out}")
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:

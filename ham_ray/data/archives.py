@@ -1,6 +1,7 @@
 """An archive as it was downloaded, a folder or a zip: its files, read in place and never unpacked.
 
 A folder may still hold the image zips of Dataverse or the ISIC challenge; their members count as files of the archive.
+What is no plain file of this folder (links that lead out of it, pipes, devices) is listed and never opened.
 """
 
 from __future__ import annotations
@@ -8,26 +9,56 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ham_ray import storage
+from ham_ray.data import formats
 from ham_ray.errors import UserError
 
 MAX_MEMBER_BYTES = 256 << 20  # the largest original is under 1 MB: anything near this is no picture
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+)\.zip", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, …, lengths of its name and extra field
+_UTF8_NAME = 0x800  # flag of a zip member
+_TOOLS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "#recycle", "#snapshot"}
+_TOOLS |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}  # files of tools
+# Of no interest by content: a data set may hold one of these for each of its images.
+_NO_PICTURE = (
+    *(".csv", ".tsv", ".tab", ".txt", ".md", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".py", ".ipynb"),
+    *(".parquet", ".xls", ".xlsx", ".ods"),
+)
+_KINDS = {
+    stat.S_IFIFO: "a pipe (FIFO)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link",
+}
 
 
 class UnreadableMember(Exception):
     """A file of the archive that cannot be read; the message says why."""
+
+
+class Skipped(NamedTuple):
+    """An entry of the archive that is never opened: why, as in quarantine.csv."""
+
+    file: str
+    reason: str
+    detail: str
+
+    @property
+    def image_id(self) -> str:
+        """Of the image that it would be by its name; empty where the name is no picture's."""
+        return Member("", self.file, self.file, 0).image_id if _is_named(self.file) else ""
 
 
 class ZipPlace(NamedTuple):
@@ -57,23 +88,34 @@ class Member(NamedTuple):
     @property
     def image_id(self) -> str:
         """The file's name without folder and suffix: the identity of an image in every layout."""
-        return self.file_name.rpartition(".")[0] or self.file_name
+        name = unicodedata.normalize("NFC", printable(self.file_name))  # macOS writes é as e and an accent
+        return name.rpartition(".")[0] or name
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether its name says that it is the outline of a lesion."""
+        return self.image_id.lower().endswith("_segmentation")
 
     @property
     def is_image(self) -> bool:
-        """Whether the name says so, in a data set."""
-        return self.ends_in(_IMAGE_SUFFIXES)
+        """Whether it is a picture, by its suffix or else by its content; masks are none."""
+        if self.is_mask:
+            return False
+        if _is_named(self.file_name):
+            return True
+        return not self.file_name.lower().endswith(_NO_PICTURE) and formats.is_picture(formats.kind(head(self)))
 
-    def ends_in(self, suffixes: tuple[str, ...]) -> bool:
-        """Whether its name does; segmentation masks and macOS's hidden copies are left aside."""
-        hidden = self.file_name.startswith(".") or "__MACOSX" in self._parts
-        mask = self.image_id.endswith("_segmentation")
-        return self.file_name.lower().endswith(suffixes) and not hidden and not mask
+    @property
+    def is_other(self) -> bool:
+        """Whether it is neither a picture nor a mask nor, by its suffix or content, text or a table."""
+        texts = self.file_name.lower().endswith(_NO_PICTURE) or formats.kind(head(self)) == "text"
+        return not (self.is_mask or texts or self.is_image)
 
     @property
     def is_safe(self) -> bool:
-        """False for a name that leads out of the archive (`../`, absolute, a drive)."""
-        return ".." not in self._parts and self._parts[0] != "" and ":" not in self._parts[0]
+        """False for a zip's name that leads out of the archive (`../`, absolute, a drive)."""
+        first = self._parts[0]
+        return self.place is None or (".." not in self._parts and first != "" and ":" not in first)
 
     @property
     def _parts(self) -> list[str]:
@@ -83,11 +125,27 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Files:
-    """The files of an archive, sorted by name. `signature` changes whenever a file does."""
+    """The files of an archive, sorted by name. `signature` changes whenever a file does.
+
+    `skipped` are entries that are never opened, `hidden` counts the hidden entries and those of tools, by name.
+    """
 
     path: Path
     members: list[Member]
     signature: str
+    skipped: list[Skipped] = field(default_factory=list)
+    hidden: Counter[str] = field(default_factory=Counter)
+
+    def beside(self) -> list[str]:
+        """What is in the archive beside images and tables, in lines for people."""
+        masks = sum(member.is_mask for member in self.members)
+        others = [Path(m.file_name).suffix.lower() or "no suffix" for m in self.members if m.is_other]
+        lines = [
+            (masks, "segmentation masks left out", []),
+            (len(others), "files left out that are no pictures", sorted({*others})),
+            (self.hidden.total(), "hidden files, folders and those of tools, not looked into", sorted(self.hidden)),
+        ]
+        return [f"{count:,} {what}" + (f": {_some(names)}" if names else "") for count, what, names in lines if count]
 
 
 def list_files(archive: str | Path) -> Files:
@@ -99,19 +157,22 @@ def list_files(archive: str | Path) -> Files:
     if storage.is_remote(archive):
         raise UserError(f"the archive must be a local or shared path, got {str(archive)!r}; copy it to one")
     path = Path(storage.absolute(archive).removeprefix("file://"))
+    skipped: list[Skipped] = []
+    hidden: Counter[str] = Counter()
     try:
-        stamp = path.stat()
-        found = list(_listed(path))
+        status = path.stat()
+        found = list(_listed(path, status.st_mode, skipped, hidden))
     except FileNotFoundError:
         raise UserError(f"no such file or folder: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if not found:
-        raise UserError(f"{path} is empty: no image in it")
-    members = sorted(found, key=lambda member: member.label)
+        rest = [f"{entry.file} ({entry.detail})" for entry in skipped] + sorted(hidden)
+        raise UserError(f"{path} is empty: no image in it" + (f"; left out: {_some(rest)}" if rest else ""))
+    members = sorted(found, key=lambda member: (member.label, member.name))
     # The time is part of it: damaged bytes may leave a zip's size and its recorded checksums as they were.
-    seed = "" if path.is_dir() else f"{stamp.st_size} {stamp.st_mtime_ns}"
-    return Files(path, members, _signature(seed, members))
+    seed = "" if path.is_dir() else f"{status.st_size} {status.st_mtime_ns}"
+    return Files(path, members, _signature(seed, members), sorted(skipped), hidden)
 
 
 def read(member: Member) -> bytes:
@@ -120,18 +181,32 @@ def read(member: Member) -> bytes:
     zipfile would parse the directory of all members again in each process and hold one lock for all threads.
 
     Raises:
-        UnreadableMember: gone, unreadable, damaged, encrypted, or larger than `MAX_MEMBER_BYTES`.
+        UnreadableMember: gone, unreadable, damaged, encrypted, no plain file, or larger than `MAX_MEMBER_BYTES`.
     """
-    if member.size > MAX_MEMBER_BYTES:
-        raise UnreadableMember(f"{member.size:,} bytes, more than any image has")
+    if (size := max(member.size, member.place.compressed if member.place else 0)) > MAX_MEMBER_BYTES:
+        raise UnreadableMember(f"{size:,} bytes, more than any image has")
     try:
         if member.place is None:
-            return Path(member.container, member.name).read_bytes()
+            return _read_plain(Path(member.container, member.name))
         return _read_zipped(member.container, member.size, member.place)
     except OSError as error:
         raise UnreadableMember(error.strerror or str(error)) from None
     except (zlib.error, struct.error) as error:
         raise UnreadableMember(f"damaged in the zip: {error}") from None
+
+
+def head(member: Member) -> bytes:
+    """The first bytes of a file, `formats.HEAD` at most; none where it cannot be read."""
+    try:
+        if member.place is None:
+            return _read_plain(Path(member.container, member.name), whole=False)
+        with Path(member.container).open("rb") as file:
+            data = _packed(file, member.place, 2 * formats.HEAD)
+        if member.place.method == zipfile.ZIP_DEFLATED:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, formats.HEAD)
+        return data[: formats.HEAD]
+    except (OSError, UnreadableMember, zlib.error, struct.error):
+        return b""
 
 
 def same_content(members: list[Member]) -> bool:
@@ -143,16 +218,27 @@ def same_content(members: list[Member]) -> bool:
     return len({hashlib.sha256(read(member)).digest() for member in members}) == 1
 
 
+def printable(name: str) -> str:
+    """A file's name as text that any table and terminal takes: bytes that are not UTF-8, and control characters, in
+    hex."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _read_plain(path: Path, whole: bool = True) -> bytes:
+    """A plain file, or only its head. Never waits, as opening a pipe would."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableMember(f"{_KINDS.get(stat.S_IFMT(status.st_mode), 'a folder')} by now, no plain file")
+        if status.st_size > MAX_MEMBER_BYTES:
+            raise UnreadableMember(f"{status.st_size:,} bytes by now, more than any image has")
+        return file.readall() if whole else file.read(formats.HEAD)
+
+
 def _read_zipped(container: str, size: int, place: ZipPlace) -> bytes:
-    if place.encrypted or place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnreadableMember("encrypted" if place.encrypted else f"unsupported zip compression {place.method}")
     with Path(container).open("rb") as file:
-        file.seek(place.offset)
-        signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-        if signature != b"PK\x03\x04":
-            raise UnreadableMember("damaged in the zip: no header where its directory points")
-        file.seek(name_length + extra_length, os.SEEK_CUR)
-        data = file.read(place.compressed)
+        data = _packed(file, place, place.compressed)
     if place.method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     if len(data) != size or zlib.crc32(data) != place.crc:
@@ -160,51 +246,135 @@ def _read_zipped(container: str, size: int, place: ZipPlace) -> bytes:
     return data
 
 
-def _list_zip(path: Path, prefix: str) -> Iterator[Member]:
+def _packed(file: BinaryIO, place: ZipPlace, most: int) -> bytes:
+    """The first bytes of a member as they stand in the zip, at most `most`."""
+    if place.encrypted or place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UnreadableMember("encrypted" if place.encrypted else f"unsupported zip compression {place.method}")
+    file.seek(place.offset)
+    signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    if signature != b"PK\x03\x04":
+        raise UnreadableMember("damaged in the zip: no header where its directory points")
+    file.seek(name_length + extra_length, os.SEEK_CUR)
+    return file.read(min(most, place.compressed))
+
+
+def _listed(path: Path, mode: int, skipped: list[Skipped], hidden: Counter[str]) -> Iterator[Member]:
+    if stat.S_ISDIR(mode):
+        yield from _list_folder(path, skipped, hidden)
+    elif not stat.S_ISREG(mode):
+        raise UserError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}: name a folder, a zip or a picture")
+    else:
+        alone = Member(str(path.parent), path.name, printable(path.name), path.stat().st_size)
+        if alone.is_image or path.suffix.lower() == ".parquet":
+            yield alone
+        else:
+            yield from _list_zip(path, "", skipped, hidden)
+
+
+def _list_zip(path: Path, prefix: str, skipped: list[Skipped], hidden: Counter[str]) -> Iterator[Member]:
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except zipfile.BadZipFile as error:
+    except UnicodeDecodeError:
+        raise UserError(f"{path} holds names that say they are UTF-8 and are not; pack it again") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         raise UserError(f"{path} is not a whole zip file ({error}); download it again") from None
     for info in infos:
-        if not info.is_dir():
+        name = _zip_name(info)
+        label, kind = prefix + printable(name), stat.S_IFMT(info.external_attr >> 16)
+        if tool := _hidden_part(name):
+            hidden[printable(tool)] += not info.is_dir()
+        elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            skipped.append(Skipped(label, "no plain file", f"{_KINDS.get(kind, 'special')} in a zip; not read"))
+        elif not info.is_dir():
             encrypted = bool(info.flag_bits & 1)
             place = ZipPlace(info.header_offset, info.compress_size, info.compress_type, info.CRC, encrypted)
-            yield Member(str(path), info.filename, prefix + info.filename, info.file_size, place)
+            yield Member(str(path), name, label, info.file_size, place)
 
 
-def _listed(path: Path) -> Iterator[Member]:
-    if path.is_dir():
-        yield from _list_folder(path)
-    elif path.suffix.lower() in (*PICTURES, ".parquet"):
-        yield Member(str(path.parent), path.name, path.name, _size(path))
-    else:
-        yield from _list_zip(path, "")
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """The member's name; macOS and Linux write UTF-8 without saying so, which zipfile takes for DOS's letters."""
+    if info.flag_bits & _UTF8_NAME or info.filename.isascii():
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
-def _list_folder(root: Path) -> Iterator[Member]:
-    def refuse(error: OSError) -> None:
-        raise error
+def _list_folder(root: Path, skipped: list[Skipped], hidden: Counter[str]) -> Iterator[Member]:
+    def unreadable(error: OSError) -> None:
+        if error.filename == str(root):
+            raise error
+        relative = Path(error.filename).relative_to(root).as_posix()
+        skipped.append(Skipped(printable(relative), "unreadable", f"a folder: {error.strerror}"))
 
-    for folder, _, names in os.walk(root, onerror=refuse):
-        for name in names:
+    for folder, folders, names in os.walk(root, onerror=unreadable):
+        plain = [name for name in folders if not _hidden_part(name)]
+        hidden.update(printable(name) for name in (*folders, *names) if _hidden_part(name))
+        links = [name for name in plain if Path(folder, name).is_symlink()]
+        folders[:] = sorted(set(plain) - set(links))
+        named = [printable(Path(folder, name).relative_to(root).as_posix()) for name in folders if _is_named(name)]
+        skipped.extend(Skipped(name, "no plain file", "a folder: what is in it is read") for name in named)
+        for name in (*links, *(name for name in names if not _hidden_part(name))):
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
-            if _INNER_ZIP.fullmatch(name):
-                yield from _list_zip(path, f"{relative}/")
+            if detail := _why_not_opened(path, root):
+                skipped.append(Skipped(printable(relative), "no plain file", detail))
+            elif _INNER_ZIP.fullmatch(name):
+                yield from _list_zip(path, f"{printable(relative)}/", skipped, hidden)
             else:
-                yield Member(str(root), relative, relative, _size(path))
+                yield Member(str(root), relative, printable(relative), _size(path))
+
+
+def _why_not_opened(path: Path, root: Path) -> str | None:
+    """Why an entry of a folder is never opened; None for a plain file, and for a link to one in the same folder."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return "gone since the folder was listed"
+    if stat.S_ISREG(mode):
+        return None
+    if not stat.S_ISLNK(mode):
+        return _KINDS.get(stat.S_IFMT(mode), "special")
+    try:
+        target = path.resolve(strict=True)
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return "a link to nothing"
+    except (OSError, RuntimeError):  # Python before 3.13 raises RuntimeError for a loop
+        return "a link that leads nowhere (a loop, or a folder one may not enter)"
+    if not target.is_relative_to(root):
+        return "a link that leaves the folder; copy what it points to"
+    if stat.S_ISDIR(mode):
+        return "a link to a folder that is read where it stands"
+    return None if stat.S_ISREG(mode) else f"a link to {_KINDS.get(stat.S_IFMT(mode), 'something special')}"
+
+
+def _hidden_part(name: str) -> str | None:
+    """The part of a path that is hidden or a tool's, such as `.ipynb_checkpoints`."""
+    parts = name.replace("\\", "/").split("/")
+    return next((part for part in parts if part.lower() in _TOOLS or (part[:1] == "." and part.strip("."))), None)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+def _is_named(name: str) -> bool:
+    """Whether a name ends as pictures do."""
+    return name.lower().endswith((*formats.SUFFIXES, *formats.CAMERA_RAW))
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0  # a dangling link is listed, and fails when read
+    return path.stat().st_size if path.exists() else 0  # gone by now: it is listed, and fails when it is read
 
 
 def _signature(seed: str, members: list[Member]) -> str:
     digest = hashlib.sha256(seed.encode())
     for member in members:
         stamp = member.place.crc if member.place else _modified(Path(member.container, member.name))
-        digest.update(f"{member.label}\0{member.size}\0{stamp}\n".encode(errors="surrogateescape"))
+        digest.update(f"{member.label}\0{member.size}\0{stamp}\n".encode())
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 import pandas as pd
 
+from ham_ray.data import formats
 from ham_ray.diagnoses import code_of
 
 # One list for all columns, in lower case. A lesion of such a "name" would put unrelated images into one fold.
@@ -137,4 +138,6 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
 
 
 def _loose(image_id: str) -> str:
-    return re.sub(r"(\.(jpe?g|png|bmp|gif|tiff?|webp)|\.0)$", "", image_id.casefold())
+    folded = image_id.casefold()
+    suffix = next((suffix for suffix in (*formats.SUFFIXES, ".0") if folded.endswith(suffix)), "")
+    return folded.removesuffix(suffix)

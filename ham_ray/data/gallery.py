@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.data import archives, images, layouts, pictures
-from ham_ray.data.archives import PICTURES, Member
+from ham_ray.data import archives, formats, images, layouts, pictures
+from ham_ray.data.archives import Files, Member
 from ham_ray.data.images import CARD, Images, open_images, read_pixels
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
+
+BESIDE = ("no picture", "segmentation mask", "copy")  # reasons by which nothing is lost
 
 
 class Loaded(NamedTuple):
@@ -44,6 +47,16 @@ class Gallery(Protocol):
         """Names the content."""
         ...
 
+    @property
+    def left_out(self) -> list[Finding]:
+        """Files of the place that are no images to be predicted, or are never opened; each with its reason."""
+        ...
+
+    @property
+    def hidden(self) -> Counter[str]:
+        """Hidden entries and those of tools, by name: not looked into."""
+        ...
+
     def load(self, rows: slice) -> Loaded:
         """Read and decode a stretch of the rows."""
         ...
@@ -65,6 +78,16 @@ class TableGallery:
         """The table's fingerprint."""
         return self.images.fingerprint
 
+    @property
+    def left_out(self) -> list[Finding]:
+        """Nothing: ingest has listed it."""
+        return []
+
+    @property
+    def hidden(self) -> Counter[str]:
+        """Nothing."""
+        return Counter()
+
     def load(self, rows: slice) -> Loaded:
         """What cannot be read was left out by ingest."""
         chosen = self.images.rows.iloc[rows]
@@ -80,6 +103,8 @@ class FileGallery:
     files: list[Member]  # in the order of rows
     size: int
     geometry: str
+    left_out: list[Finding] = field(default_factory=list)
+    hidden: Counter[str] = field(default_factory=Counter)
 
     def load(self, rows: slice) -> Loaded:
         """Bad pictures are findings."""
@@ -107,14 +132,17 @@ def open_gallery(place: str, size: int, geometry: str) -> Gallery:
         return _table(open_images(place), size, geometry)
     files = archives.list_files(place)
     safe = [member for member in files.members if member.is_safe]
-    found = [member for member in safe if member.ends_in(PICTURES)]
+    found = [member for member in safe if member.is_image]
+    metadata = _metadata(place, safe)
+    left_out = _left_out(files, {*found}, {*metadata["file"]})
     if not found:
-        kinds = Counter(Path(member.name).suffix.lower() or "no suffix" for member in files.members)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
-        raise UserError(f"--images {place}: no picture in it ({', '.join(PICTURES)}); found {told}")
-    named = _named(found)
-    known = _metadata(place, safe).reindex(list(named)).reset_index(names="image_id")
-    return FileGallery(completed(known), files.signature, list(named.values()), size, geometry)
+        raise UserError(f"--images {place}: no picture in it ({', '.join(formats.READ)}); found {_kinds(left_out)}")
+    named, copies = _named(found)
+    known = metadata.reindex(list(named)).reset_index(names="image_id")
+    signature = files.signature + ("heic" if _needs_heic(found) else "")
+    return FileGallery(
+        completed(known), signature, list(named.values()), size, geometry, [*left_out, *copies], files.hidden
+    )
 
 
 def thumbnails(place: str, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
@@ -139,25 +167,69 @@ def _table(table: Images, size: int, geometry: str) -> TableGallery:
     return TableGallery(table)
 
 
-def _named(members: list[Member]) -> dict[str, Member]:
+def _named(members: list[Member]) -> tuple[dict[str, Member], list[Finding]]:
     """Files by image_id, sorted: by the name without folder and suffix where no two share it, else by more of it.
 
-    Copies of the same bytes are one image.
+    Copies of the same bytes are one image; the others are findings.
     """
     same: dict[str, list[Member]] = {}
     for member in members:
         same.setdefault(member.image_id, []).append(member)
-    named: dict[str, Member] = {}
-    for image_id, copies in same.items():
-        if len(copies) == 1 or archives.same_content(copies):
-            named[image_id] = copies[0]
-        else:
-            named |= {member.label: member for member in copies}
-    return dict(sorted(named.items()))
+    named = {image_id: copies[0] for image_id, copies in same.items() if len(copies) == 1 or _equal(copies)}
+    different = [member for image_id, copies in same.items() if image_id not in named for member in copies]
+    for member in different:
+        alike = (f"{member.label} ({number})" for number in itertools.count(2))
+        named[next(name for name in itertools.chain([member.label], alike) if name not in named)] = member
+    copies = [
+        Finding(copy.label, image_id, "copy", f"the same bytes as {named[image_id].label}, predicted once")
+        for image_id, members in same.items()
+        if image_id in named and members[0] is named[image_id]
+        for copy in members[1:]
+    ]
+    return dict(sorted(named.items())), copies
+
+
+def _equal(copies: list[Member]) -> bool:
+    """Whether files hold the same bytes; no, where one of them cannot be read."""
+    try:
+        return archives.same_content(copies)
+    except archives.UnreadableMember:
+        return False
 
 
 def _metadata(place: str, members: list[Member]) -> pd.DataFrame:
-    """What an archive's metadata says, by image_id; empty for a folder without."""
+    """What an archive's metadata says, by image_id, and the `file` it stands in; empty for a folder without."""
     if layouts.recognise(members) is None:
-        return pd.DataFrame()
+        return pd.DataFrame({"file": []})
     return once(layouts.open_archive(place).metadata).set_index("image_id")
+
+
+def _left_out(files: Files, images: set[Member], metadata: set[str]) -> list[Finding]:
+    """What is in a place beside images and their metadata, as lines of quarantine.csv."""
+    return [Finding(entry.file, entry.image_id, entry.reason, entry.detail) for entry in files.skipped] + [
+        _beside(member) for member in files.members if member not in images and member.label not in metadata
+    ]
+
+
+def _beside(member: Member) -> Finding:
+    if not member.is_safe:
+        return Finding(member.label, "", "unsafe name", "leads out of the archive; not read")
+    if member.is_mask:
+        return Finding(member.label, "", "segmentation mask", "the outline of a lesion, no image of it")
+    suffix = Path(member.label).suffix.lower()
+    if suffix == ".zip":
+        return Finding(member.label, "", "zip", "a zip inside is not read: unpack it")
+    return Finding(member.label, "", "no picture", suffix or "neither its name nor its content is a picture's")
+
+
+def _kinds(findings: list[Finding]) -> str:
+    """What was left out, in short."""
+    suffixes = Counter(Path(finding.file).suffix.lower() or "no suffix" for finding in findings)
+    return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing else"
+
+
+def _needs_heic(members: list[Member]) -> bool:
+    """Whether what is read depends on the package for HEIC, which is there."""
+    return "HEIF" in pictures.readers() and any(
+        member.file_name.lower().endswith((".heic", ".heif", ".hif")) for member in members
+    )

@@ -165,6 +165,7 @@ class _Ingest:
             "encoding": pictures.ENCODING,
             "chunk": CHUNK,
             "pillow": PIL.__version__,
+            "readers": list(pictures.readers()),
         }
 
     def _judge(self, findings: list[Finding], good: int) -> None:

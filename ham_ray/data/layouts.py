@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from ham_ray.data import archives, cells, huggingface, isic_cli, user_tables
-from ham_ray.data.archives import Files, Member
+from ham_ray.data.archives import Files, Member, Skipped
 from ham_ray.data.images import CARD
 from ham_ray.diagnoses import CODES, code_of
 from ham_ray.errors import UserError, unknown_name
@@ -46,6 +46,7 @@ class Archive:
     `metadata` has the columns of `COLUMNS` and `file` (where the row stands), all strings as `cells.cleaned` leaves
     them, "" where nothing is given; its rows are unchecked. `images` maps an image_id to its files: more than one where
     the archive repeats it. Pictures `packed` in Parquet files can be read after `huggingface.unpacked`.
+    `skipped` are entries that are never opened.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Archive:
     synthetic: bool = False
     notes: list[str] = field(default_factory=list)
     packed: tuple[Path, ...] = ()
+    skipped: list[Skipped] = field(default_factory=list)
 
     @property
     def partitions(self) -> list[str]:
@@ -77,6 +79,7 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
     layout = layout or _recognised(files.path, safe)
     notes: list[str] = []
     tables = _READERS[layout](files, safe, notes)
+    notes += files.beside()
     metadata = pd.concat(tables, ignore_index=True).reindex(columns=[*COLUMNS, "file"]).astype(object).fillna("")
     metadata, said = cells.cleaned(metadata)
     packed = _packed(safe) if layout == "huggingface" else []
@@ -92,6 +95,7 @@ def open_archive(archive: str | Path, layout: str | None = None) -> Archive:
         synthetic=any(member.file_name == SYNTHETIC_MARKER for member in safe),
         notes=[*notes, *said, *matched],
         packed=tuple(Path(member.container, member.name) for member in packed),
+        skipped=files.skipped,
     )
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
+
+from ham_ray.data import formats
 
 GEOMETRIES = ("crop", "squash")
 ENCODING = "webp-lossless"
 MAX_PIXELS = 64_000_000  # HAM10000's originals have 270,000
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
+_PLUGINS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")  # no other: some run programs
+_REMEDIES = {
+    "HEIC": "pip install 'ham_ray[heic]', or convert it to JPEG or PNG",
+    "RAW": "a camera's raw data; develop it to JPEG or PNG",
+    "DICOM": "export it to PNG",
+}
+_DNG_VERSION, _SUBFILE = 50706, 254  # TIFF
 _LEVELS = np.arange(256)
 _ORIENTATION = 0x0112  # EXIF
 
@@ -75,7 +85,7 @@ def strict_headers() -> Iterator[None]:
 
 def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Image]:
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=readers()) as image:
             width, height = image.size
             _refuse_odd(image)
             # libjpeg decodes at 1/2, 1/4 or 1/8 at no cost, never below the size asked for (53 dB from the full one).
@@ -87,20 +97,53 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadPicture("too many pixels", str(error)) from None
     except UnidentifiedImageError:
-        if data.startswith(_SIGNATURES):
-            raise BadPicture("truncated", f"the header breaks off; {len(data):,} bytes") from None
-        raise BadPicture("not an image", f"{len(data):,} bytes, starts with {data[:8]!r}") from None
+        raise _unidentified(data) from None
     except Exception as error:  # of damaged bytes Pillow raises whatever its parsers run into
-        raise BadPicture("truncated", f"{error}" or type(error).__name__) from None
+        raise BadPicture("truncated", _without_content(error)) from None
     box = _centre_square(*rgb.size) if geometry == "crop" else None
     return width, height, rgb.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+@functools.cache
+def readers() -> tuple[str, ...]:
+    """Pillow's readers of the formats that are read, that of HEIC where its package is installed."""
+    Image.init()
+    names: tuple[str, ...] = _PLUGINS
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+        names = (*names, "HEIF")
+    except ImportError:
+        pass
+    return tuple(name for name in names if name in Image.OPEN)
+
+
+def _unidentified(data: bytes) -> BadPicture:
+    """What a file is that none of the readers takes. Never its bytes: they may be of a file that nobody meant."""
+    kind = formats.kind(data[: formats.HEAD])
+    unread = {"HEIC": "HEIF" not in readers(), "AVIF": not features.check("avif")}
+    if kind in formats.READ and not unread.get(kind):
+        return BadPicture("truncated", f"the header breaks off; {len(data):,} bytes")
+    if formats.is_picture(kind):
+        return BadPicture(kind, f"{kind} is not read: {_REMEDIES.get(kind, 'convert it to JPEG or PNG')}")
+    return BadPicture("not an image", f"{kind or 'unknown content'}, {len(data):,} bytes")
+
+
+def _without_content(error: Exception) -> str:
+    """What Pillow says of damage, without the bytes of the file that some of its messages quote."""
+    text = str(error)
+    return text if re.fullmatch(r"image file is truncated[\w ()]*", text) else f"damaged ({type(error).__name__})"
 
 
 def _refuse_odd(image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise BadPicture("too many pixels", f"{width}×{height} announced, more than {MAX_PIXELS:,} pixels")
-    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a camera's preview is no frame
+    if image.format == "TIFF" and (_DNG_VERSION in image.tag_v2 or image.tag_v2.get(_SUBFILE, 0) & 1):  # type: ignore[attr-defined]
+        raise BadPicture("RAW", f"RAW is not read: {_REMEDIES['RAW']}")  # else its thumbnail would be taken for it
+    # A camera's preview is no frame, and of a HEIC the first picture is the one that viewers show.
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format not in ("MPO", "HEIF"):
         raise BadPicture("several frames", f"{frames} frames, one picture is wanted")
 
 
@@ -112,10 +155,13 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         raise BadPicture(
             "unknown brightness", f"{image.mode!r}: 32 bits a pixel, and nothing says which value is white"
         )
-    if image.has_transparency_data:  # on white, as viewers show it: what lies below is often black
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    try:
+        if image.has_transparency_data:  # on white, as viewers show it: what lies below is often black
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return image.convert("RGB")
+    except ValueError:  # Pillow knows no way from every colour space
+        raise BadPicture("unknown colours", f"{image.mode!r}: convert it to RGB") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

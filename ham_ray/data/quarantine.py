@@ -67,6 +67,7 @@ def check_metadata(archive: Archive) -> tuple[pd.DataFrame, list[Finding]]:
     findings += [
         Finding(member.label, "", "unsafe name", "leads out of the archive; not read") for member in archive.unsafe
     ]
+    findings += [Finding(entry.file, entry.image_id, entry.reason, entry.detail) for entry in archive.skipped]
     return metadata[~bad].sort_values("image_id", ignore_index=True), findings
 
 

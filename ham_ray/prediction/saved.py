@@ -5,27 +5,22 @@ Only Keras's own `.keras` files are opened, in safe mode: JSON and arrays, no pi
 
 from __future__ import annotations
 
-import io
-import json
 import tempfile
-import zipfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ham_ray import storage
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
+from ham_ray.prediction import beside, keras_file
 from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, WINNER
 
 if TYPE_CHECKING:
     import keras
 
-_CONFIG = "config.json"  # in a .keras file: its layers
 _IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")
 
 
@@ -83,17 +78,26 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
     float32.
 
     Raises:
-        UserError: the file holds code, or is damaged.
+        UserError: see `keras_file.open_file`; or what it describes cannot be built or filled.
     """
     import keras  # here: what `find` tells is known before TensorFlow starts
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, MODEL)
-        path.write_bytes(storage.read_bytes(uri))
+        file = keras_file.open_file(uri)
+        path.write_bytes(file.content)
         try:
-            model = keras.models.load_model(path, compile=False, safe_mode=True)
-        except (ValueError, TypeError, OSError, KeyError) as error:
-            raise UserError(f"--model {uri} cannot be loaded safely: {str(error).splitlines()[0]}") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of arrays that it skips: they are counted below
+                model = keras.models.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:  # of a wrong description or missing variables Keras raises whatever it runs into
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(f"--model {uri} cannot be loaded: {reason}; save or copy it again") from None
+    if len(model.variables) != file.arrays:  # Keras warns of some that are missing, and leaves them random
+        raise UserError(
+            f"--model {uri} cannot be loaded: it describes {len(model.variables)} arrays of weights and holds "
+            f"{file.arrays}; save or copy it again"
+        )
     return _lowered(model) if precision == "bfloat16" else model
 
 
@@ -104,119 +108,43 @@ def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:
 
 
 def _run(name: str, model: str, folder: str) -> Saved:
-    calibration = _json(storage.join(folder, CALIBRATION))
     return Saved(
         name=name,
         members={model: 1.0},
-        size=check(model),
-        geometry=(_json(storage.join(folder, DATA_CARD)) or {}).get("geometry"),
-        calibration=Calibration(**calibration) if calibration else None,
-        splits=_splits(storage.join(folder, SPLIT)),
-        weights=(_json(storage.join(folder, METRICS)) or {}).get("info", {}).get("weights"),
+        size=keras_file.open_file(model).size,
+        geometry=beside.geometry(storage.join(folder, DATA_CARD)),
+        calibration=beside.calibration(storage.join(folder, CALIBRATION)),
+        splits=beside.splits(storage.join(folder, SPLIT)),
+        weights=beside.weights(storage.join(folder, METRICS)),
     )
 
 
 def _winner(name: str, folder: str) -> Saved:
     """The trainings that the finals averaged, each trial with equal weight."""
-    told = json.loads(storage.read_bytes(storage.join(folder, WINNER)))
-    if "members" not in told:
-        raise UserError(f"--model {name}: its {WINNER} names no models; run the search's command again, it adds them")
-    runs = {run: _run(run, storage.join(folder, run, MODEL), storage.join(folder, run)) for run in _flat(told)}
-    first = next(iter(runs.values()))
+    winner = beside.winner(storage.join(folder, WINNER))
+    names = [run for runs in winner.members for run in runs]
+    runs = {run: _run(run, storage.join(folder, run, MODEL), storage.join(folder, run)) for run in names}
+    first = runs[names[0]]
     return Saved(
         name=name,
         members={
-            place: 1.0 / len(told["members"]) / len(names)
-            for names in told["members"].values()
-            for place in (storage.join(folder, run, MODEL) for run in names)
+            storage.join(folder, run, MODEL): 1.0 / len(winner.members) / len(runs)
+            for runs in winner.members
+            for run in runs
         },
         size=first.size,
         geometry=first.geometry,
-        calibration=Calibration(**told["calibration"]),
+        calibration=winner.calibration,
         splits=_together([run.splits for run in runs.values()]),
-        views=told["views"],
+        views=winner.views,
         weights=first.weights,
     )
-
-
-def _flat(told: dict[str, Any]) -> list[str]:
-    return [run for names in told["members"].values() for run in names]
 
 
 def _together(found: list[dict[str, str]]) -> dict[str, str]:
     """Of several models: the first of `SPLITS` that an image or a group has in any of them."""
     every = {key for splits in found for key in splits}
     return {key: min((splits[key] for splits in found if key in splits), key=SPLITS.index) for key in every}
-
-
-def _splits(uri: str) -> dict[str, str]:
-    if not storage.exists(uri):
-        return {}
-    table = pd.read_parquet(io.BytesIO(storage.read_bytes(uri)))
-    return dict(zip(table["group_id"], table["split"], strict=True)) | dict(
-        zip(table["image_id"], table["split"], strict=True)
-    )
-
-
-def _json(uri: str) -> dict[str, Any] | None:
-    return json.loads(storage.read_bytes(uri)) if storage.exists(uri) else None
-
-
-def check(uri: str) -> int:
-    """The side of the images that a `.keras` file takes, from its description alone: no layer is built.
-
-    Raises:
-        UserError: not a Keras 3 file, damaged, with code in it, or none of this project's classifiers.
-    """
-    if not storage.exists(uri):
-        raise UserError(f"--model {uri}: no such file")
-    try:
-        with zipfile.ZipFile(io.BytesIO(storage.read_bytes(uri))) as archive:
-            config = json.loads(archive.read(_CONFIG))
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, KeyError, ValueError):
-        raise UserError(
-            f"--model {uri} is no Keras 3 file (.keras: a zip with a {_CONFIG}); other kinds of files are not opened, "
-            "they may hold code"
-        ) from None
-    if damaged:
-        raise UserError(f"--model {uri} is damaged: the checksum of its {damaged} does not hold; copy it again")
-    if foreign := sorted(_foreign(config)):
-        raise UserError(
-            f"--model {uri} cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign)}"
-        )
-    inner = config.get("config", {})
-    first, last = (inner.get("layers") or [{}])[0].get("config", {}), (inner.get("layers") or [{}])[-1].get("name")
-    shape, kind, classes = first.get("batch_shape") or [], first.get("dtype"), _units(config, "logits")
-    if (inner.get("name"), kind, last, classes) != ("ham_ray", "uint8", "probabilities", len(CODES)) or len(shape) != 4:
-        raise UserError(
-            f"--model {uri} is no classifier of this project: named {inner.get('name')!r}, it takes {kind} of shape "
-            f"{shape} and ends in {last!r} of {classes or 'unknown'} classes; expected 'ham_ray', uint8 images and "
-            f"'probabilities' of {len(CODES)}"
-        )
-    return int(shape[1])
-
-
-def _foreign(config: Any) -> set[str]:
-    """Names of what a model's description builds that is not Keras's own, or runs code out of the file."""
-    parts = list(config.values()) if isinstance(config, dict) else config if isinstance(config, list) else []
-    found = set().union(*map(_foreign, parts))
-    if isinstance(config, dict) and (name := config.get("class_name")):
-        module = config.get("module") or "keras"
-        if name == "Lambda" or module.partition(".")[0] not in ("keras", "builtins"):
-            found.add(f"{module}.{name}")
-    return found
-
-
-def _units(config: Any, name: str) -> int | None:
-    """The units of the layer of that name, at any depth of a model's description."""
-    if isinstance(config, dict):
-        if config.get("name") == name and "units" in config:
-            return int(config["units"])
-        config = list(config.values())
-    if isinstance(config, list):
-        return next((units for part in config if (units := _units(part, name)) is not None), None)
-    return None
 
 
 def _lowered(model: keras.Model) -> keras.Model:

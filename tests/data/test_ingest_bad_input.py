@@ -63,7 +63,7 @@ def png_header(width: int, height: int) -> bytes:
         (lambda data: data[: len(data) // 2], "truncated", "truncated"),
         (lambda data: data[:20], "truncated", "the header breaks off; 20 bytes"),
         (lambda data: b"", "not an image", "0 bytes"),
-        (lambda data: b"<html>404 Not Found</html>", "not an image", "starts with b'<html>40'"),
+        (lambda data: b"<html>404 Not Found</html>", "not an image", "HTML, 26 bytes"),
         (lambda data: png_header(9000, 8000), "too many pixels", "9000×8000 announced"),
         (lambda data: png_header(20_000, 20_000), "too many pixels", "400000000 pixels"),
         (lambda data: png_header(60, 45), "truncated", ""),

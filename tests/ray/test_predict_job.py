@@ -140,10 +140,46 @@ def test_nothing_readable_is_an_error(cluster, model, folder):
     place = folder / "nothing"
     place.mkdir()
     (place / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"not one of the 1 images .*could be read; see .*d.parquet.quarantine.csv"):
+    with pytest.raises(
+        UserError, match=r"not one of the 1 images .*read: 1 not an image; see .*d.parquet.quarantine.csv"
+    ):
         predicting.run(options(model, place, folder / "d.parquet"))
     assert "not an image" in (folder / "d.parquet.quarantine.csv").read_text()
     assert not (folder / "d.parquet").exists()
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_whatever_lies_in_the_folder_is_predicted_or_counted(cluster, model, pictures, folder, capsys, form):
+    """8 HEIC and a JPG: "1 images predicted", and nothing listed; a name that is not UTF-8: a traceback."""
+    place = folder / "any"
+    if not place.exists():
+        place.mkdir()
+        for number in range(4):
+            (place / f"p{number}.CR2").write_bytes(b"II*\0\x10\0\0\0CR\x02\0")
+        (place / "a.jpg").write_bytes((pictures / "p00.png").read_bytes())
+        Path(os.fsdecode(os.fsencode(place) + b"/caf\xe9.png")).write_bytes((pictures / "p01.png").read_bytes())
+        Path(os.fsdecode(os.fsencode(place) + b"/torn\xff.png")).write_bytes(b"x")
+        (place / "notes.txt").write_text("notes")
+        (place / ".ipynb_checkpoints").mkdir()
+        (place / ".ipynb_checkpoints" / "a-checkpoint.jpg").write_bytes((pictures / "p00.png").read_bytes())
+        os.mkfifo(place / "pipe.jpg")
+        (place / "secret.jpg").symlink_to("/etc/passwd")
+    out = folder / f"any.{form}"
+    manifest = predicting.run(options(model, place, out, format=form))
+    predicting.show(manifest, str(out))
+    told = capsys.readouterr().out
+    assert manifest["predicted"] == 2 and "2 images predicted" in told
+    assert "not predicted: 4 RAW, 2 no plain file, 1 not an image; see" in told
+    assert "! more files were not predicted (7) than predicted (2)" in told
+    assert "left out: 1 no picture; listed there too" in told
+    assert "not looked into: 1 (.ipynb_checkpoints)" in told
+    found = predictions.read(str(out)) if form == "parquet" else pd.read_csv(out)
+    assert found["image_id"].tolist() == ["a", r"caf\xe9"]
+    listed = pd.read_csv(f"{out}.quarantine.csv", keep_default_na=False)
+    assert set(listed["file"]) == {
+        *(f"p{number}.CR2" for number in range(4)), r"torn\xff.png", "notes.txt", "pipe.jpg", "secret.jpg"
+    }  # fmt: skip
+    assert listed["detail"].map(len).gt(0).all() and "root" not in Path(f"{out}.quarantine.csv").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,144 @@
+"""The files that a run or a search leaves beside its model, each read within limits and checked for its form."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from ham_ray import storage
+from ham_ray.data.pictures import GEOMETRIES
+from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError
+from ham_ray.evaluation.calibration import Calibration
+from ham_ray.evaluation.predictions import SPLITS
+
+MAX_JSON, MAX_TABLE = 64 << 20, 256 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Winner:
+    """What a search chose: the run folders of each of its trials, views of each image, and the calibration."""
+
+    members: list[list[str]]
+    views: int
+    calibration: Calibration
+
+
+def geometry(uri: str) -> str | None:
+    """How the images were made square, of a data card; None where there is no such file.
+
+    Raises:
+        UserError: damaged.
+    """
+    found = _json(uri).get("geometry")
+    _require(uri, found is None or found in GEOMETRIES, f"geometry is {found!r}")
+    return found
+
+
+def weights(uri: str) -> str | None:
+    """What the backbone started from, of a run's metrics; None where nothing says it.
+
+    Raises:
+        UserError: damaged.
+    """
+    info = _json(uri).get("info", {})
+    found = info.get("weights") if isinstance(info, dict) else info
+    _require(uri, found is None or isinstance(found, str), "info.weights is no text")
+    return found
+
+
+def calibration(uri: str) -> Calibration | None:
+    """The calibration in a file; None where there is no such file.
+
+    Raises:
+        UserError: damaged.
+    """
+    return _calibration(uri, found) if (found := _json(uri)) else None
+
+
+def winner(uri: str) -> Winner:
+    """What a search chose.
+
+    Raises:
+        UserError: damaged, or of a version that named no models.
+    """
+    found = _json(uri)
+    if "members" not in found:
+        raise UserError(f"{uri} names no models; run the search's command again, it adds them")
+    members = found["members"]
+    lists = list(members.values()) if isinstance(members, dict) else []
+    names = [name for runs in lists if isinstance(runs, list) for name in runs]
+    plain = all(isinstance(name, str) and name not in ("", ".", "..") and "/" not in name for name in names)
+    full = lists and all(isinstance(runs, list) and runs for runs in lists)
+    _require(uri, bool(full and plain), "members are no names of run folders")
+    views: Any = found.get("views")
+    _require(uri, isinstance(views, int) and 1 <= views <= 8, f"views is {views!r}, not 1 to 8")
+    return Winner(lists, views, _calibration(uri, found.get("calibration")))
+
+
+def splits(uri: str) -> dict[str, str]:
+    """The split of each image and of each group, by its id; empty where there is no such file.
+
+    Raises:
+        UserError: damaged.
+    """
+    if not storage.exists(uri):
+        return {}
+    try:
+        table = pd.read_parquet(io.BytesIO(storage.read_limited(uri, MAX_TABLE)))
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError):
+        raise _damaged(uri, "no Parquet table") from None
+    missing = [name for name in ("image_id", "group_id", "split") if name not in table]
+    _require(uri, not missing, f"no column {', '.join(missing)}")
+    _require(uri, bool(table["split"].isin(SPLITS).all()), f"a split is none of {', '.join(SPLITS)}")
+    return dict(zip(table["group_id"], table["split"], strict=True)) | dict(
+        zip(table["image_id"], table["split"], strict=True)
+    )
+
+
+def _calibration(uri: str, found: Any) -> Calibration:
+    try:
+        fitted = Calibration(**found)
+    except TypeError:
+        raise _damaged(uri, "no calibration") from None
+    numbers = [fitted.temperature, fitted.tau, *_values(fitted.prior), *_values(fitted.thresholds)]
+    finite = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
+    _require(uri, finite, "a number of its calibration is none")
+    _require(uri, fitted.temperature > 0, f"temperature is {fitted.temperature}, not above 0")
+    prior = _values(fitted.prior)
+    _require(uri, len(prior) == len(CODES) and min(prior) >= 0, f"prior is not {len(CODES)} shares")
+    return fitted
+
+
+def _values(part: Any) -> list[Any]:
+    """The numbers of a list or an object; of anything else NaN, which is refused."""
+    if isinstance(part, dict):
+        return list(part.values())
+    return list(part) if isinstance(part, list | tuple) else [math.nan]
+
+
+def _json(uri: str) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no such file."""
+    if not storage.exists(uri):
+        return {}
+    try:
+        found = json.loads(storage.read_limited(uri, MAX_JSON))
+    except (ValueError, RecursionError):
+        raise _damaged(uri, "no JSON") from None
+    _require(uri, isinstance(found, dict), f"a {type(found).__name__}, no object")
+    return found
+
+
+def _require(uri: str, holds: bool, fault: str) -> None:
+    if not holds:
+        raise _damaged(uri, fault)
+
+
+def _damaged(uri: str, fault: str) -> UserError:
+    return UserError(f"{uri} is damaged ({fault[:200]}): copy it again from its run, or move it away")

@@ -1,0 +1,217 @@
+"""`.keras` files, checked before anything of them is built: a zip of a description (JSON) and arrays (HDF5), no code.
+
+Limits are looked at before what they limit is read: a small file may unpack to gigabytes, or name what lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ham_ray import storage
+from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; ResNet50 has 180 kB and 97 MB
+MAX_BYTES = sum(LIMITS.values())
+MAX_DEPTH = 100  # of the description; ResNet50's is 17
+MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
+# What the models of this project are made of. Not all of Keras: some of its layers read files or run graphs of others.
+_LAYERS = (
+    *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer"),
+    *("MaxPooling2D", "Normalization", "ReLU", "Rescaling", "Softmax", "ZeroPadding2D"),
+)
+_ALLOWED = {
+    *(("keras.layers", name) for name in _LAYERS),
+    *(("keras.initializers", name) for name in ("GlorotUniform", "Ones", "Zeros")),
+    ("keras", "DTypePolicy"),
+    ("keras.src.models.functional", "Functional"),
+    ("keras.src.ops.numpy", "Flip"),
+    (None, "__keras_tensor__"),  # what connects layers: shape and type
+}
+_END = struct.Struct("<4s4xHHII")  # of a zip: signature, …, members here and in all, bytes of its directory, where
+_END_LENGTH, _END64_LENGTH, _MOST_COMMENT = 22, 20, 1 << 16
+
+
+@dataclass(frozen=True)
+class KerasFile:
+    """A checked file: its bytes, the side in pixels of the images that it takes, and how many arrays it holds."""
+
+    content: bytes
+    size: int
+    arrays: int
+
+
+def open_file(uri: str) -> KerasFile:
+    """Read and check a `.keras` file; no layer of it is built.
+
+    Raises:
+        UserError: not a Keras 3 file, over a limit, damaged, with code or weights that are no numbers in it, or none of
+            this project's classifiers.
+    """
+    if not storage.exists(uri):
+        raise UserError(f"--model {uri}: no such file")
+    content = storage.read_limited(uri, MAX_BYTES, "--model")
+    try:
+        config, weights = _unpacked(content)
+        size = _image_size(config)
+        arrays = _count_arrays(weights)
+    except _Refused as reason:
+        raise UserError(f"--model {uri} {reason}") from None
+    return KerasFile(content, size, arrays)
+
+
+class _Refused(Exception):
+    """Why a file is not taken: the rest of a sentence that begins with its name."""
+
+
+_OTHER = f"is no Keras 3 file (.keras: a zip with a {CONFIG}); other kinds of files are not opened, they may hold code"
+
+
+def _unpacked(content: bytes) -> tuple[Any, bytes]:
+    """The description and the bytes of the weights."""
+    _check_end(content)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            _check_members(archive.infolist())
+            config = _read(archive, CONFIG)
+            _read(archive, METADATA)
+            weights = _read(archive, WEIGHTS)
+    except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, EOFError, struct.error):
+        raise _Refused(_OTHER) from None
+    try:
+        return json.loads(config), weights
+    except RecursionError:
+        raise _Refused(f"is not taken: its {CONFIG} is nested too deep") from None
+    except ValueError as error:
+        raise _Refused(f"is damaged: its {CONFIG} is no JSON ({type(error).__name__}); copy it again") from None
+
+
+def _check_end(content: bytes) -> None:
+    """Refuse a zip of many members before zipfile makes an object of each."""
+    start = content.rfind(b"PK\x05\x06", max(0, len(content) - _END_LENGTH - _MOST_COMMENT))
+    if start < 0 or len(content) - start < _END_LENGTH:
+        raise _Refused(_OTHER)
+    _, here, members, directory, _ = _END.unpack_from(content, start)
+    many = content[max(0, start - _END64_LENGTH) : start].startswith(b"PK\x06\x07")  # only zips of 65,535 or over 4 GiB
+    if many or max(here, members) > len(LIMITS) or directory > 1 << 16:
+        raise _Refused(f"is no model of this project: a zip of more members than {', '.join(sorted(LIMITS))}")
+
+
+def _check_members(members: list[zipfile.ZipInfo]) -> None:
+    names = [member.filename for member in members]
+    if CONFIG not in names:
+        raise _Refused(_OTHER)
+    if len(set(names)) < len(names):
+        raise _Refused("is not taken: two of its members have one name; save the model again")
+    if wrong := sorted(set(names) ^ set(LIMITS)):
+        raise _Refused(f"is no model of this project: beside {CONFIG} it holds or lacks {', '.join(map(ascii, wrong))}")
+    for member in members:
+        if member.flag_bits & 1:
+            raise _Refused(f"is encrypted ({member.filename}): decrypt it first")
+        if member.file_size > LIMITS[member.filename]:
+            raise _Refused(
+                f"is not taken: its {member.filename} unpacks to {member.file_size:,} bytes, more than the "
+                f"{LIMITS[member.filename]:,} that are read"
+            )
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A member, as long as its directory says and no longer."""
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError):
+        raise _Refused(f"is damaged: the checksum of its {name} does not hold; copy it again") from None
+
+
+def _image_size(config: Any) -> int:
+    """The side of the images that the described classifier takes."""
+    objects = list(_objects(config))
+    if foreign := sorted(filter(None, map(_foreign, objects))):
+        raise _Refused(f"cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign[:5])}")
+    inner = _member(config, "config")
+    layers = _member(inner, "layers")
+    first, last = (layers[0], layers[-1]) if isinstance(layers, list) and layers else (None, None)
+    shape, kind = _member(_member(first, "config"), "batch_shape"), _member(_member(first, "config"), "dtype")
+    units = next((part.get("units") for part in objects if part.get("name") == "logits" and "units" in part), None)
+    named = (_member(inner, "name"), kind, _member(last, "name"), units)
+    square = isinstance(shape, list) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
+    if named != ("ham_ray", "uint8", "probabilities", len(CODES)) or not square:
+        raise _Refused(
+            f"is no classifier of this project: named {named[0]!r}, it takes {kind} of shape {shape or []} and ends in "
+            f"{named[2]!r} of {units or 'unknown'} classes; expected 'ham_ray', uint8 images and 'probabilities' of "
+            f"{len(CODES)}"[:400]
+        )
+    widths = [part[name] for part in objects for name in ("units", "filters") if name in part]
+    if not all(isinstance(width, int) and 0 < width <= MAX_WIDTH for width in widths):
+        raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
+    if not (isinstance(shape[1], int) and 0 < shape[1] <= MAX_SIDE):
+        raise _Refused(f"is not taken: images of {shape[1]!r} pixels, at most {MAX_SIDE:,} are possible")
+    return shape[1]
+
+
+def _objects(config: Any) -> Iterator[dict[str, Any]]:
+    """All JSON objects in a description, without recursion, which a deep one would exhaust."""
+    waiting = [(config, 0)]
+    while waiting:
+        part, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise _Refused(f"is not taken: its {CONFIG} is nested deeper than {MAX_DEPTH}")
+        if isinstance(part, dict):
+            yield part
+        children = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        waiting.extend((child, depth + 1) for child in children)
+
+
+def _foreign(part: dict[str, Any]) -> str | None:
+    """The name of what an object of the description builds, if it is not among what this project's models are made
+    of."""
+    if "class_name" not in part:
+        return None
+    module, name, registered = part.get("module"), part["class_name"], part.get("registered_name")
+    known = all(isinstance(text, str | None) for text in (module, name, registered)) and (module, name) in _ALLOWED
+    return None if known and registered in (None, name) else f"{module or 'keras'}.{name}"[:100]
+
+
+def _member(part: Any, name: str) -> Any:
+    return part.get(name) if isinstance(part, dict) else None
+
+
+def _count_arrays(content: bytes) -> int:
+    """How many arrays there are; none may lie elsewhere, be larger than it may be, or hold NaN or infinity."""
+    try:
+        with h5py.File(io.BytesIO(content), "r") as file:
+            links: dict[str, Any] = {}
+            file.visititems_links(links.__setitem__)
+            if elsewhere := [name for name, link in links.items() if not isinstance(link, h5py.HardLink)]:
+                raise _Refused(f"is not taken: its {WEIGHTS} holds links: {elsewhere[0]!a}")
+            arrays = {name: file[name] for name in links if isinstance(file[name], h5py.Dataset)}
+            _check_arrays(arrays)
+            return len(arrays)
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, MemoryError, UnicodeError) as error:
+        raise _Refused(f"is damaged: its {WEIGHTS} cannot be read ({type(error).__name__}); copy it again") from None
+
+
+def _check_arrays(arrays: dict[str, h5py.Dataset]) -> None:
+    if not arrays:
+        raise _Refused(f"is damaged: its {WEIGHTS} is empty")
+    for name, array in arrays.items():
+        if array.external or array.is_virtual or array.dtype.kind not in "fiu":
+            raise _Refused(f"is not taken: {name!a} in its {WEIGHTS} is no array of numbers within it")
+    if (total := sum(array.size * array.dtype.itemsize for array in arrays.values())) > LIMITS[WEIGHTS]:
+        raise _Refused(
+            f"is not taken: its weights take {total:,} bytes, more than the {LIMITS[WEIGHTS]:,} that are read"
+        )
+    for name, array in arrays.items():
+        if not np.isfinite(array[()]).all():
+            raise _Refused(f"is of no use: its weights {name!a} are not all finite (NaN or infinity)")
