@@ -269,8 +269,8 @@ def _is(process: psutil.Process, fault: str) -> bool:
         first = (process.cmdline() or [""])[0]
     except psutil.Error:
         return False
-    if fault == "worker":
-        return first.startswith("ray::") and not first.startswith("ray::IDLE")
+    if fault == "worker":  # not the agents of a node, whose loss ends its raylet
+        return first.startswith("ray::") and not first.startswith("ray::IDLE") and not first.endswith("Agent")
     return Path(first).name == {"raylet": "raylet", "gcs": "gcs_server"}[fault]
 
 
@@ -368,7 +368,7 @@ def _run(
 def _kill(ground: Ground, outcome: Outcome, expected: Reference, start: Start, chance: random.Random) -> str:
     """Wait for a random moment and kill; empty where the job ended before."""
     phase = chance.choice([*expected.phases])
-    delay = chance.uniform(0, expected.phases[phase])
+    delay = chance.uniform(0, 0.8 * expected.phases[phase])
     # A start that goes on may have nothing to do in the phase: then the next one counts.
     later = [*expected.phases][[*expected.phases].index(phase) :]
     pattern = "|".join(JOBS[outcome.job].phases.get(name, "") for name in later)
