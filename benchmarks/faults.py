@@ -124,9 +124,10 @@ JOBS = {
 
 @dataclass
 class Reference:
-    """What an uninterrupted run gave, and the seconds of each of its phases in their order."""
+    """What an uninterrupted run gave, all its files, and the seconds of each of its phases in their order."""
 
     tables: dict[str, pd.DataFrame]
+    files: set[str]
     phases: dict[str, float]
 
     @property
@@ -153,6 +154,7 @@ class Outcome:
     hung: str = ""
     repeated: int = 0
     tracebacks: int = 0
+    left: list[str] = field(default_factory=list)  # files that the reference run has not
     seconds: float = 0.0
 
     @property
@@ -164,6 +166,7 @@ class Outcome:
     def __str__(self) -> str:
         kills = "; ".join(self.kills) or "it ended before a kill"
         counts = f"{self.starts} starts, {self.repeated} epochs repeated, {self.tracebacks} tracebacks"
+        counts += f", {len(self.left)} files left ({', '.join(self.left[:3])})" if self.left else ""
         result = f"FAILED, see {self.folder}: {self.failure}" if self.failure else "ok"
         return (
             f"{self.number} {self.job} {self.setting} {self.fault}: {kills}: {counts}, {self.seconds:.0f} s: {result}"
@@ -225,22 +228,21 @@ class Ground:
 
     def strike(self, fault: str, setting: str, driver: Process, chance: random.Random) -> str:
         """Kill one process of that kind, or the host beside the driver's; return its name, empty if there is none."""
-        if fault == "driver":
-            driver.kill()
-            driver.wait()
-            return "driver"
         if fault == "node":
             self._broken = True
             self.cluster[1].kill()
             return self.cluster[1].address
-        found = [process for host in self.hosts(setting) for process in host.processes() if _is(process, fault)]
+        if fault == "driver":
+            found = _drivers(driver)
+        else:
+            found = [process for host in self.hosts(setting) for process in host.processes() if _is(process, fault)]
         if found:
             victim = chance.choice(sorted(found, key=lambda process: process.pid))
             with contextlib.suppress(psutil.NoSuchProcess):
                 name = Path(victim.cmdline()[0]).name
                 victim.kill()
-                self._broken |= fault != "worker" and setting == "cluster"
-                return name
+                self._broken |= fault in ("raylet", "gcs") and setting == "cluster"
+                return f"{name} {victim.pid}"
         return ""
 
     def give_up(self, setting: str, start: Start, folder: Path) -> None:
@@ -262,6 +264,15 @@ class Ground:
             host.start_ray(head=host is self.cluster[0])
         self.cluster.wait_for_nodes()
         self._broken = False
+
+
+def _drivers(job: Process) -> list[psutil.Process]:
+    """The process that was started on the host, which supervises, and the one that works."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        supervisor = psutil.Process(job.pid).children()[:1]
+        working = [child for one in supervisor for child in one.children() if child.cmdline() == one.cmdline()]
+        return supervisor + working
+    return []
 
 
 def _is(process: psutil.Process, fault: str) -> bool:
@@ -323,7 +334,7 @@ def reference(ground: Ground, name: str, inputs: Path, folder: Path, deadline: f
         raise RuntimeError(f"{name} fails without any fault, see {start.log}")
     ends = [*begun.values(), time.monotonic()][1:]
     seconds = {phase: end - begun[phase] for phase, end in zip(begun, ends, strict=True)}
-    return Reference(job.result(folder), seconds)
+    return Reference(job.result(folder), _files(folder), seconds)
 
 
 def experiment(ground: Ground, outcome: Outcome, inputs: Path, expected: Reference, deadline: float) -> None:
@@ -344,6 +355,7 @@ def experiment(ground: Ground, outcome: Outcome, inputs: Path, expected: Referen
             outcome.tracebacks += start.said.count("Traceback (most recent call last)")
     outcome.repeated = epochs.repeated
     outcome.seconds = time.monotonic() - began
+    outcome.left = sorted(_files(outcome.folder) - expected.files)
     if not outcome.lost and not outcome.hung:
         outcome.lost = _difference(expected.tables, JOBS[outcome.job].result(outcome.folder))
 
@@ -353,7 +365,8 @@ def _run(
 ) -> bool:
     """Kill in one start of the job and wait for its end; False where the job has to be started again."""
     before = len(outcome.kills)
-    while len(outcome.kills) < wanted and (kill := _kill(ground, outcome, expected, start, chance)):
+    most = before + 1 if outcome.fault == "driver" else wanted
+    while len(outcome.kills) < min(most, wanted) and (kill := _kill(ground, outcome, expected, start, chance)):
         outcome.kills.append(kill)
     start.wait(lambda: False)
     if start.process.returncode is None:
@@ -386,6 +399,12 @@ def _kill(ground: Ground, outcome: Outcome, expected: Reference, start: Start, c
     if not start.wait(struck):
         return ""
     return f"{victim} {delay:.1f} s into {phase} of start {outcome.starts}"
+
+
+def _files(folder: Path) -> set[str]:
+    """Paths of all files below the folder, but for the logs of this campaign."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in paths if not re.match(r"start-\d+\.log$|hung\.txt$", str(path))}
 
 
 def _difference(expected: dict[str, pd.DataFrame], found: dict[str, pd.DataFrame]) -> str:
@@ -423,13 +442,15 @@ def write_model(folder: str) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """The campaign in lines: kills tried, experiments lost and hung, epochs repeated, by job, setting and fault."""
-    form = "{:10} {:8} {:8} {:>11} {:>6} {:>5} {:>9} {:>5} {:>11}"
-    yield form.format("job", "setting", "fault", "experiments", "kills", "lost", "repeated", "hung", "tracebacks")
+    """The campaign in lines, by job, setting and fault: what was tried, lost, repeated, hung and left over."""
+    form = "{:10} {:8} {:8} {:>11} {:>6} {:>5} {:>9} {:>5} {:>11} {:>11}"
+    headings = "experiments", "kills", "lost", "repeated", "hung", "tracebacks", "files left"
+    yield form.format("job", "setting", "fault", *headings)
 
     def line(names: tuple[str, ...], of: list[Outcome]) -> str:
         counts = [len(of), sum(len(o.kills) for o in of), sum(bool(o.lost) for o in of)]
         counts += [sum(o.repeated for o in of), sum(bool(o.hung) for o in of), sum(o.tracebacks for o in of)]
+        counts.append(sum(len(o.left) for o in of))
         return form.format(*names, *counts)
 
     for names in sorted({(o.job, o.setting, o.fault) for o in outcomes}):

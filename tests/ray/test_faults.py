@@ -51,10 +51,12 @@ def outcome(ground: faults.Ground, folder: Path, kind: str, monkeypatch: pytest.
         lambda out: {"rows": pd.read_parquet(out / "rows.parquet").drop(columns=faults.TIMINGS, errors="ignore")},
     )
     monkeypatch.setitem(faults.JOBS, "job", job)
-    expected = faults.Reference({"rows": pd.DataFrame({"epoch": range(1, 11)})}, {"training": 0.5, "end": 0.1})
+    expected = faults.Reference(
+        {"rows": pd.DataFrame({"epoch": range(1, 11)})}, {"rows.parquet"}, {"training": 0.5, "end": 0.1}
+    )
     found = faults.Outcome(0, "job", "driver", "alone", folder / f"{kind}-1")
     found.folder.mkdir()
-    faults.experiment(ground, found, folder, expected, deadline=8)
+    faults.experiment(ground, found, folder, expected, deadline=8 if kind == "hangs" else 60)
     assert found.kills and found.starts == len(found.kills) + 1 - (kind in ("fails", "hangs")) * (len(found.kills) - 1)
     return found
 
@@ -75,6 +77,12 @@ def test_a_job_that_goes_on_is_fine(ground, tmp_path, monkeypatch):
 )
 def test_what_goes_wrong_is_named(ground, tmp_path, monkeypatch, kind, failure):
     assert failure in outcome(ground, tmp_path, kind, monkeypatch).failure
+
+
+def test_files_that_an_uninterrupted_job_does_not_leave_are_counted(ground, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "MOST_KILLS", 1)
+    left = outcome(ground, tmp_path, "good", monkeypatch).left
+    assert "run/checkpoints/epoch-00010.npz" in left and "rows.parquet" not in left
 
 
 def test_the_reference_is_timed_by_phase(ground, tmp_path, monkeypatch):
@@ -100,12 +108,12 @@ def test_the_same_seed_draws_the_same_experiments(tmp_path):
 
 def test_the_table_counts_by_job_setting_and_fault(tmp_path):
     one = faults.Outcome(0, "search", "driver", "alone", tmp_path, kills=["a", "b"], repeated=1)
-    two = faults.Outcome(1, "search", "driver", "alone", tmp_path, kills=["c"], lost="rows")
+    two = faults.Outcome(1, "search", "driver", "alone", tmp_path, kills=["c"], lost="rows", left=["x"])
     three = faults.Outcome(2, "predict", "node", "cluster", tmp_path, kills=["d"], hung="start 1", tracebacks=2)
     lines = [line.split() for line in faults.table([one, two, three])]
     assert lines[1:] == [
-        ["predict", "cluster", "node", "1", "1", "0", "0", "1", "2"],
-        ["search", "alone", "driver", "2", "3", "1", "1", "0", "0"],
-        ["all", "3", "4", "1", "1", "1", "2"],
+        ["predict", "cluster", "node", "1", "1", "0", "0", "1", "2", "0"],
+        ["search", "alone", "driver", "2", "3", "1", "1", "0", "0", "1"],
+        ["all", "3", "4", "1", "1", "1", "2", "1"],
     ]
     assert not one.failure and two.failure and three.failure
