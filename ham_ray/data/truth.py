@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def read_truth(place: str) -> Truth:
     """
     if storage.exists(storage.join(place, CARD)):
         return Truth(open_images(place).rows[list(COLUMNS)].set_index("image_id", drop=False), pd.Series(dtype=object))
-    if Path(place).is_file() and not zipfile.is_zipfile(place):
+    if Path(place).is_file() and not place.lower().endswith(".zip"):
         table, notes = layouts.read_labels(_member(Path(place)))
     else:
         archive = layouts.open_archive(place)
