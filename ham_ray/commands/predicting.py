@@ -27,7 +27,7 @@ from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.options.predict import Options
 from ham_ray.parts import Parts, work_folder, work_path
-from ham_ray.prediction import pipeline, saved
+from ham_ray.prediction import beside, pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
 from ham_ray.recipe import VIEWS
@@ -125,8 +125,9 @@ def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry:
 
 def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
     """The manifest at `place`, if it is of these predictions."""
-    found = json.loads(storage.read_bytes(place))
-    different = [name for name, value in identity.items() if found["identity"].get(name) != value]
+    found = beside.read_object(place)
+    known = found.get("identity")
+    different = [name for name, value in identity.items() if not isinstance(known, dict) or known.get(name) != value]
     if different:
         raise UserError(
             f"--out {out} holds predictions with other {', '.join(different)}; choose another --out, or delete it and "
@@ -164,6 +165,8 @@ def _write(
             f"not one of the {len(table)} images in {options.images} could be read: {reasons}; see {listed}"
         )
     frame = _frame(table[table["reason"] == ""], gallery, models, options.raw)
+    notes = saved.name_notes(models, frame["image_id"])
+    print(*notes, sep="\n", end="\n" if notes else "")
     with storage.writing(options.out) as path:
         if options.format == "parquet":
             predictions.write(frame, str(path))
@@ -173,7 +176,10 @@ def _write(
         "identity": identity,
         "environment": runs.environment(),
         "models": [{"name": m.name, "members": m.members, "weights": m.weights} for m in models],
-        "warnings": [NO_SPLIT.format(model.name) for model in models if not model.splits],
+        "warnings": [
+            *(NO_SPLIT.format(model.name) for model in models if not model.splits),
+            *notes,
+        ],
         "synthetic": predictions.drawn(frame),
         "images": options.images,
         "predicted": len(frame),

@@ -126,8 +126,8 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
     near: dict[str, list[str]] = defaultdict(list)
     if strange:
         for name in set(known) - set(ids):
-            near[_loose(name)].append(name)
-    found = {name: near[_loose(name)][0] for name in strange if len(near[_loose(name)]) == 1}
+            near[loose(name)].append(name)
+    found = {name: near[loose(name)][0] for name in strange if len(near[loose(name)]) == 1}
     times = Counter(found.values())
     found = {old: new for old, new in sorted(found.items()) if times[new] == 1}
     if not found:
@@ -137,7 +137,8 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
     return ids.map(lambda name: found.get(name, name)), [note + (", …" if len(found) > 1 else "")]
 
 
-def _loose(image_id: str) -> str:
+def loose(image_id: str) -> str:
+    """An image id without case and suffix: what is left when people write it as they like."""
     folded = image_id.casefold()
     suffix = next((suffix for suffix in (*formats.SUFFIXES, ".0") if folded.endswith(suffix)), "")
     return folded.removesuffix(suffix)

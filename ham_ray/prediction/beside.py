@@ -36,7 +36,7 @@ def geometry(uri: str) -> str | None:
     Raises:
         UserError: damaged.
     """
-    found = _json(uri).get("geometry")
+    found = read_object(uri).get("geometry")
     _require(uri, found is None or found in GEOMETRIES, f"geometry is {found!r}")
     return found
 
@@ -47,7 +47,7 @@ def weights(uri: str) -> str | None:
     Raises:
         UserError: damaged.
     """
-    info = _json(uri).get("info", {})
+    info = read_object(uri).get("info", {})
     found = info.get("weights") if isinstance(info, dict) else info
     _require(uri, found is None or isinstance(found, str), "info.weights is no text")
     return found
@@ -59,7 +59,7 @@ def calibration(uri: str) -> Calibration | None:
     Raises:
         UserError: damaged.
     """
-    return _calibration(uri, found) if (found := _json(uri)) else None
+    return _calibration(uri, found) if (found := read_object(uri)) else None
 
 
 def winner(uri: str) -> Winner:
@@ -68,7 +68,7 @@ def winner(uri: str) -> Winner:
     Raises:
         UserError: damaged, or of a version that named no models.
     """
-    found = _json(uri)
+    found = read_object(uri)
     if "members" not in found:
         raise UserError(f"{uri} names no models; run the search's command again, it adds them")
     members = found["members"]
@@ -102,6 +102,22 @@ def splits(uri: str) -> dict[str, str]:
     )
 
 
+def read_object(uri: str) -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no such file.
+
+    Raises:
+        UserError: over the limit, or no JSON object.
+    """
+    if not storage.exists(uri):
+        return {}
+    try:
+        found = json.loads(storage.read_limited(uri, MAX_JSON))
+    except (ValueError, RecursionError):
+        raise _damaged(uri, "no JSON") from None
+    _require(uri, isinstance(found, dict), f"a {type(found).__name__}, no object")
+    return found
+
+
 def _calibration(uri: str, found: Any) -> Calibration:
     try:
         fitted = Calibration(**found)
@@ -121,18 +137,6 @@ def _values(part: Any) -> list[Any]:
     if isinstance(part, dict):
         return list(part.values())
     return list(part) if isinstance(part, list | tuple) else [math.nan]
-
-
-def _json(uri: str) -> dict[str, Any]:
-    """The object in a file; an empty one where there is no such file."""
-    if not storage.exists(uri):
-        return {}
-    try:
-        found = json.loads(storage.read_limited(uri, MAX_JSON))
-    except (ValueError, RecursionError):
-        raise _damaged(uri, "no JSON") from None
-    _require(uri, isinstance(found, dict), f"a {type(found).__name__}, no object")
-    return found
 
 
 def _require(uri: str, holds: bool, fault: str) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ham_ray import storage
+from ham_ray.data import cells
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
@@ -47,6 +50,12 @@ class Saved:
     splits: dict[str, str]
     views: int = 1
     weights: str | None = None
+
+    @cached_property
+    def loose_splits(self) -> dict[str, str]:
+        """The split by `cells.loose` ids; of several alike the nearest to learning."""
+        pairs = sorted(self.splits.items(), key=lambda pair: SPLITS.index(pair[1]), reverse=True)
+        return {cells.loose(name): split for name, split in pairs}
 
 
 def find(place: str) -> Saved:
@@ -102,9 +111,29 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
 
 
 def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:
-    """The split of an image for several classifiers together: what one of them learned from is training."""
-    found = {one.splits.get(image_id) or one.splits.get(group_id, NEW) for one in saved}
+    """The split of an image for several classifiers together: what one of them learned from is training.
+
+    A name that differs from a known one in case or suffix alone is that image: as a new one it would flatter the model.
+    """
+    loose = cells.loose(image_id)
+    found = {one.splits.get(image_id) or one.splits.get(group_id) or one.loose_splits.get(loose, NEW) for one in saved}
     return next(split for split in SPLITS if split in found)
+
+
+def name_notes(saved: list[Saved], image_ids: Iterable[str]) -> list[str]:
+    """A line where names count as those of known images from which they differ in case or suffix alone."""
+    differing = [
+        image_id
+        for image_id in image_ids
+        if any(image_id not in one.splits and cells.loose(image_id) in one.loose_splits for one in saved)
+    ]
+    if not differing:
+        return []
+    some = ", ".join(differing[:3]) + (", …" if len(differing) > 3 else "")
+    return [
+        f"{len(differing):,} images have names that a model knows in another case or without suffix ({some}): "
+        "they count as those"
+    ]
 
 
 def _run(name: str, model: str, folder: str) -> Saved:

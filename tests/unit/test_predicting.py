@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from ham_ray.commands import predicting
+from ham_ray.errors import UserError
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
 
@@ -34,3 +35,16 @@ def test_each_member_of_an_ensemble_counts(tmp_path: Path):
 def test_other_pixels_of_the_same_files_are_other_predictions(tmp_path: Path):
     (tmp_path / "a").write_text("a")
     assert identity(tmp_path / "a") != identity(tmp_path / "a", geometry="squash")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"null", b"[" * 100_000])
+def test_a_damaged_manifest_beside_finished_predictions_is_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "a.manifest.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a.manifest.json is damaged \(.*\): copy it again"):
+        predicting._same(str(tmp_path / "a.manifest.json"), {"images": "s"}, "a")
+
+
+def test_a_manifest_of_something_else_is_refused_by_name(tmp_path: Path):
+    (tmp_path / "a.manifest.json").write_text('{"identity": 3}')
+    with pytest.raises(UserError, match="holds predictions with other images"):
+        predicting._same(str(tmp_path / "a.manifest.json"), {"images": "s"}, "a")

@@ -74,6 +74,24 @@ def test_the_split_of_an_image_is_the_nearest_to_learning(run: Path):
     assert saved.split_of([known], "d", "l4") == "new"
 
 
+def test_a_name_in_another_case_or_with_a_suffix_is_still_the_known_image():
+    """As a new image it would count in figures of a model that learned from it."""
+    splits = {"ISIC_1": "training", "ISIC_2": "test", "lesion": "validation", "a": "test", "A": "training"}
+    model = saved.Saved("m", {}, 32, None, None, splits)
+    expected = {
+        "isic_1": "training",
+        "ISIC_1.JPG": "training",
+        "isic_2.heic": "test",
+        "ISIC_3": "new",
+        "a": "test",
+        "a.png": "training",  # of two that are alike the nearest to learning
+    }
+    assert {name: saved.split_of([model], name, "?") for name in expected} == expected
+    (note,) = saved.name_notes([model], ["ISIC_1", "isic_1", "ISIC_2.jpg", "ISIC_3"])
+    assert note.startswith("2 images have names that a model knows in another case or without suffix (isic_1, ISIC_2")
+    assert saved.name_notes([model], ["ISIC_1", "new"]) == []
+
+
 def test_places_without_a_model_are_refused(run: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"no model there.*; name one of .*/run"):
         saved.find(str(run.parent))
