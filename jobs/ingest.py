@@ -4,6 +4,7 @@
     python jobs/ingest.py sample.zip --out images/sample --sample            # draws a small synthetic archive first
     ray job submit --working-dir . -- python jobs/ingest.py /shared/ham10000.zip --out s3://bucket/images
 
+Pictures: JPEG, PNG, BMP, GIF, TIFF, WebP, AVIF, JPEG 2000; HEIC with pip install 'ham_ray[heic]'. Others are listed.
 Two cores: the 10,015 images at 600×450 take about 20 seconds. Killed, it goes on with the same command. On a cluster of
 several nodes the work is spread over them.
 """
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def main(
-    archive: Annotated[str, typer.Argument(help="zip or folder, read in place")],
+    archive: Annotated[str, typer.Argument(help="zip or folder, read in place; pictures of any usual format")],
     out: Annotated[str, typer.Option(help="folder or URI of the table")],
     size: Annotated[int, typer.Option(help="side of the stored images in pixels")] = 128,
     geometry: Annotated[str, typer.Option(help="crop: the centre square; squash: the whole, bent")] = "crop",
