@@ -135,6 +135,10 @@ def open_gallery(place: str, size: int, geometry: str) -> Gallery:
     found = [member for member in safe if member.is_image]
     metadata = _metadata(place, safe)
     left_out = _left_out(files, {*found}, {*metadata["file"]})
+    if not found and layouts.recognise(safe) == "huggingface":
+        raise UserError(
+            f"--images {place}: pictures packed in Parquet; make a table of them first: jobs/ingest.py {place}"
+        )
     if not found:
         raise UserError(f"--images {place}: no picture in it ({', '.join(formats.READ)}); found {_kinds(left_out)}")
     named, copies = _named(found)

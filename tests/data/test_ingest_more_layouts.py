@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ham_ray.data import huggingface
+from ham_ray.data.gallery import open_gallery
 from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
@@ -262,3 +263,12 @@ def test_a_table_of_this_project_is_no_archive(builder, tmp_path):
     ingest(builder.to_folder(), tmp_path / "out", size=32)
     with pytest.raises(UserError, match="is a finished IMAGES table already: --data"):
         ingest(tmp_path / "out", tmp_path / "again", size=32)
+
+
+def test_prediction_takes_the_export_with_its_labels_and_names_the_remedy_for_parquet(builder, delimited, tmp_path):
+    export = builder.to_folder(isic_files(builder, delimited, isic_rows(builder.rows)), "export")
+    rows = open_gallery(str(export), 32, "crop").rows.set_index("image_id")
+    assert len(rows) == 42 and rows.loc["ISIC_0000001", ["label", "lesion_id"]].tolist() == [1, "HAM_0000001"]
+    hub = packed(builder, tmp_path / "hub", FILES)
+    with pytest.raises(UserError, match="pictures packed in Parquet; make a table of them first: jobs/ingest.py"):
+        open_gallery(str(hub), 32, "crop")

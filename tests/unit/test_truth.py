@@ -58,8 +58,8 @@ def test_what_is_none_of_the_seven_is_listed_with_counts_and_the_nearest(tmp_pat
     frame, warnings = labelled(tmp_path, table, ["wart", *NAMES[1:4], "melanomma", *NAMES[5:]])
     assert frame["y_true"].isna().tolist() == [place % 7 in (0, 4) for place in range(14)]
     assert warnings == [
-        "--truth: diagnoses that are none of the seven, their images are left out: 'wart' (2), 'melanomma' (2, nearest is "
-        "melanoma (mel))"
+        "--truth: diagnoses that are none of the seven, their images are left out: 'wart' (2), 'melanomma' (2, "
+        "nearest is melanoma (mel))"
     ]
     assert "4 of 14 images have no true label and are left out" in capsys.readouterr().out
 
