@@ -142,10 +142,10 @@ class Files:
         others = [Path(m.file_name).suffix.lower() or "no suffix" for m in self.members if m.is_other]
         lines = [
             (masks, "segmentation masks left out", []),
-            (len(others), "files left out that are no pictures", sorted({*others})),
+            (len(others), "files that are no pictures left out", sorted({*others})),
             (self.hidden.total(), "hidden files, folders and those of tools, not looked into", sorted(self.hidden)),
         ]
-        return [f"{count:,} {what}" + (f": {_some(names)}" if names else "") for count, what, names in lines if count]
+        return [f"{what}: {count:,}" + (f" ({_some(names)})" if names else "") for count, what, names in lines if count]
 
 
 def list_files(archive: str | Path) -> Files:

@@ -123,6 +123,8 @@ def _unidentified(data: bytes) -> BadPicture:
     """What a file is that none of the readers takes. Never its bytes: they may be of a file that nobody meant."""
     kind = formats.kind(data[: formats.HEAD])
     unread = {"HEIC": "HEIF" not in readers(), "AVIF": not features.check("avif")}
+    if kind == "TIFF":
+        return BadPicture(kind, "bits, channels or compression of a kind that is not read, or its header breaks off")
     if kind in formats.READ and not unread.get(kind):
         return BadPicture("truncated", f"the header breaks off; {len(data):,} bytes")
     if formats.is_picture(kind):

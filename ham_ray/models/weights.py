@@ -32,6 +32,7 @@ class Weights:
         return hashlib.sha256(self.content).hexdigest() if self.content is not None else None
 
 
+MAX_BYTES = 4 << 30
 RANDOM = Weights("random (none)")
 
 
@@ -50,7 +51,7 @@ def load_backbone(model: keras.Model, weights: Weights) -> None:
     """Load the weights into a backbone (a `keras.Model` without top).
 
     Raises:
-        UserError: the file's layers or shapes are not this backbone's.
+        UserError: the file's layers or shapes are not this backbone's, or its weights are not all finite.
     """
     if weights.content is None:
         return
@@ -61,14 +62,19 @@ def load_backbone(model: keras.Model, weights: Weights) -> None:
         file.flush()
         try:
             model.load_weights(file.name)
-        except (ValueError, OSError, KeyError, AttributeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except Exception as error:  # of another's or a damaged file Keras raises whatever it runs into
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"weights {weights.name} do not fit {model.name} without top: {reason}") from None
     skipped = [path for path, kernel in _kernels(model).items() if np.array_equal(kernel, before[path])]
     if skipped:
         raise UserError(
             f"weights {weights.name} do not fit {model.name} without top: they leave {len(skipped)} of {len(before)} "
             f"kernels as they were, the first {skipped[0]}"
+        )
+    if broken := [variable.path for variable in model.variables if not np.isfinite(variable.numpy()).all()]:
+        raise UserError(
+            f"weights {weights.name} are of no use: {len(broken)} arrays are not all finite (NaN or infinity), first "
+            f"{broken[0]}"
         )
 
 
@@ -83,7 +89,7 @@ def _read(spec: str) -> Weights:
         raise UserError(f"--weights: no file {spec!r}; give imagenet, none, or the path of a ResNet50 no-top .h5 file")
     if not name.endswith(".h5"):
         raise UserError(f"--weights: {spec!r} is not a .h5 file (Keras weights without top)")
-    return Weights(name, storage.read_bytes(spec), suffix)
+    return Weights(name, storage.read_limited(spec, MAX_BYTES, "--weights"), suffix)
 
 
 def _download() -> Weights:

@@ -77,6 +77,7 @@ UNREAD = {
     "words.jpg": (b"hello \xc3\xa4", "not an image", "text"),
     "noise.jpg": (bytes(range(128, 256)), "not an image", "unknown content"),
     "empty.jpg": (b"", "not an image", "empty, 0 bytes"),
+    "bands.tif": (tiff(tag277=5), "TIFF", "channels"),
     "torn.avif": (encoded("AVIF")[:60], "truncated", "breaks off"),
     "torn.webp": (encoded("WEBP")[:20], "truncated", ""),
     "notes.txt": (b"words", "no picture", ".txt"),
@@ -146,9 +147,9 @@ def test_ingest_takes_what_predict_takes(builder, tmp_path, without_heic):
     }
     report = ingest(builder.to_folder(), tmp_path / "out", size=32, max_quarantined=0.1)
     assert len(open_images(report.uri).rows) == 41 and report.quarantined == {"HEIC": 1}
-    assert "1 segmentation masks left out" in report.notes
-    assert "1 files left out that are no pictures: .mp4" in report.notes
-    assert "1 hidden files, folders and those of tools, not looked into: .DS_Store" in report.notes
+    assert "segmentation masks left out: 1" in report.notes
+    assert "files that are no pictures left out: 1 (.mp4)" in report.notes
+    assert "hidden files, folders and those of tools, not looked into: 1 (.DS_Store)" in report.notes
 
 
 def test_a_repaired_reader_makes_failed_parts_again(builder, tmp_path, without_heic):
