@@ -17,13 +17,16 @@ from typing import Any
 
 import optuna
 import pandas as pd
-import sqlalchemy.exc
+from optuna.exceptions import OptunaError
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from ham_ray import runs
 from ham_ray.errors import UserError
+from ham_ray.search import database
+from ham_ray.search.ownership import Ownership
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -176,25 +179,31 @@ def open_study(
     facts: dict[str, Any],
     other_ok: bool = False,
     details: dict[str, dict[str, Any]] | None = None,
+    ownership: Ownership | None = None,
 ) -> Study:
     """Open the study of that name in a database, or make it with the space's prior points queued.
 
     `facts` say what a trial's value depends on beside its parameters; a study that was made with others is refused, or
     with `other_ok` continued, and what it was continued with is added to its facts. `details` hold, for facts that are
-    digests, what they are digests of, so that a difference can be told by its fields.
+    digests, what they are digests of, so that a difference can be told by its fields. With an `ownership` nothing is
+    written once another process has taken the study over.
 
     Raises:
-        UserError: the database cannot be opened, the study has other facts, or a parameter other values than a study
+        StudyError: the database cannot be opened; later also of every method of the study that cannot use it.
+        UserError: the study has other facts, or a parameter other values than a study
             can hold side by side.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=_patience(url))
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=database.settings(url))
+        database.watch(storage.engine, url)
+        if ownership:
+            ownership.guard(storage.engine)
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", pruner=make_pruner(space), load_if_exists=True
         )
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, ValueError) as error:
-        raise UserError(f"cannot open the study at {url}: {str(error).splitlines()[0]}") from None
+    except (SQLAlchemyError, OptunaError, ImportError, ValueError, RuntimeError) as error:
+        raise database.explained(error, url) from None
     _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
     for place, point in enumerate(space.points):
         if place >= study.user_attrs.get("points", 0):
@@ -237,10 +246,6 @@ def make_pruner(space: Space) -> BasePruner:
 def _kind(reason: str) -> str:
     """A reason without its numbers: places, learning rates and sizes differ from trial to trial."""
     return re.sub(r"\b(nan|inf)\b|[-+]?\d[\w.+-]*", "#", reason)
-
-
-def _patience(url: str) -> dict[str, Any]:
-    return {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
 
 
 def _check_facts(

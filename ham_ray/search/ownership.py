@@ -1,0 +1,221 @@
+"""One search at a time works on a study: who, is a row in the study's own database, with a sign of life.
+
+Whoever finds a row of another search waits for its next sign of life. It is refused when one comes; where none comes
+for a minute, or the owner was a process of this machine that is gone, it becomes the owner itself. An owner that stood
+still for that long (a suspended process) can write nothing more: each of its writes first looks, in the same
+transaction, whether the row is still its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import IntegrityError
+
+from ham_ray.errors import UserError
+from ham_ray.search import database
+from ham_ray.search.database import StudyError
+
+EVERY = 3.0  # seconds between signs of life
+DEAD = 60.0  # seconds without one after which an owner has lost its study
+_WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
+_OWNERS = sql.Table(
+    "ham_ray_owners",
+    sql.MetaData(),
+    sql.Column("study", sql.String(512), primary_key=True),
+    sql.Column("owner", sql.String(32), nullable=False),  # new with each start
+    sql.Column("host", sql.String(255), nullable=False),
+    sql.Column("machine", sql.String(255), nullable=False),  # within which a pid means one process
+    sql.Column("pid", sql.Integer, nullable=False),
+    sql.Column("born", sql.String(32), nullable=False),  # of the process: a pid is used again
+    sql.Column("folder", sql.Text, nullable=False),
+    sql.Column("since", sql.String(32), nullable=False),
+    sql.Column("beats", sql.Integer, nullable=False),  # signs of life: no clocks of two machines are compared
+)
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """A row of the table."""
+
+    study: str
+    owner: str
+    host: str
+    machine: str
+    pid: int
+    born: str
+    folder: str
+    since: str
+    beats: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}, in {self.folder}"
+
+    def gone(self) -> bool:
+        """Whether it was a process of this machine that is no more."""
+        return self.machine == _machine() and _born(self.pid) != self.born
+
+
+class Ownership:
+    """This process's hold on a study."""
+
+    def __init__(self, engine: Engine, me: _Owner) -> None:
+        self._engine, self._me, self._ended = engine, me, threading.Event()
+        self._lost = False
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """See that the study is still this process's.
+
+        Raises:
+            UserError: another process has taken it over.
+        """
+        with self._engine.begin() as connection:
+            self._sign(connection)
+
+    def guard(self, engine: Engine) -> None:
+        """Look before each write through this engine, in its transaction, whether the study is still this process's."""
+
+        @event.listens_for(engine, "before_cursor_execute")
+        def look(connection: Connection, cursor: Any, statement: str, *more: Any) -> None:
+            if statement.lstrip()[:7].upper().startswith(_WRITES) and _OWNERS.name not in statement:
+                self._sign(connection)
+
+    def release(self) -> None:
+        """Leave the study to the next one. A database that fails now keeps the row: this process will be gone."""
+        self._ended.set()
+        self._thread.join(timeout=EVERY)
+        with contextlib.suppress(StudyError), self._engine.begin() as connection:
+            connection.execute(_OWNERS.delete().where(_OWNERS.c.owner == self._me.owner))
+        self._engine.dispose()
+
+    def _sign(self, connection: Connection) -> None:
+        mine = _OWNERS.c.owner == self._me.owner
+        living = _OWNERS.update().where(mine).values(beats=_OWNERS.c.beats + 1)
+        if self._lost or connection.execute(living).rowcount == 0:
+            self._lost = True
+            raise UserError(
+                f"study {self._me.study!r} has another owner now: this process stood still for over {DEAD:.0f} s, as if "
+                "suspended, and another search took the study over; once that one has ended the same command goes on"
+            )
+
+    def _beat(self) -> None:
+        while not self._ended.wait(EVERY):
+            try:
+                self.check()
+            except StudyError:
+                continue  # a database that fails: whoever needs it next says so
+            except UserError:
+                return
+
+
+@contextmanager
+def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
+    """Own a study while the block runs.
+
+    Raises:
+        UserError: another search works on it; with its process, its machine and since when.
+        StudyError: the database cannot be used.
+    """
+    engine = database.engine(url)
+    pid, now = os.getpid(), datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    me = _Owner(study, uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _born(pid) or "", folder, now, 0)
+    _claim(engine, me)
+    held = Ownership(engine, me)
+    try:
+        yield held
+    finally:
+        held.release()
+
+
+def _claim(engine: Engine, me: _Owner) -> None:
+    """Become the owner: where there is none, or the one there is shows no sign of life."""
+    _create_table(engine)
+    seen, since = None, time.monotonic()
+    while True:
+        owner = _owner(engine, me.study)
+        if owner is None:
+            if _insert(engine, me):
+                return
+        elif owner.gone() or (owner == seen and time.monotonic() - since >= DEAD):
+            if _replace(engine, me, owner):
+                print(f"study {me.study!r}: taken over from {owner}, which is gone", flush=True)
+                return
+        elif seen is None:
+            seen = owner
+            print(f"study {me.study!r}: owned by {owner}; waiting up to {DEAD:.0f} s for its sign of life", flush=True)
+        elif owner != seen:
+            raise UserError(
+                f"study {me.study!r} is in use by {owner}; wait for that search or end it, or take another --name"
+            )
+        else:
+            time.sleep(EVERY / 6)
+
+
+def _create_table(engine: Engine) -> None:
+    try:
+        _OWNERS.create(engine, checkfirst=True)
+    except StudyError:  # perhaps another process created it just now
+        if not sql.inspect(engine).has_table(_OWNERS.name):
+            raise
+
+
+def _owner(engine: Engine, study: str) -> _Owner | None:
+    with engine.begin() as connection:
+        row = connection.execute(_OWNERS.select().where(_OWNERS.c.study == study)).one_or_none()
+    return None if row is None else _Owner(**row._mapping)
+
+
+def _insert(engine: Engine, me: _Owner) -> bool:
+    try:
+        with engine.begin() as connection:
+            connection.execute(_OWNERS.insert().values(**vars(me)))
+    except IntegrityError:
+        return False  # another was first
+    return True
+
+
+def _replace(engine: Engine, me: _Owner, other: _Owner) -> bool:
+    """Take the row, where it still is as it was seen."""
+    same = (_OWNERS.c.owner == other.owner) & (_OWNERS.c.beats == other.beats)
+    with engine.begin() as connection:
+        return connection.execute(_OWNERS.update().where(same).values(**vars(me))).rowcount == 1
+
+
+def _machine() -> str:
+    """What has its own numbers of processes: this start of this machine, and within it a container."""
+    boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # systems other than Linux
+        parts += [boot.read_text().strip(), str(container.readlink())]
+    return " ".join(parts)[:255]
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this machine started, in words of the kernel; None where there is none or it has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""  # nothing to compare: the pid alone
+    return None if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,125 @@
+"""A study's database that is locked, damaged, full or not writable: a line while it is waited for, then one error."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from ham_ray.search import database
+from ham_ray.search.database import StudyError
+from ham_ray.search.ownership import owned
+from ham_ray.search.space import Space
+from ham_ray.search.study import Study, open_study
+
+pytestmark = pytest.mark.unit
+SPACE = Space(family="simple_cnn", parameters={"learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2}})
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(database, "PATIENCE", 1.0)
+    monkeypatch.setattr(database, "_SILENCE", 0.2)
+    return tmp_path / "study.db"
+
+
+@pytest.fixture
+def study(file: Path) -> Study:
+    return open_study("s", f"sqlite:///{file}", SPACE, 9, {})
+
+
+def locked(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+def test_a_locked_study_is_waited_for_with_a_line_and_then_named_as_the_cause(study: Study, file: Path, capsys):
+    other = locked(file)
+    with pytest.raises(StudyError) as raised:
+        study.ask()
+    other.close()
+    message = str(raised.value)
+    assert "database is locked; another program has held it for 1 s" in message and "\n" not in message
+    assert message.endswith("then the same command goes on") and "invalid data" not in message
+    assert capsys.readouterr().out == f"study at sqlite:///{file}: it is locked or does not answer; waiting up to 1 s …\n"
+    assert study.ask().number == 0
+
+
+def test_at_the_start_too(study: Study, file: Path, capsys):
+    other = locked(file)
+    with pytest.raises(StudyError, match="database is locked"), owned("s", f"sqlite:///{file}", "here"):
+        pass
+    with pytest.raises(StudyError, match="database is locked"):
+        open_study("s", f"sqlite:///{file}", SPACE, 9, {})
+    other.close()
+    assert "waiting up to 1 s" in capsys.readouterr().out
+
+
+def test_one_that_comes_free_in_time_costs_only_time(study: Study, file: Path, capsys):
+    other = locked(file)
+    threading.Timer(0.6, other.close).start()
+    started = time.monotonic()
+    assert study.ask().number == 0 and time.monotonic() - started > 0.4
+    assert capsys.readouterr().out.count("waiting") == 1
+
+
+def test_a_commit_that_waits_for_a_reader_says_so_too(study: Study, file: Path, capsys):
+    reader = sqlite3.connect(file, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM studies").fetchall()
+    with pytest.raises(StudyError, match="database is locked"):
+        study.ask()
+    reader.close()
+    assert capsys.readouterr().out.count("waiting") == 1
+
+
+def test_a_quick_statement_says_nothing(study: Study, capsys):
+    study.ask()
+    time.sleep(0.4)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_study_that_is_damaged_during_a_search_is_named(study: Study, file: Path):
+    study.ask()
+    file.write_bytes(b"x" * file.stat().st_size)
+    with pytest.raises(StudyError, match=r"study.db: (file is not a database|.*malformed); it is damaged.*put a copy"):
+        study.report(0, 1, 0.5)
+
+
+def test_nor_does_a_table_that_is_gone_end_in_a_traceback(study: Study, file: Path):
+    with sqlite3.connect(file) as connection:
+        connection.execute("DROP TABLE trials")
+    with pytest.raises(StudyError, match="no such table: trials; it is damaged"):
+        study.ask()
+
+
+def test_a_study_that_cannot_be_written_is_named(study: Study, file: Path):
+    url = f"sqlite:///file:{file}?mode=ro&uri=true"
+    for attempt in (lambda: open_study("other", url, SPACE, 9, {}), lambda: owned("s", url, "here").__enter__()):
+        with pytest.raises(StudyError, match="readonly database; it or its folder cannot be written"):
+            attempt()
+
+
+def test_a_full_disk_is_named(study: Study, file: Path):
+    """SQLite has the same error for a file that has reached its greatest size."""
+
+    @event.listens_for(study.study._storage._backend.engine, "checkout")
+    def no_growth(connection, *more) -> None:
+        connection.execute("PRAGMA max_page_count = 1")
+
+    with pytest.raises(StudyError, match="full; the disk is full: free some space; then the same command goes on"):
+        for _ in range(500):
+            study.note(study.ask().number, run="x" * 1000)
+
+
+def test_passwords_are_not_shown():
+    assert database.shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    error = database.explained(RuntimeError("no answer"), "postgresql://me:secret@host/db")
+    assert "secret" not in str(error) and "see whether the database answers" in str(error)
+    with pytest.raises(StudyError, match="cannot open the study at nonsense"):
+        database.engine("nonsense")
