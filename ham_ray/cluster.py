@@ -85,6 +85,7 @@ def connected() -> Iterator[None]:
         raise UserError(_remedy(address, reason)) from error
     configure_data()
     logging.getLogger("ray.train").setLevel(logging.ERROR)  # the jobs say themselves what happens
+    ray._private.worker.print_to_stdstream = lambda *arguments, **more: None  # "(raylet) A worker died …", of each
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import ray
+from optuna.exceptions import OptunaError
 from ray import tune
 from rich import box
 from rich.table import Table
@@ -29,7 +30,10 @@ from ham_ray.options.search import Options
 from ham_ray.recipe import Recipe, digest
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
+from ham_ray.search.database import shown
 from ham_ray.search.joined import JoinedTrial
+from ham_ray.search.ownership import Ownership, owned
+from ham_ray.search.pace import Ahead, time_left
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import Shared, WarmTrial, table_key
@@ -59,29 +63,40 @@ def run(options: Options) -> Found:
     """
     search = _prepared(options)
     print(f"search {search.name!r}: {search.place}")
-    with storage.locked(search.place):
-        runs.record_start(storage.join(search.place, ENVIRONMENT))
-        study = search.study()
-        tuner.forget_checkpoints(study, search.place)
-        if study.open():
-            shared = search.shared()
-            tuner.run(study, shared, search.means, search.trainable(shared))
-        table = study.table()
-        _write(table, search.place)
-        if reason := study.failing_alike():
-            raise UserError(
-                f"every trial failed for the same reason, the search was stopped: {reason}; once its cause is mended "
-                "the same command goes on, or another --name starts afresh"
-            )
-        if study.open():  # Tune ends quietly at the first Ctrl-C
-            told = f"{study.finished()} of {options.trials} trials finished"
-            raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
-        summary = None
-        if options.finalists:
-            best = study.best(options.finalists, search.ranked())
-            plan = Plan(options.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
-            summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
-        search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
+    try:
+        with storage.locked(search.place), owned(search.name, search.url, search.place) as ownership:
+            return _run(search, ownership)
+    except OptunaError as error:  # another program wrote into the study; its database has errors of its own
+        raise UserError(f"study {search.name!r}: {type(error).__name__}: {error}; the same command goes on") from error
+
+
+def _run(search: _Search, ownership: Ownership) -> Found:
+    runs.record_start(storage.join(search.place, ENVIRONMENT))
+    study = search.study(ownership)
+    tuner.remove_leftovers(search.place)
+    tuner.forget_checkpoints(study, search.place)
+    if study.open():
+        shared = search.shared()
+        tuner.run(study, shared, search.means, search.trainable(shared), search.time_left)
+    ownership.check()
+    table = study.table()
+    _write(table, search.place)
+    if reason := study.failing_alike():
+        raise UserError(
+            f"every trial failed for the same reason, the search was stopped: {reason}; once its cause is mended "
+            "the same command goes on, or another --name starts afresh"
+        )
+    if study.open():
+        told = f"{study.finished()} of {study.trials} trials finished"
+        raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
+    summary = None
+    options = search.options
+    if options.finalists:
+        best = study.best(options.finalists, search.ranked())
+        plan = Plan(options.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
+        summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
+    ownership.check()
+    search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
     return Found(table, search.space, search.place, summary)
 
 
@@ -125,6 +140,11 @@ class _Search:
         return storage.join(storage.absolute(self.options.out), self.name)
 
     @property
+    def url(self) -> str:
+        """The study's database."""
+        return self.options.storage or f"sqlite:///{self.place}/{STUDY}"
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What the value of a trial depends on, beside its parameters."""
         return {
@@ -141,13 +161,22 @@ class _Search:
             "recipe": self.base.model_dump(),
         }
 
-    def study(self) -> Study:
+    def study(self, ownership: Ownership) -> Study:
         """The study, opened or made."""
-        url, trials = self.options.storage or f"sqlite:///{self.place}/{STUDY}", self.options.trials
-        study = open_study(self.name, url, self.space, trials, self.facts, self.options.mixed, self.details)
+        options = self.options
+        study = open_study(
+            self.name, self.url, self.space, options.trials, self.facts, options.mixed, self.details, ownership
+        )
         study.record_code(f"commit {runs.commit()}, sources {runs.code_digest()}")
-        print(f"study {url}: {study.finished()} of {trials} trials finished", flush=True)
+        print(f"study {shown(self.url)}: {study.finished()} of {options.trials} trials finished", flush=True)
         return study
+
+    def time_left(self, study: Study) -> str:
+        """How long the trials and the finals still take, in words."""
+        options, scale = self.options, (self.final_images.size / self.images.size) ** 2
+        trained = options.finalists + (options.ensemble if options.refit and options.finalists else 0)
+        ahead = Ahead(options.finalists, trained * options.seeds, self.longer.epochs, scale)
+        return time_left(study, self.means.concurrent, ahead)
 
     def shared(self) -> Shared:
         """What trials share, in the object store and on disk."""

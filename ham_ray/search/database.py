@@ -17,7 +17,7 @@ PATIENCE = 60.0  # seconds that a statement waits for a SQLite file that another
 _SILENCE = 3.0  # seconds until a line says that the database does not answer
 _REMEDIES = {  # by a part of the message of SQLite
     "locked": "another program has held it for {patience:.0f} s: end that program (a backup, a viewer)",
-    "malformed": "it is damaged: put a copy back, or move it away and start anew (trials.csv beside it has the results)",
+    "malformed": "it is damaged: put a copy back, or move it away and start anew (trials.csv keeps the results)",
     "not a database": "it is damaged or something else: put a copy back, or move it away and start anew",
     "no such": "it is damaged or of another program: put a copy back, or move it away and start anew",
     "readonly": "it or its folder cannot be written: give yourself the right to, or take another --out",

@@ -110,8 +110,8 @@ class Ownership:
         if self._lost or connection.execute(living).rowcount == 0:
             self._lost = True
             raise UserError(
-                f"study {self._me.study!r} has another owner now: this process stood still for over {DEAD:.0f} s, as if "
-                "suspended, and another search took the study over; once that one has ended the same command goes on"
+                f"study {self._me.study!r} has another owner now: this process stood still for over {DEAD:.0f} s "
+                "(suspended?) and another search took it over; once that one has ended the same command goes on"
             )
 
     def _beat(self) -> None:

@@ -77,6 +77,14 @@ class Study:
         trial = self.study.ask()
         return Ask(trial.number, self.space.suggest(trial))
 
+    def is_running(self, number: int) -> bool:
+        """Whether a trial was asked for and has not ended."""
+        return self._frozen(number).state == TrialState.RUNNING
+
+    def interrupted(self, number: int) -> None:
+        """A running trial lost what ran it: it is asked for again, before any new one."""
+        self._cut_off.append(number)
+
     def _again(self, number: int) -> Ask:
         """A trial that a kill cut off; what had not yet been drawn is drawn now."""
         self._seed(number)

@@ -1,22 +1,35 @@
-"""Ray Tune as the study's hands: it runs what the study asks for and tells it what came of it."""
+"""Ray Tune as the study's hands: it runs what the study asks for and tells it what came of it.
+
+Whatever ends a trial's process is that trial's failure and nobody else's: it is started again at most `max_failures`
+times, then it is a failed trial with its reason, and the search goes on. What Tune itself stumbles over counts as a
+failure of the trials that were running, and Tune is started again for the rest.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle, tune
+import ray
+from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from ham_ray import storage
+from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS
+from ham_ray.search.controller import failures_stay_with_their_trial, reason
 from ham_ray.search.study import STOPPED, Study
 from ham_ray.search.trial import Shared, trial_folder
+
+_FOLDER = "ray-"  # what Tune and Train leave on disk, in a folder of this beginning; deleted when they end
 
 
 @dataclass(frozen=True)
@@ -29,21 +42,42 @@ class Means:
     max_failures: int
 
 
-def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainable]) -> None:
+def run(
+    study: Study,
+    shared: Shared,
+    means: Means,
+    trainable: type[tune.Trainable],
+    time_left: Callable[[Study], str] = lambda study: "",
+) -> None:
     """Run trials until the study has enough finished ones, or all fail alike.
 
-    `trainable` is WarmTrial or JoinedTrial with its parameters.
+    `trainable` is WarmTrial or JoinedTrial with its parameters; `time_left` says how long the command still takes.
+
+    Raises:
+        UserError: the study's database fails or has another owner, or Tune fails before any trial runs.
     """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the lines below tell more
+    os.environ.update(
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        RAY_AIR_NEW_OUTPUT="0",  # its reporter prints a box and a path even where it is to be silent
+        TUNE_DISABLE_SIGINT_HANDLER="1",  # it would swallow the first Ctrl-C
+    )
+    told = _Told(study, shared, means.max_failures, time_left)
+    while (error := _run_tune(told, means, trainable)) is not None:
+        told.tune_failed(error)
+
+
+def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exception | None:
+    """Run Tune until it has no more trials. Returns what it stumbled over, if anything."""
     # A new name each time: what Tune leaves on disk is never read back. The study is.
-    name, place = f"ray-{time.time_ns()}", shared.place
-    os.environ.update(TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", AIR_VERBOSITY="0")  # the lines below tell more
-    told = _Told(study, shared)
+    name, place = f"{_FOLDER}{time.time_ns()}", told.shared.place
+    told.begin()
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": means.cpus, **({"GPU": means.gpus} if means.gpus else {})}),
         tune_config=tune.TuneConfig(
-            search_alg=_Asker(study, told),
-            scheduler=_Stopper(study, told),
-            num_samples=study.open(),
+            search_alg=_Asker(told),
+            scheduler=_Stopper(told),
+            num_samples=told.study.open(),
             max_concurrent_trials=means.concurrent,
             reuse_actors=True,
         ),
@@ -51,23 +85,53 @@ def run(study: Study, shared: Shared, means: Means, trainable: type[tune.Trainab
             name=name,
             storage_path=place,
             verbose=0,
+            stop=_End(told),
             failure_config=tune.FailureConfig(max_failures=means.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
+    try:
+        with failures_stay_with_their_trial():
+            tuner.fit()
+    except Exception as error:
+        told.raise_own_error()
+        return error
+    told.raise_own_error()
     storage.remove(storage.join(place, name))
+    return None
 
 
 class _Told:
     """What Tune's trials are in the study, and a line for the user at each turn."""
 
-    def __init__(self, study: Study, shared: Shared) -> None:
-        self.study, self.shared = study, shared
+    def __init__(
+        self, study: Study, shared: Shared, max_failures: int = 0, time_left: Callable[[Study], str] = lambda study: ""
+    ) -> None:
+        self.study, self.shared, self.max_failures, self.time_left = study, shared, max_failures, time_left
         self.numbers: dict[str, int] = {}
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[int, str] = {}
         self.epochs: dict[int, int] = {}
-        self.started, self.before = time.monotonic(), study.finished()
+        self.failures: Counter[int] = Counter()  # of processes, by trial
+        self.before: Counter[int] = Counter()  # of those, in earlier runs of Tune
+        self.error: Exception | None = None
+
+    def begin(self) -> None:
+        """Another run of Tune starts."""
+        self.numbers, self.before = {}, self.failures.copy()
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keep what is raised: Tune takes an error of ours for the trial's, or wraps its traceback."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def raise_own_error(self) -> None:
+        """Raise the first error of the study that came up in Tune's hands."""
+        if self.error is not None:
+            raise self.error from None
 
     def scores(self, number: int, result: dict[str, Any]) -> bool:
         """A trial has these scores; True where it was not worth going on after one of them."""
@@ -82,29 +146,69 @@ class _Told:
             print(f"trial {number} epoch {epoch}/{self.shared.base.epochs}: {score:.3f}{so_far}", flush=True)
         return stop
 
+    def failed(self, number: int, error: Exception) -> None:
+        """A trial's process died or raised."""
+        self.failures[number] += 1
+        self.reasons[number] = reason(error)
+        if self.failures[number] <= self.max_failures:
+            count = f"restart {self.failures[number]} of at most {self.max_failures}"
+            print(f"trial {number}: {self.reasons[number]}; {count}", flush=True)
+
+    def tune_failed(self, error: Exception) -> None:
+        """Tune itself ended early: a failure of each trial that was running, for nobody knows which it was.
+
+        Raises:
+            UserError: none was running, or Ray is gone: it would end so again.
+        """
+        running = [number for number in self.numbers.values() if self.study.is_running(number)]
+        if not running or not ray.is_initialized():
+            raise UserError(f"Ray Tune ended: {reason(error)}; the same command goes on") from error
+        for number in running:
+            self.failed(number, error)
+            if self.failures[number] > self.max_failures:
+                self.study.fail(number, self.reasons[number])
+                self.end(number, f"failed: {self.reasons[number]}")
+            else:
+                self.study.interrupted(number)
+
     def end(self, number: int, how: str) -> None:
         """A trial is finished."""
         storage.remove(storage.join(self.shared.folder(number), CHECKPOINTS))
-        done = self.study.finished()
-        pace = (time.monotonic() - self.started) / max(1, done - self.before)
-        left = self.study.open() * pace / 60
-        print(f"trial {number} {how}; {done} of {self.study.trials} finished, about {left:.0f} min left", flush=True)
+        left = self.time_left(self.study)
+        done = f"{self.study.finished()} of {self.study.trials} finished"
+        print(f"trial {number} {how}; {done}{f'; {left}' if left else ''}", flush=True)
+
+
+class _End(tune.Stopper):
+    """Ends Tune's run once an error of ours came up in it."""
+
+    def __init__(self, told: _Told) -> None:
+        self.told = told
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """No single trial."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether there was an error."""
+        return self.told.error is not None
 
 
 class _Asker(Searcher):
     """Takes trials from the study, and tells it how they ended."""
 
-    def __init__(self, study: Study, told: _Told) -> None:
+    def __init__(self, told: _Told) -> None:
         super().__init__()
-        self.study, self.told = study, told
+        self.study, self.told = told.study, told
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's number and values."""
-        ask = self.study.ask()
-        if ask is None:
-            return Searcher.FINISHED
-        self.told.numbers[trial_id] = ask.number
-        self.study.note(ask.number, run=self.told.shared.folder(ask.number))
+        with self.told.keeping_errors():
+            ask = self.study.ask()
+            if ask is None:
+                return Searcher.FINISHED
+            self.told.numbers[trial_id] = ask.number
+            self.study.note(ask.number, run=self.told.shared.folder(ask.number))
         values = ", ".join(f"{name} {_short(value)}" for name, value in ask.values.items())
         print(f"trial {ask.number}: {values}", flush=True)
         return {"trial": ask.number, "values": ask.values}
@@ -112,13 +216,14 @@ class _Asker(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study the trial's state: complete, pruned or failed."""
         number = self.told.numbers[trial_id]
-        failed = self.told.reasons.get(trial_id, "no reason known") if error else (result or {}).get("failed")
-        if failed:
-            self.study.fail(number, failed)
-            self.told.end(number, f"failed: {failed}")
-        elif result and result["scores"]:
-            stop = self.told.scores(number, result)  # of the last epoch nobody has heard yet
-            self._tell_scored(number, result, complete=result["finished"] and not stop)
+        failed = self.told.reasons.get(number, "no reason known") if error else (result or {}).get("failed")
+        with self.told.keeping_errors():
+            if failed:
+                self.study.fail(number, failed)
+                self.told.end(number, f"failed: {failed}")
+            elif result and result["scores"]:
+                stop = self.told.scores(number, result)  # of the last epoch nobody has heard yet
+                self._tell_scored(number, result, complete=result["finished"] and not stop)
 
     def _tell_scored(self, number: int, result: dict[str, Any], complete: bool) -> None:
         if complete:
@@ -138,35 +243,46 @@ class _Asker(Searcher):
 class _Stopper(FIFOScheduler):
     """Stops trials where the study's pruner says so."""
 
-    def __init__(self, study: Study, told: _Told) -> None:
+    def __init__(self, told: _Told) -> None:
         super().__init__()
-        self.study, self.told = study, told
+        self.study, self.told = told.study, told
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Allow it the restarts that earlier runs of Tune have left it."""
+        super().on_trial_add(tune_controller, trial)
+        trial.max_failures = self.told.max_failures - self.told.before[self.told.numbers[trial.trial_id]]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
         if result["failed"]:
             return self.CONTINUE
-        return self.STOP if self.told.scores(self.told.numbers[trial.trial_id], result) else self.CONTINUE
+        with self.told.keeping_errors():
+            stop = self.told.scores(self.told.numbers[trial.trial_id], result)
+        return self.STOP if stop else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keep the reason for the study."""
-        self.told.reasons[trial.trial_id] = _reason(trial)
-
-
-def _reason(trial: Trial) -> str:
-    path = trial.pickled_error_file  # just written; Tune's getters look where it will have been copied to
-    if not path:
-        return "Tune gives no reason"
-    error = cloudpickle.loads(Path(path).read_bytes())
-    cause = getattr(error, "cause", None) or error
-    lines = [line for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}: {lines[0] if lines else ''}"[:300]
+        super().on_trial_error(tune_controller, trial)
+        self.told.failed(self.told.numbers[trial.trial_id], tune_controller.failure)
 
 
 def forget_checkpoints(study: Study, place: str) -> None:
     """Of the finished trials of a search: a kill may have come between the word to the study and this."""
     for number in study.finished_numbers():
         storage.remove(storage.join(trial_folder(place, number), CHECKPOINTS))
+
+
+def remove_leftovers(place: str) -> None:
+    """Delete the folders that Tune and Train were killed in, of the search at `place` and of its trials."""
+    for folder in storage.folders(place):
+        inner = storage.folders(folder) if _name(folder).startswith("trial-") else []
+        for uri in (folder, *inner):
+            if _name(uri).startswith(_FOLDER):
+                storage.remove(uri)
+
+
+def _name(uri: str) -> str:
+    return uri.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def _short(value: Any) -> str:

@@ -46,7 +46,9 @@ def test_a_locked_study_is_waited_for_with_a_line_and_then_named_as_the_cause(st
     message = str(raised.value)
     assert "database is locked; another program has held it for 1 s" in message and "\n" not in message
     assert message.endswith("then the same command goes on") and "invalid data" not in message
-    assert capsys.readouterr().out == f"study at sqlite:///{file}: it is locked or does not answer; waiting up to 1 s …\n"
+    assert (
+        capsys.readouterr().out == f"study at sqlite:///{file}: it is locked or does not answer; waiting up to 1 s …\n"
+    )
     assert study.ask().number == 0
 
 

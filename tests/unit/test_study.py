@@ -233,7 +233,10 @@ def test_different_reasons_do_not_end_it(url: str):
 
 
 def test_a_database_that_cannot_be_opened_is_told(tmp_path: Path):
-    with pytest.raises(UserError, match="cannot use the study at sqlite:////.*unable to open.*folder is missing.*the same command goes on"):
+    with pytest.raises(
+        UserError,
+        match="cannot use the study at sqlite:////.*unable to open.*folder is missing.*the same command goes on",
+    ):
         opened(f"sqlite:///{tmp_path / 'no' / 'folder' / 'study.db'}")
     (tmp_path / "text.db").write_text("this is no database, though long enough to be looked at\n" * 50)
     with pytest.raises(UserError, match="cannot use the study.*not a database; it is damaged"):

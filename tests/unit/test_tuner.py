@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
-from ray import cloudpickle
 
+from ham_ray.errors import UserError
 from ham_ray.search import tuner
+from ham_ray.search.database import StudyError
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 
@@ -30,7 +31,7 @@ class Tune:
         base = SimpleNamespace(epochs=4)
         shared: Any = SimpleNamespace(base=base, folder=lambda number: str(folder / f"trial-{number}"))
         told = tuner._Told(self.study, shared)
-        self.asker, self.stopper = tuner._Asker(self.study, told), tuner._Stopper(self.study, told)
+        self.asker, self.stopper = tuner._Asker(told), tuner._Stopper(told)
 
     def start(self, name: str) -> int:
         return self.asker.suggest(name)["trial"]
@@ -92,16 +93,106 @@ def test_a_kill_after_the_schedulers_word_does_not_unsay_it(tune: Tune, tmp_path
     assert again.study.table()["seconds"].tolist() == [4.0, 2.0]
 
 
-def test_what_ends_a_trial_without_scores_is_kept_as_its_reason(tune: Tune, tmp_path: Path):
+def test_what_ends_a_trial_without_scores_is_kept_as_its_reason(tune: Tune):
     told = {"scores": [], "finished": False, "failed": "loss is nan", "seconds": 0.0}
     tune.start("diverged")
     assert tune.stopper.on_trial_result(None, SimpleNamespace(trial_id="diverged"), told) == tune.stopper.CONTINUE
     tune.asker.on_trial_complete("diverged", told)
     tune.start("died")
-    error = SimpleNamespace(cause=MemoryError("no memory left\nfor 3 GiB"))
-    (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
-    trial: Any = SimpleNamespace(trial_id="died", pickled_error_file=str(tmp_path / "error.pkl"))
-    tune.stopper.on_trial_error(None, trial)
+    controller: Any = SimpleNamespace(failure=SimpleNamespace(cause=MemoryError("no memory left\nfor 3 GiB")))
+    trial: Any = SimpleNamespace(trial_id="died")
+    tune.stopper.on_trial_error(controller, trial)
     tune.asker.on_trial_complete("died", None, error=True)
     assert tune.states() == [TrialState.FAIL, TrialState.FAIL]
     assert tune.study.table()["reason"].tolist() == ["loss is nan", "MemoryError: no memory left"]
+
+
+class FailingTuner:
+    """Tune that runs what it asks for in the way of the test, and then ends as `ends` say, one after the other."""
+
+    ends: list[Exception | None]
+    asked: list[list[int]]
+
+    def __init__(self, trainable, tune_config, run_config) -> None:
+        self.asker, self.stopper = tune_config.search_alg, tune_config.scheduler
+
+    def fit(self) -> None:
+        self.asked.append([self.asker.suggest(str(place))["trial"] for place in range(2)])
+        if (error := self.ends.pop(0)) is not None:
+            raise error
+        for place in range(2):
+            self.asker.on_trial_complete(
+                str(place), {"scores": [(1, 0.5)], "finished": True, "failed": "", "seconds": 1}
+            )
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> type[FailingTuner]:
+    monkeypatch.setattr(tuner.tune, "Tuner", FailingTuner)
+    monkeypatch.setattr(tuner.ray, "is_initialized", lambda: True)
+    FailingTuner.asked = []
+    return FailingTuner
+
+
+def run(tune: Tune, folder: Path, max_failures: int) -> None:
+    base = SimpleNamespace(epochs=4)
+    shared: Any = SimpleNamespace(base=base, folder=lambda number: str(folder / f"trial-{number}"), place=str(folder))
+    tuner.run(tune.study, shared, tuner.Means(2, 1.0, 0.0, max_failures), tuner.tune.Trainable)
+
+
+def test_what_tune_stumbles_over_costs_its_trials_a_failure_and_the_search_goes_on(failing, tmp_path: Path, capsys):
+    tune = Tune(tmp_path, trials=2)
+    failing.ends = [RuntimeError("lost"), RuntimeError("lost again"), None]
+    run(tune, tmp_path, max_failures=2)
+    assert failing.asked == [[0, 1], [0, 1], [0, 1]]
+    assert tune.states() == [TrialState.COMPLETE] * 2
+    assert "trial 1: RuntimeError: lost again; restart 2 of at most 2" in capsys.readouterr().out
+
+
+def test_nor_more_failures_than_are_allowed(failing, tmp_path: Path):
+    tune = Tune(tmp_path, trials=4)
+    failing.ends = [RuntimeError("lost"), RuntimeError("lost again"), None]
+    run(tune, tmp_path, max_failures=1)
+    assert failing.asked == [[0, 1], [0, 1], [2, 3]]
+    assert tune.states() == [TrialState.FAIL] * 2 + [TrialState.COMPLETE] * 2
+    assert tune.study.table()["reason"].tolist() == ["RuntimeError: lost again"] * 2 + [""] * 2
+
+
+def test_tune_that_ends_before_any_trial_is_not_started_again(failing, tmp_path: Path, monkeypatch):
+    def no_trial(self) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(FailingTuner, "fit", no_trial)
+    with pytest.raises(UserError, match="Ray Tune ended: OSError: no space left on device; the same command goes on"):
+        run(Tune(tmp_path), tmp_path, max_failures=9)
+
+
+def test_an_error_of_the_study_ends_the_search_as_it_is(failing, tmp_path: Path, monkeypatch):
+    """Tune wraps what our hooks raise, or takes it for a failure of the trial."""
+    tune = Tune(tmp_path, trials=2)
+    failing.ends = [RuntimeError("Tune wraps it")]
+    monkeypatch.setattr(tune.study, "ask", lambda: (_ for _ in ()).throw(StudyError("database is locked")))
+    with pytest.raises(StudyError, match="database is locked"):
+        run(tune, tmp_path, max_failures=9)
+
+
+def test_restarts_that_an_earlier_run_of_tune_used_up_are_not_allowed_again(tune: Tune):
+    told = tune.stopper.told
+    told.max_failures = 3
+    tune.start("a")
+    told.failed(0, RuntimeError("lost"))
+    told.begin()
+    told.study.interrupted(0)
+    tune.start("b")
+    trial: Any = SimpleNamespace(trial_id="b", max_failures=3)
+    tune.stopper.on_trial_add(None, trial)
+    assert trial.max_failures == 2
+
+
+def test_folders_that_a_killed_start_left_are_removed_and_nothing_else(tmp_path: Path):
+    left = ["ray-17", "trial-0000/ray-18"]
+    kept = ["trial-0000/checkpoints", "finals/ray-5", "rays"]
+    for name in (*left, *kept):
+        (tmp_path / name).mkdir(parents=True)
+    tuner.remove_leftovers(str(tmp_path))
+    assert [name for name in (*left, *kept) if (tmp_path / name).exists()] == kept

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import optuna
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 from searching import small_search
 
 from ham_ray import cluster
 from ham_ray.commands import tuning
 from ham_ray.errors import UserError
+from ham_ray.search import ownership
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.training import activations
@@ -37,9 +40,12 @@ def search(study: Study, tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(
         name="s",
         place=str(tmp_path / "s"),
+        url=f"sqlite:///{tmp_path / 'study.db'}",
+        options=SimpleNamespace(trials=4, finalists=1),
         space=SPACE,
         means=None,
-        study=lambda: study,
+        time_left=None,
+        study=lambda ownership: study,
         shared=lambda: None,
         trainable=lambda shared: None,
     )
@@ -55,7 +61,7 @@ def test_an_interrupted_search_says_so_and_trains_no_finals(monkeypatch, study, 
     monkeypatch.setattr(tuning.tuner, "run", interrupted)
     monkeypatch.setattr(tuning, "finals", lambda *arguments: pytest.fail("the test fold was opened"))
     with pytest.raises(UserError, match="'s' was interrupted: 1 of 4 trials finished; the same command goes on"):
-        tuning.run(SimpleNamespace(trials=4, finalists=1))
+        tuning.run(None)
     assert (Path(search.place) / "trials.csv").exists()
 
 
@@ -68,8 +74,32 @@ def test_checkpoints_of_finished_trials_go_even_where_nothing_is_left_to_run(mon
     monkeypatch.setattr(tuning, "_prepared", lambda options: search)
     monkeypatch.setattr(tuning.search_report, "write", lambda *arguments: None)
     search.page = lambda *arguments: None
-    tuning.run(SimpleNamespace(trials=1, finalists=0))
+    search.options.finalists = 0
+    tuning.run(None)
     assert checkpoints.parent.exists() and not checkpoints.exists()
+
+
+def test_a_second_search_of_the_study_in_another_folder_is_refused(monkeypatch, study, search, tmp_path):
+    monkeypatch.setattr(ownership, "EVERY", 0.1)
+    monkeypatch.setattr(tuning, "_prepared", lambda options: search)
+    monkeypatch.setattr(tuning.tuner, "run", lambda *arguments: pytest.fail("a trial was run"))
+    with (
+        ownership.owned("s", search.url, "/another/folder"),
+        pytest.raises(UserError, match="'s' is in use by process .* in /another/folder"),
+    ):
+        tuning.run(None)
+
+
+def test_what_another_program_did_to_the_study_is_one_line(monkeypatch, study, search):
+    def ended_elsewhere(*arguments) -> None:
+        number = study.ask().number
+        optuna.load_study(study_name="s", storage=search.url).tell(number, state=TrialState.FAIL)
+        study.note(number, seconds=1.0)
+
+    monkeypatch.setattr(tuning, "_prepared", lambda options: search)
+    monkeypatch.setattr(tuning.tuner, "run", ended_elsewhere)
+    with pytest.raises(UserError, match="study 's': UpdateFinishedTrialError.*the same command goes on"):
+        tuning.run(None)
 
 
 def test_where_all_fail_alike_the_remedy_is_named(monkeypatch, study, search):
@@ -80,7 +110,7 @@ def test_where_all_fail_alike_the_remedy_is_named(monkeypatch, study, search):
     monkeypatch.setattr(tuning, "_prepared", lambda options: search)
     monkeypatch.setattr(tuning.tuner, "run", failing)
     with pytest.raises(UserError, match="same reason.*: no space left; once its cause is mended the same command"):
-        tuning.run(SimpleNamespace(trials=4, finalists=1))
+        tuning.run(None)
 
 
 def options(folder: Path, **changes) -> tuning.Options:
