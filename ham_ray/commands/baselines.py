@@ -59,15 +59,42 @@ def _resources(options: Options) -> tuple[Resources, int]:
     return alone, 1
 
 
-def finished(out: str, images: Images, precision: str) -> dict[str, Run]:
+@dataclass(frozen=True)
+class Finished:
+    """Baselines to set beside a search's winner: the latest finished run by family, and why others are not there."""
+
+    runs: dict[str, Run]
+    passed_over: dict[str, str]  # the reason by run folder, below `out`
+
+
+def finished(out: str, images: Images, precision: str) -> Finished:
     """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
     own = {name: recipe_of(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
-    data = {"fingerprint": images.fingerprint, "size": images.size}
     recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
-    same = [uri for uri, it in recorded.items() if it.get("data") == data and it["recipe"] in own.values()]
-    latest_last = sorted(same, key=lambda uri: runs.last_start(storage.join(uri, ENVIRONMENT)))
-    read = {uri: read_run(uri) for uri in latest_last}
-    return {recorded[uri]["recipe"]["family"]: run for uri, run in read.items() if run}
+    found: dict[str, Run] = {}
+    passed_over: dict[str, str] = {}
+    for uri in sorted(recorded, key=lambda uri: runs.last_start(storage.join(uri, ENVIRONMENT))):
+        if not recorded[uri]:
+            continue
+        reason, run = _unlike(recorded[uri], own, images), None
+        if not reason and (run := read_run(uri)) is None:
+            reason = "not finished"
+        if run is None:
+            passed_over[uri.removeprefix(out).strip("/")] = reason
+        else:
+            found[recorded[uri]["recipe"]["family"]] = run
+    return Finished(found, passed_over)
+
+
+def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Images) -> str:
+    """What of a run is not a baseline's on these images; empty where nothing is."""
+    data, family = identity.get("data", {}), identity["recipe"]["family"]
+    if data != {"fingerprint": images.fingerprint, "size": images.size}:
+        return f"other images: fingerprint {str(data.get('fingerprint'))[:12]} at {data.get('size')} px"
+    if family not in own:
+        return f"{family} is no baseline"
+    fields = runs.differences(identity["recipe"], own[family])
+    return ", ".join(f"{name} {there!r}, a baseline has {here!r}" for name, there, here in fields)
 
 
 def _recorded(uri: str) -> dict[str, Any]:

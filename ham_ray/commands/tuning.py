@@ -41,6 +41,7 @@ from ham_ray.training import activations, feed
 
 TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
+_SHOWN = 5  # runs that were passed over, with their reasons
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 
@@ -258,10 +259,14 @@ class _Search:
     def beside(self) -> dict[str, Run]:
         """Finished baselines of the images searched on, by the name they have in the finals' table."""
         found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.precision)
-        names = ", ".join(found) or "none; jobs/baseline.py with the same --data and --out makes them"
-        print(f"baselines to set beside the winner: {names}", flush=True)
+        remedy = "jobs/baseline.py with the same --data and --out and its own settings makes them"
+        print(f"baselines to set beside the winner: {', '.join(found.runs) or f'none; {remedy}'}", flush=True)
+        for run, reason in list(found.passed_over.items())[-_SHOWN:]:
+            print(f"  passed over: {run} ({reason})", flush=True)
+        if len(found.passed_over) > _SHOWN:
+            print(f"  passed over: {len(found.passed_over) - _SHOWN} older ones", flush=True)
         size = "" if self.finals_folder == FINALS else f" at {self.images.size} px"
-        return {f"baseline {family}{size}": run for family, run in found.items()}
+        return {f"baseline {family}{size}": run for family, run in found.runs.items()}
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import ray
 import ray.train
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
+from ham_ray.search.controller import reason
 from ham_ray.search.trial import Shared, scores, table_key
 from ham_ray.training import feed, workers
 from ham_ray.training.gate import Gate
@@ -45,13 +48,19 @@ class JoinedTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Let the workers go on, and wait for their next epoch."""
+        """Let the workers go on, and wait for their next epoch.
+
+        Raises:
+            RayError: a process of the trial that Ray Train does not restart is gone; Tune starts the trial again.
+        """
         if self.thread is None:
             self.thread = threading.Thread(target=self._train, daemon=True)
             self.thread.start()
         else:
             ray.get(self.gate.allow.remote(self.epoch))
         rows = self._next_rows()
+        if self.lost is not None:
+            raise self.lost
         finished = not self.thread.is_alive() and not self.failed
         self.epoch = max(rows, default=0)
         return {
@@ -65,7 +74,8 @@ class JoinedTrial(tune.Trainable):
     def cleanup(self) -> None:
         """End the workers: they stop at the gate, and Ray Train takes down what it started."""
         if self.thread is not None:
-            ray.get(self.gate.close.remote())
+            with contextlib.suppress(RayError):  # the gate is gone, and with it the workers' leave to go on
+                ray.get(self.gate.close.remote())
             self.thread.join()
             ray.kill(self.gate)
 
@@ -78,6 +88,7 @@ class JoinedTrial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.folder = self.shared.folder(config["trial"])
         self.values, self.failed, self.epoch = config["values"], "", 0
+        self.lost: RayError | None = None
         self.last = self.values.get("epochs", self.shared.base.epochs)
         self.gate: Any = Gate.remote()  # type: ignore[attr-defined]
         self.thread = None
@@ -104,5 +115,10 @@ class JoinedTrial(tune.Trainable):
             self.failed = outcome.failed or ""
         except ray.train.TrainingFailedError as error:
             self.failed = str(error).strip().splitlines()[-1][:300]
+        except RayError as error:
+            if isinstance(error, RayTaskError):  # what was raised in a task would be raised again
+                self.failed = reason(error)
+            else:
+                self.lost = error
         except Exception as error:  # whatever it is, the search has to hear of it
-            self.failed = f"{type(error).__name__}: {error}"[:300]
+            self.failed = reason(error)

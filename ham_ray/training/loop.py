@@ -120,7 +120,7 @@ class Training:
         if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
         if self.progress.epoch:
-            say(f"{trainer.recipe.family}: going on after epoch {self.progress.epoch}")
+            say(f"going on after epoch {self.progress.epoch}")
 
     @property
     def finished(self) -> bool:
@@ -210,7 +210,7 @@ def _check_agreement(network: Network, replica: Replica) -> None:
 def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> str:
     pace, left = step * recipe.batch_size / seconds, (steps - step) / step * seconds
     return (
-        f"{recipe.family} epoch {epoch + 1}/{recipe.epochs}: step {step}/{steps}, {pace:.0f} images/s, "
+        f"epoch {epoch + 1}/{recipe.epochs}: step {step}/{steps}, {pace:.0f} images/s, "
         f"{left:.0f} s left in it"
     )
 

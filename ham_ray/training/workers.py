@@ -188,7 +188,7 @@ def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str,
     def report(row: dict[str, Any]) -> None:
         left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
-            f"{recipe.family} epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, {_validated(row)}, "
+            f"epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, {_validated(row)}, "
             f"{row['images_per_second']:.0f} images/s, at most {left / 60:.0f} min left"
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})

@@ -86,7 +86,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, after: int, changes: dict[
     with pytest.raises(Killed):
         run(chosen, tmp_path / "killed", kill)
     resumed, again, said = run(chosen, tmp_path / "killed")
-    assert said == [f"tiny: going on after epoch {after}"]
+    assert said == [f"going on after epoch {after}"]
     assert losses(resumed) == losses(whole)
     assert resumed.best_epoch == whole.best_epoch
     for a, b in zip(kept.learned_variables, again.learned_variables, strict=True):

@@ -106,4 +106,9 @@ def test_finished_baselines_are_the_latest_of_the_same_images_and_recipe(tmp_pat
     monkeypatch.setattr(baselines, "read_run", lambda uri: None if "frozen" in uri else Run(None, None, {"uri": uri}))
     images = SimpleNamespace(fingerprint="f", size=128, card={"synthetic": False})
     found = baselines.finished(str(tmp_path), images, "float32")  # type: ignore[arg-type]
-    assert {family: run.info["uri"] for family, run in found.items()} == {"simple_cnn": f"{tmp_path}/b/simple_cnn"}
+    assert {family: run.info["uri"] for family, run in found.runs.items()} == {"simple_cnn": f"{tmp_path}/b/simple_cnn"}
+    assert found.passed_over == {
+        "c/simple_cnn": f"epochs 2, a baseline has {chosen.epochs}",
+        "d/simple_cnn": "other images: fingerprint other at 128 px",
+        "a/resnet50_frozen": "not finished",
+    }

@@ -15,6 +15,7 @@ from searching import small_search
 
 from ham_ray import cluster
 from ham_ray.commands import tuning
+from ham_ray.commands.baselines import Finished
 from ham_ray.errors import UserError
 from ham_ray.search import ownership
 from ham_ray.search.space import Space
@@ -176,7 +177,7 @@ def test_finals_on_larger_images_have_a_folder_of_their_own_and_say_who_looked_b
 ):
     monkeypatch.setattr(tuning.choices, "images", lambda *given: a_table(128))
     monkeypatch.setattr(tuning, "open_images", lambda place: a_table(192))
-    monkeypatch.setattr(tuning.baselines, "finished", lambda *given: {"simple_cnn": None})
+    monkeypatch.setattr(tuning.baselines, "finished", lambda *given: Finished({"simple_cnn": None}, {}))
     search = tuning._prepared(options(tmp_path, finals_data="large"))
     (tmp_path / "s" / "finals").mkdir(parents=True)
     assert search.earlier_finals() == ()  # killed before it named a winner
