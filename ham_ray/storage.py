@@ -131,7 +131,7 @@ def writing(uri: str | Path) -> Iterator[Path]:
     remote = is_remote(target)
     folder = Path(tempfile.gettempdir()) if remote else Path(target).parent
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{_name(target)}.{uuid.uuid4().hex[:8]}.part{Path(_name(target)).suffix}"
+    temporary = folder / f".{basename(target)}.{uuid.uuid4().hex[:8]}.part{Path(basename(target)).suffix}"
     try:
         yield temporary
         _upload(temporary, target) if remote else _replace(temporary, Path(target))
@@ -171,7 +171,8 @@ def remove(uri: str | Path) -> None:
         filesystem.delete_file(path)
 
 
-def _name(uri: str) -> str:
+def basename(uri: str) -> str:
+    """The last part of a path or URI, without its query."""
     return uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -7,6 +7,7 @@ count twice, and the trial is then never started again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,8 @@ from ray.air.execution._internal import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+
+_USED = re.compile(r"[\d.]+GB used / [\d.]+GB limit")
 
 
 class LostProcessError(RayActorError):
@@ -37,13 +40,13 @@ def failures_stay_with_their_trial() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; the memory monitor's with the node's memory, which stands in its second one."""
+    """An error in one line; the memory monitor's with the node's memory."""
     if isinstance(error, LostProcessError):
         return str(error)
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-    memory = f" {lines[1].partition(',')[0]}" if isinstance(cause, OutOfMemoryError) and len(lines) > 1 else ""
-    return f"{type(cause).__name__}: {lines[0]}{memory}"[:300]
+    used = _USED.search(str(cause)) if isinstance(cause, OutOfMemoryError) else None
+    return f"{type(cause).__name__}: {lines[0]}{f' ({used[0]})' if used else ''}"[:300]
 
 
 class _Manager(RayActorManager):

@@ -148,6 +148,8 @@ class _Told:
 
     def failed(self, number: int, error: Exception) -> None:
         """A trial's process died or raised."""
+        if self.error is not None:  # of ours, which Tune takes for the trial's
+            return
         self.failures[number] += 1
         self.reasons[number] = reason(error)
         if self.failures[number] <= self.max_failures:
@@ -275,14 +277,10 @@ def forget_checkpoints(study: Study, place: str) -> None:
 def remove_leftovers(place: str) -> None:
     """Delete the folders that Tune and Train were killed in, of the search at `place` and of its trials."""
     for folder in storage.folders(place):
-        inner = storage.folders(folder) if _name(folder).startswith("trial-") else []
+        inner = storage.folders(folder) if storage.basename(folder).startswith("trial-") else []
         for uri in (folder, *inner):
-            if _name(uri).startswith(_FOLDER):
+            if storage.basename(uri).startswith(_FOLDER):
                 storage.remove(uri)
-
-
-def _name(uri: str) -> str:
-    return uri.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def _short(value: Any) -> str:

@@ -209,10 +209,7 @@ def _check_agreement(network: Network, replica: Replica) -> None:
 
 def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> str:
     pace, left = step * recipe.batch_size / seconds, (steps - step) / step * seconds
-    return (
-        f"epoch {epoch + 1}/{recipe.epochs}: step {step}/{steps}, {pace:.0f} images/s, "
-        f"{left:.0f} s left in it"
-    )
+    return f"epoch {epoch + 1}/{recipe.epochs}, step {step}/{steps}, {pace:.0f} images/s, {left:.0f} s left in it"
 
 
 def _stalled(recipe: Recipe, progress: Progress) -> bool:

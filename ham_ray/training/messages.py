@@ -48,9 +48,9 @@ def printed(what: str, workers: str) -> Iterator[Any]:
             ray.kill(mailbox)
 
 
-def sender(mailbox: Any, rank: int) -> Callable[[str], None]:
-    """What the worker of this rank says things with; only the first speaks, for all."""
-    return (lambda line: mailbox.put.remote(line)) if rank == 0 else (lambda line: None)
+def sender(mailbox: Any, rank: int, name: str) -> Callable[[str], None]:
+    """What the worker of this rank says things with, in the name of its run; only the first speaks, for all."""
+    return (lambda line: mailbox.put.remote(f"{name}: {line}")) if rank == 0 else (lambda line: None)
 
 
 def _print_until(mailbox: Any, done: threading.Event, heard: Callable[[], None]) -> None:

@@ -130,7 +130,7 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
-    say = messages.sender(config["mailbox"], replica.rank)
+    say = messages.sender(config["mailbox"], replica.rank, storage.basename(config["uri"]))
     go_on = _passage(recipe, config["gate"], replica.rank)
     progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say, go_on)
     if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
@@ -188,7 +188,7 @@ def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str,
     def report(row: dict[str, Any]) -> None:
         left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
-            f"epoch {row['epoch']}/{recipe.epochs}: loss {row['train_loss']:.3f}, {_validated(row)}, "
+            f"epoch {row['epoch']}/{recipe.epochs}, loss {row['train_loss']:.3f}, {_validated(row)}, "
             f"{row['images_per_second']:.0f} images/s, at most {left / 60:.0f} min left"
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})

@@ -94,7 +94,7 @@ def resumed(cluster: str, images: Images, out: Path) -> str:
 
 def test_a_killed_job_goes_on_with_the_same_command(resumed: str):
     assert "simple_cnn: going on after epoch" in resumed
-    assert "simple_cnn epoch 1/4" not in resumed
+    assert "simple_cnn: epoch 1/4" not in resumed and "simple_cnn: epoch " in resumed
 
 
 def test_it_ends_in_the_losses_of_an_uninterrupted_run(resumed: str, out: Path, images: Images):
