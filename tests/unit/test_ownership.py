@@ -129,7 +129,14 @@ def test_of_another_machine_only_signs_of_life_count(url: str, capsys):
     assert "waiting up to 1 s for its sign of life" in out and "taken over from process 1 on far, since long ago" in out
 
 
-def test_of_many_that_start_together_one_gets_the_study(url: str):
+@pytest.mark.parametrize("dead", [False, True])
+def test_of_many_that_start_together_one_gets_the_study(url: str, dead: bool):
+    """Also where the owner before them died."""
+    with owned("s", url, "there"):
+        pass  # the table is there
+    if dead:
+        values = f"'s', 'x', 'here', '{ownership._machine()}', 4194999, '1', '/there', 'long ago', 7"
+        row(url, f"INSERT INTO ham_ray_owners VALUES ({values})")
     start, end, got, refused = threading.Barrier(6), threading.Barrier(6), [], []
 
     def claim(number: int) -> None:
