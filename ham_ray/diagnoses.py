@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -70,6 +72,15 @@ def nearest(text: str) -> str | None:
     if not found:
         return None
     return found[0] if found[0] in CODES else f"{found[0]} ({_CODE_OF[found[0]]})"
+
+
+def listed(texts: Iterable[str], most: int = 8) -> str:
+    """Names that are none of the seven with their counts and what is nearest; "" where there are none."""
+    said = []
+    for text, count in Counter(texts).most_common():
+        near = nearest(text)
+        said.append(f"{text!r} ({count:,}{f', nearest is {near}' if near else ''})")
+    return ", ".join(said[:most]) + (f" and {len(said) - most} more" if len(said) > most else "")
 
 
 def _words(text: str) -> str:

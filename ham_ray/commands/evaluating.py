@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ham_ray.data import cells, user_tables
 from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import Truth, read_truth
-from ham_ray.diagnoses import CODES, PROBABILITIES, nearest
+from ham_ray.diagnoses import CODES, PROBABILITIES, listed
 from ham_ray.errors import UserError
 from ham_ray.evaluation import intervals, isic, metrics, model_card, predictions, report, summary
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
@@ -173,7 +172,7 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]
     print(*(f"{uri}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
     known = truth.rows.reindex(ids).reset_index(drop=True)
     label = known["label"].astype("Int32")
-    unknown = _unknown(truth.unknown[truth.unknown.index.isin(ids)])
+    unknown = listed(truth.unknown[truth.unknown.index.isin(ids)])
     if label.notna().sum() == 0 and unknown:
         raise UserError(f"--truth has none of the seven diagnoses for the images of {uri}: {unknown}")
     if label.notna().sum() == 0:
@@ -191,15 +190,6 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]
     for name in ("lesion_id", "group_id", *FACTS):
         found[name] = known[name].where(known[name].notna(), frame[name])
     return found
-
-
-def _unknown(texts: pd.Series) -> str:
-    """Diagnoses that are none of the seven with their counts and the nearest code; "" where there are none."""
-    said = []
-    for text, count in Counter(map(str, texts)).most_common():
-        near = nearest(text)
-        said.append(f"{text!r} ({count:,}{f', nearest is {near}' if near else ''})")
-    return ", ".join(said[:8]) + (f" and {len(said) - 8} more" if len(said) > 8 else "")
 
 
 def _page(

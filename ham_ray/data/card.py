@@ -16,6 +16,7 @@ import ham_ray
 from ham_ray.data import pictures
 from ham_ray.data.images import SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
+from ham_ray.data.quarantine import USUAL_LESION
 from ham_ray.diagnoses import CODES
 
 LICENCE = {
@@ -102,6 +103,18 @@ def contradictions(rows: pd.DataFrame) -> Iterable[str]:
             values = by_id.loc[ids, name]
             if values.nunique() > 1:
                 yield f"same pixels, different {name}: " + ", ".join(f"{i} {v}" for i, v in values.items())
+
+
+def odd_lesions(rows: pd.DataFrame) -> Iterable[str]:
+    """Sentences on lesions that may be none: very many images, or several diagnoses, under one lesion_id."""
+    lesions = rows.groupby("lesion_id")
+    sizes, diagnoses = lesions.size(), lesions["dx"].agg(lambda dx: sorted(set(dx)))
+    for name, size in sizes[sizes > USUAL_LESION].items():
+        yield f"lesion {name} has {size:,} images, more than {USUAL_LESION}: is it one lesion?"
+    mixed = diagnoses[diagnoses.map(len) > 1]
+    if len(mixed):
+        some = "; ".join(f"{name} {', '.join(dx)}" for name, dx in mixed.head(3).items())
+        yield f"{len(mixed):,} lesions have images of several diagnoses, are they one each? {some}"
 
 
 def _class_counts(rows: pd.DataFrame) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 
@@ -138,7 +139,7 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
 
 
 def loose(image_id: str) -> str:
-    """An image id without case and suffix: what is left when people write it as they like."""
-    folded = image_id.casefold()
+    """An image id without case, suffix and the two ways to write an umlaut: as people write it."""
+    folded = unicodedata.normalize("NFC", image_id).casefold()
     suffix = next((suffix for suffix in (*formats.SUFFIXES, ".0") if folded.endswith(suffix)), "")
     return folded.removesuffix(suffix)

@@ -26,7 +26,7 @@ from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
-from ham_ray.diagnoses import LABELS
+from ham_ray.diagnoses import CODES, LABELS, listed
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.parts import Parts, work_folder, work_path
 
@@ -141,7 +141,9 @@ class _Ingest:
 
         finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)
-        return IngestReport(self.target, contents, False, [f"ran on {how}", *_notes(contents, rows)])
+        return IngestReport(
+            self.target, contents, False, [f"ran on {how}", *_notes(contents, rows, self._unknown_diagnoses())]
+        )
 
     def _chunks(self, image_ids: list[str]) -> list[Chunk]:
         files = self.source.images
@@ -176,12 +178,17 @@ class _Ingest:
             return
         where = self._write_quarantine(findings)
         reasons = ", ".join(f"{count} {reason}" for reason, count in quarantine.counts(findings).items()) or "no rows"
+        reasons += f"; unknown are {names}" if (names := self._unknown_diagnoses()) else ""
         if not good:
             raise UserError(f"nothing usable in {self.source.path}: {reasons}; see {where}")
         raise UserError(
             f"{out} of {total} images fell out ({reasons}), more than --max-quarantined "
             f"{self.options.max_quarantined:g}; see {where}, mend the archive or raise the limit"
         )
+
+    def _unknown_diagnoses(self) -> str:
+        dx = self.source.metadata["dx"]
+        return listed(dx[(dx != "") & ~dx.isin(CODES)])
 
     def _refuse_untrainable(self, rows: pd.DataFrame, lesions: pd.Series) -> None:
         """Refuse what no fold could mend: a lesion of very many images, one class, hardly any lesions."""
@@ -238,13 +245,15 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
     return rows[[name for name in SCHEMA.names if name != "image"]]
 
 
-def _notes(contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+def _notes(contents: dict[str, Any], rows: pd.DataFrame, unknown: str) -> list[str]:
     notes = [*contents["notes"], *splits.thin_folds(rows)]
+    if unknown:
+        notes.append(f"diagnoses that are none of the seven, their images are left out: {unknown}")
     if contents["same_pixels"]:
         notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
     if rows[["width", "height"]].drop_duplicates().shape[0] > 1:
         notes.append("the images have different sizes, and no size is common to nine in ten: all accepted")
-    return notes + list(card.contradictions(rows))
+    return notes + list(card.contradictions(rows)) + list(card.odd_lesions(rows))
 
 
 def _publish(folder: Path, target: str) -> None:

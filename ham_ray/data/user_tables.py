@@ -30,6 +30,7 @@ _FOREIGN = (
     (b"%PDF", "a PDF", _SAVE_AS_CSV),
     (b"version https://git-lfs", "a pointer of Git LFS, the table itself was not downloaded", "run git lfs pull"),
     (b"{", "JSON", _SAVE_AS_CSV),
+    (b"[", "JSON", _SAVE_AS_CSV),
     (b"<", "a page of HTML or XML, such as a login page", "download it again, or " + _SAVE_AS_CSV),
 )
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))  # zero-width, left by copying from web pages
@@ -101,11 +102,11 @@ def _encodings(data: bytes) -> tuple[str, ...]:
 
 def _rows(text: str, label: str) -> list[list[str]]:
     """The rows that hold anything, the header first, all of its length."""
-    text, separator = _separated(text)
+    separator = _separator(text)
     rows: list[list[str]] = []
     ragged: list[str] = []
     for line, row in _parsed(text, separator, label):
-        if not any(map(_clean, row)):
+        if not any(map(_clean, row)) or (not rows and row[0].lower().startswith("sep=")):
             continue
         width = len(rows[0]) if rows else len(row)
         while len(row) > width and not _clean(row[-1]):
@@ -124,14 +125,12 @@ def _rows(text: str, label: str) -> list[list[str]]:
     return rows
 
 
-def _separated(text: str) -> tuple[str, str]:
-    """The text from its header on, and its separator; Excel may name that in a first line `sep=;`."""
-    text = text.lstrip("\r\n")
-    first = text.partition("\n")[0].strip()
-    if named := re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE):
-        return text.partition("\n")[2], named[1]
-    bare = re.sub(r'"[^"]*"', "", first)
-    return text, max(_SEPARATORS, key=bare.count)
+def _separator(text: str) -> str:
+    """What separates the header's fields; Excel may name it in a first line `sep=;`."""
+    header = re.match(r"\s*([^\r\n]*)", text)
+    bare = re.sub(r'"[^"]*"', "", header[1] if header else "")
+    named = re.fullmatch(r"sep=(.)\s*", bare, re.IGNORECASE)
+    return named[1] if named else max(_SEPARATORS, key=bare.count)
 
 
 def _parsed(text: str, separator: str, label: str) -> Iterator[tuple[int, list[str]]]:

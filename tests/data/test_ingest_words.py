@@ -64,6 +64,14 @@ def test_a_lesion_of_too_many_images_is_refused(builder, draw, tmp_path):
     assert ingest(archive, tmp_path / "out", size=32, max_lesion=0.5).card["images"] == 63
 
 
+def test_what_looks_like_no_one_lesion_is_said(builder, draw, tmp_path):
+    many_images_of_one_lesion(builder, draw, 21)
+    builder.rows[-1]["dx"] = "df"
+    notes = ingest(builder.to_folder(), tmp_path / "out", size=32, max_lesion=0.5).notes
+    assert "lesion clinic has 21 images, more than 20: is it one lesion?" in notes
+    assert "1 lesions have images of several diagnoses, are they one each? clinic akiec, df" in notes
+
+
 def test_twenty_images_of_a_lesion_are_accepted(builder, draw, tmp_path):
     many_images_of_one_lesion(builder, draw, 20)
     assert ingest(builder.to_folder(), tmp_path / "out", size=32).card["images"] == 62
@@ -121,6 +129,18 @@ def test_names_of_diagnoses_are_read_and_others_are_listed(builder, tmp_path):
     report, _ = ingested(builder, tmp_path)
     assert report.card["fingerprint"] == plain.card["fingerprint"]
     assert any("'melanoma' as mel (6)" in note for note in report.notes)
+
+
+def test_diagnoses_that_are_none_are_named_with_counts_and_the_nearest(builder, tmp_path):
+    for number in (3, 4):
+        builder.rows[number]["dx"] = "Wart"
+    builder.rows[5]["dx"] = "melanomma"
+    names = r"'wart' \(2\), 'melanomma' \(1, nearest is melanoma \(mel\)\)"
+    with pytest.raises(UserError, match=rf"3 of 42 images fell out \(3 unknown diagnosis; unknown are {names}\)"):
+        ingest(builder.to_folder(), tmp_path / "out", size=32)
+    report, _ = ingested(builder, tmp_path, max_quarantined=0.2)
+    said = "diagnoses that are none of the seven, their images are left out: 'wart' (2), 'melanomma' (1, nearest is mel"
+    assert any(note.startswith(said) for note in report.notes)
 
 
 def test_image_ids_with_a_suffix_or_in_another_case_are_matched(builder, tmp_path):

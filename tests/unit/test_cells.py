@@ -88,4 +88,5 @@ def test_image_ids_are_matched_where_only_one_fits():
     assert found.tolist() == ["ISIC_1", "ISIC_2", "ISIC_3", "ISIC_4.PNG", "isic_4", "5"]  # two want ISIC_4
     assert notes == ["3 image ids differ in case or suffix alone: read '5.0' as '5', …"]
     assert match_ids(ids[:1], ["ISIC_1", "isic_1"])[0].tolist() == ["ISIC_1.jpg"]  # two fit
+    assert match_ids(pd.Series(["Mu\u0308ller"]), ["Müller"])[0].tolist() == ["Müller"]  # as macOS names files
     assert match_ids(ids[2:3], ["ISIC_3", "isic_3"])[1] == []

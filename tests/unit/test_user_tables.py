@@ -25,7 +25,7 @@ def text(separator: str, quote: bool = True, end: str = "\n") -> str:
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
-@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_separator_encoding_and_line_end_gives_the_same_rows(separator, encoding, end):
     table = read_table(text(separator, end=end).encode(encoding), "t.csv")
     assert table.to_dict("records") == ROWS
@@ -97,6 +97,8 @@ def plain_zip() -> bytes:
         (b"", "it is empty"),
         (b"\n,,\n \n", "it is empty"),
         (b"a,b\n1,2\n3\n4,5\n6,7,8\n", "line 3 has 1 fields, line 5 has 3 fields, the header has 2"),
+        (b"sep=;\n\na;b\n1;2\n3\n", "line 5 has 1 fields, the header has 2"),
+        (b'[{"a": 1}]', "JSON; save it as CSV"),
         (b'a,b\n1,"2\n3,4\n', "line 3: unexpected end of data; is a quote left open"),
         (b"image_id,dx,DX\n1,2,3\n", "columns 2 and 3 are both named dx; delete one"),
     ],
