@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, cause, in_words
 from ham_ray.supervision import Ending, Supervised, supervise, supervised
 
 EVERY = 30.0  # seconds between lines of progress
@@ -80,24 +80,15 @@ def _worked(app: typer.Typer, process: Supervised) -> Ending:
     except KeyboardInterrupt:
         return Ending(130)
     except SystemExit as error:  # of Typer, where nobody reads standard output any more
-        return Ending(error.code if isinstance(error.code, int) else 1)
+        return Ending(error.code if isinstance(error.code, int) else int(error.code is not None))
     except BaseException as error:  # the last resort: of any library
         trace = tracebacks.format_exc()
         print(trace, file=sys.stderr, flush=True)
-        line = f"error: {_in_words(error)}".replace("\n", " ")
-        expected = isinstance(error, (UserError, OSError))
+        line = f"error: {in_words(error)}".replace("\n", " ")
+        expected = isinstance(cause(error), (UserError, OSError))
         if not expected:
             line += f"; its traceback is in {process.log}, and --traceback prints it"
         return Ending(2 if expected else 1, f"{trace}{line}" if "--traceback" in sys.argv else line)
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def terminal() -> TextIO:

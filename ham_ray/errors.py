@@ -39,13 +39,14 @@ def in_words(error: BaseException) -> str:
     error = cause(error)
     if isinstance(error, UserError):
         return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    kind = type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [kind]
     if isinstance(error, OSError):
         return f"{error.strerror or lines[0]}{f': {error.filename}' if error.filename else ''}"
     if not _is_of_ray(error):
-        return f"{type(error).__name__}: {lines[0]}"
+        return kind if lines == [kind] else f"{kind}: {lines[0]}"
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    known = next((words for kind, words in _ENDS.items() if kind in kinds), type(error).__name__)
+    known = next((words for kind, words in _ENDS.items() if kind in kinds), kind)
     # Ray's reason stands in the last line; of an OutOfMemoryError, whose further lines are advice, in the first.
     reason = lines[0] if "OutOfMemoryError" in kinds else lines[-1]
     return f"{known} ({reason[:300]})"
