@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 from here import train_here
 
 from ham_ray.cluster import plan
@@ -75,6 +76,22 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("out")
+
+
+def test_ctrl_c_ends_a_training_and_gives_the_cluster_its_cpus_back(cluster: str, images: Images, tmp_path: Path):
+    job = start(command(images, tmp_path, "--epochs", "4000"), cluster, cwd=tmp_path, start_new_session=True)
+    while not list(tmp_path.glob("job/simple_cnn/checkpoints/epoch-*.npz")):
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.02)
+    sent = time.monotonic()
+    os.killpg(job.pid, signal.SIGINT)  # as a terminal does
+    code, told, error = finish(job)
+    assert (code, error) == (130, "interrupted: finished trainings and epochs are kept; the same command goes on\n")
+    assert time.monotonic() - sent < 20 and "Traceback" not in told
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() - sent < 60
+        time.sleep(0.2)
+    assert list(tmp_path.glob("job/simple_cnn/checkpoints/epoch-*.npz"))
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -214,7 +215,10 @@ def test_other_files_are_refused(tmp_path: Path):
 def test_the_job_is_one_line_and_two_for_a_mistake(table: Path, tmp_path: Path):
     job = [sys.executable, str(ROOT / "jobs" / "evaluate.py"), "--out", str(tmp_path / "out"), "--predictions"]
     predictions.write(made(1, 0.5), str(tmp_path / "b.parquet"))
-    good = subprocess.run([*job, str(table), str(tmp_path / "b.parquet")], capture_output=True, text=True)
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}  # tables, lines and all
+    good = subprocess.run(
+        [*job, str(table), str(tmp_path / "b.parquet")], capture_output=True, encoding="ascii", env=ascii_only
+    )
     assert good.returncode == 0 and "report: " in good.stdout and not good.stderr
     assert set(json.loads((tmp_path / "out" / "metrics.json").read_text())) == {"a", "b"}
     bad = subprocess.run([*job, "/nowhere.parquet"], capture_output=True, text=True)

@@ -15,7 +15,8 @@ import pytest
 pytestmark = pytest.mark.unit
 KEPT = "half of it is kept; the same command goes on"
 JOB = f"""
-from ham_ray import console
+from ham_ray import console, supervision
+supervision.PATIENCE = 4
 def main(work: str) -> None:
     exec(work, {{}})
 console.run(main, "nothing", "{KEPT}")
@@ -149,12 +150,12 @@ def test_a_signal_ends_a_job_with_one_line(temporary: Path, number: signal.Signa
 
 def test_a_second_ctrl_c_ends_a_job_that_does_not_stop(temporary: Path):
     code, _, err, seconds = interrupted(STUBBORN, signal.SIGINT, 2, True)
-    assert (code, err) == (130, f"interrupted: {KEPT}\n") and seconds < 9
+    assert (code, err) == (130, f"interrupted: {KEPT}\n") and seconds < 3.5
 
 
 def test_a_job_that_does_not_stop_is_ended_in_time(temporary: Path):
     code, _, err, seconds = interrupted(STUBBORN, signal.SIGINT, 1, True)
-    assert (code, err) == (130, f"interrupted: {KEPT}\n") and 9 < seconds < 20
+    assert (code, err) == (130, f"interrupted: {KEPT}\n") and 4 <= seconds < 10
 
 
 def test_the_context_managers_of_an_interrupted_job_are_left(temporary: Path):
@@ -170,7 +171,7 @@ def test_a_signal_that_a_shell_has_told_to_ignore_is_ignored(temporary: Path):
 
 ORPHANS = """
 import os, subprocess, sys, time
-code = "import subprocess; p = subprocess.Popen(['sleep', '300'], start_new_session=True); print(p.pid, flush=True)"
+code = "import subprocess; p = subprocess.Popen(['sleep', '300'], start_new_session=True, stdout=-3); print(p.pid, flush=True)"
 first = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
 second = subprocess.Popen(["sleep", "300"], start_new_session=True).pid
 print("working", flush=True)
@@ -219,13 +220,11 @@ def test_any_encoding_of_the_terminal_will_do(temporary: Path, settings: dict[st
     assert job.stderr.decode(encoding).splitlines() == [f"error: {shown}"]
 
 
-@pytest.mark.parametrize(
-    "asked",
-    ['{"backend": "torch", "floatx": "float64", "epsilon": 0.5, "image_data_format": "channels_first"}', "[1, {"],
-)
-def test_keras_is_set_right_whatever_the_user_has_set(temporary: Path, asked: str):
+def test_keras_is_set_right_whatever_the_user_has_set(temporary: Path):
     (temporary / "home" / "models").mkdir(parents=True)
-    (temporary / "home" / "keras.json").write_text(asked)
+    (temporary / "home" / "keras.json").write_text(
+        '{"backend": "torch", "floatx": "float64", "epsilon": 0.5, "image_data_format": "channels_first"}'
+    )
     work = """
 import json, os, keras
 config = keras.config
