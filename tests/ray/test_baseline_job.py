@@ -198,5 +198,6 @@ def test_a_submitted_job_runs(cluster: str, tmp_path: Path):
     code, told, error = finish(start(arguments, cluster))
     assert code == 0, told[-3000:] + error[-3000:]
     assert "succeeded" in told and "report: " in told
+    assert not any(words in told for words in ("core_worker", "WARNING", "(pid=", "I0000", "E0000"))  # libraries' own
     assert "8 in training); computed once now" in told and "RANDOM WEIGHTS" in told
     assert len(list(tmp_path.glob("baseline-*/report.html"))) == 1

@@ -35,7 +35,8 @@ sent, before = time.monotonic(), sum(name.isdigit() for name in os.listdir("/pro
 os.killpg(job.pid, signal.SIGINT)
 rest, err = job.communicate()
 seconds = time.monotonic() - sent
-left = [open(f"/proc/{name}/stat").read() for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+left = [open(f"/proc/{name}/stat").read() for name in others]
 print(json.dumps([out, before, job.returncode, rest, err, seconds, left]))
 """
 

@@ -171,7 +171,7 @@ def test_a_signal_that_a_shell_has_told_to_ignore_is_ignored(temporary: Path):
 
 ORPHANS = """
 import os, subprocess, sys, time
-code = "import subprocess; p = subprocess.Popen(['sleep', '300'], start_new_session=True, stdout=-3); print(p.pid, flush=True)"
+code = "import subprocess; print(subprocess.Popen(['sleep', '300'], start_new_session=True, stdout=-3).pid)"
 first = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True).stdout.strip()
 second = subprocess.Popen(["sleep", "300"], start_new_session=True).pid
 print("working", flush=True)
