@@ -40,13 +40,15 @@ def failures_stay_with_their_trial() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; the memory monitor's with the node's memory."""
+    """An error in one line; the memory monitor's only with the node's memory."""
     if isinstance(error, LostProcessError):
         return str(error)
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
-    used = _USED.search(str(cause)) if isinstance(cause, OutOfMemoryError) else None
-    return f"{type(cause).__name__}: {lines[0]}{f' ({used[0]})' if used else ''}"[:300]
+    text = lines[0]
+    if isinstance(cause, OutOfMemoryError) and (used := _USED.search(text)):
+        text = f"{text.partition('. ')[0]} ({used[0]})"
+    return f"{type(cause).__name__}: {text}"[:300]
 
 
 class _Manager(RayActorManager):

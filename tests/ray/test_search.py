@@ -270,13 +270,15 @@ def test_ctrl_c_ends_a_search_without_finals_and_the_same_command_goes_on(cluste
     assert search(images, tmp_path, space.read_text(), trials=1)["state"].tolist() == ["complete"]
 
 
-def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path):
+def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path, capsys):
     bad = ", ".join(f"{{learning_rate: 1.0e-30, dropout: 0.{place}}}" for place in (1, 2, 3))
     text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 6").replace("low: 1.0e-4", "low: 1.0e-30")
     text += f"points: [{{learning_rate: 3.0e-3, dropout: 0.0}}, {bad}]\n"
     table = search(images, folder, text, name="joined", trials=4, workers_per_trial=2)
     assert table["state"].tolist() == ["complete", "pruned", "pruned", "pruned"]
     assert table["epochs"].tolist() == [2, 1, 1, 1]
+    lines = capsys.readouterr().out
+    assert "trial 0 epoch 1/2: " in lines and "trial 3 stopped after epoch 1: " in lines
     assert not list((folder / "joined").rglob("model.keras"))
     here = values_here(images, folder / "here", {"learning_rate": 3e-3, "dropout": 0.0})
     assert table["macro_f1"][0] == pytest.approx(max(here), abs=0.02)

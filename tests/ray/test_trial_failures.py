@@ -164,7 +164,7 @@ def test_a_trial_that_needs_too_much_memory_fails_and_the_search_goes_on(tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     *lines, last = done.stdout.splitlines()
     assert last.startswith("['fail', 'complete', 'complete'] OutOfMemoryError: "), done.stdout
-    assert "running low on memory. (" in last and "GB used / " in last
+    assert "running low on memory (" in last and "GB used / " in last
     restarts = {line[:8] for line in lines if "restart 1 of at most 1" in line}
     assert restarts >= {"trial 0:", "trial 1:"}  # the whole machine's memory counts, with what else runs on it
     assert "Traceback" not in done.stdout + done.stderr

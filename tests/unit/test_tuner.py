@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from ray.exceptions import OutOfMemoryError
 
 from ham_ray.errors import UserError
 from ham_ray.search import tuner
+from ham_ray.search.controller import LostProcessError, reason
 from ham_ray.search.database import StudyError
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
@@ -196,3 +198,14 @@ def test_folders_that_a_killed_start_left_are_removed_and_nothing_else(tmp_path:
         (tmp_path / name).mkdir(parents=True)
     tuner.remove_leftovers(str(tmp_path))
     assert [name for name in (*left, *kept) if (tmp_path / name).exists()] == kept
+
+
+def test_the_memory_monitors_reason_is_short_and_has_the_memory():
+    told = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: fc8b) was "
+        "7.44GB used / 23.54GB limit (0.316066) OOM kill reason: Memory usage 7979315200B exceeded threshold of\nmore"
+    )
+    short = (
+        "OutOfMemoryError: 1 worker(s) were killed due to the node running low on memory (7.44GB used / 23.54GB limit)"
+    )
+    assert reason(OutOfMemoryError(told)) == reason(LostProcessError(short)) == short
