@@ -202,7 +202,7 @@ def test_folders_that_a_killed_start_left_are_removed_and_nothing_else(tmp_path:
 
 def test_the_memory_monitors_reason_is_short_and_has_the_memory():
     told = (
-        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: fc8b) was "
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 127.0.0.1, ID: f) was "
         "7.44GB used / 23.54GB limit (0.316066) OOM kill reason: Memory usage 7979315200B exceeded threshold of\nmore"
     )
     short = (
