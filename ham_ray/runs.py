@@ -53,7 +53,7 @@ def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
     if not storage.exists(place):
         storage.write_bytes(place, to_json(identity))
         return
-    found = json.loads(storage.read_bytes(place))
+    found = storage.read_object(place)
     changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(found, json.loads(to_json(identity)))]
     if changed:
         raise UserError(f"{uri} is another run: {'; '.join(changed)}. {remedy}")
@@ -61,13 +61,14 @@ def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
 
 def record_start(uri: str) -> None:
     """Add this start to the run's manifest: a run that goes on may do so with other code or on another machine."""
-    starts = json.loads(storage.read_bytes(uri))["starts"] if storage.exists(uri) else []
+    starts = storage.read_object(uri).get("starts", [])
     storage.write_bytes(uri, to_json({"starts": [*starts, environment()]}))
 
 
 def last_start(uri: str) -> str:
     """When the run of this manifest was started last, as sortable text; empty where nobody knows."""
-    return json.loads(storage.read_bytes(uri))["starts"][-1]["time"] if storage.exists(uri) else ""
+    starts = storage.read_object(uri).get("starts")
+    return starts[-1]["time"] if starts else ""
 
 
 def environment() -> dict[str, Any]:

@@ -7,6 +7,7 @@ shows an object only once its upload is complete.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -15,11 +16,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 
 from ham_ray.errors import UserError
 
+MAX_JSON = 64 << 20  # bytes
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
 
 
@@ -116,6 +119,23 @@ def read_limited(uri: str | Path, most: int, option: str = "") -> bytes:
         raise UserError(f"{named} has {info.size:,} bytes, more than the {most:,} that are read of such a file")
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
+
+
+def read_object(uri: str | Path, remedy: str = "copy it again from its run, or move it away") -> dict[str, Any]:
+    """The JSON object in a file; an empty one where there is no such file.
+
+    Raises:
+        UserError: over `MAX_JSON`, or no JSON object: damaged, with the remedy.
+    """
+    if not exists(uri):
+        return {}
+    try:
+        found = json.loads(read_limited(uri, MAX_JSON))
+    except (ValueError, RecursionError):
+        raise UserError(f"{uri} is damaged (no JSON): {remedy}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{uri} is damaged (a {type(found).__name__}, no object): {remedy}")
+    return found
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,5 +98,4 @@ def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Im
 
 def _recorded(uri: str) -> dict[str, Any]:
     """The identity of the run in a folder; empty where it holds none."""
-    place = storage.join(uri, runs.IDENTITY)
-    return json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+    return storage.read_object(storage.join(uri, runs.IDENTITY))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def _names(uris: list[str]) -> dict[str, str]:
 def _known(uri: str) -> dict[str, Any]:
     """What the manifest beside a table says of its models, where there is one: their weights, and what to beware of."""
     place = storage.sibling(uri, runs.MANIFEST)
-    manifest = json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+    manifest = storage.read_object(place)
     weights = [model["weights"] for model in manifest.get("models", []) if model.get("weights")]
     return {
         "weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights)),

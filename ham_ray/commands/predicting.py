@@ -27,7 +27,7 @@ from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.options.predict import Options
 from ham_ray.parts import Parts, work_folder, work_path
-from ham_ray.prediction import beside, pipeline, saved
+from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
 from ham_ray.recipe import VIEWS
@@ -125,7 +125,7 @@ def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry:
 
 def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
     """The manifest at `place`, if it is of these predictions."""
-    found = beside.read_object(place)
+    found = storage.read_object(place, f"delete it and {out}")
     known = found.get("identity")
     different = [name for name, value in identity.items() if not isinstance(known, dict) or known.get(name) != value]
     if different:

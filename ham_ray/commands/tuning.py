@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -245,7 +244,7 @@ class _Search:
         place = storage.join(self.place, FINALS, WINNER)
         if self.finals_folder == FINALS or not storage.exists(place):
             return []
-        scores = json.loads(storage.read_bytes(place))["scores"]
+        scores = storage.read_object(place).get("scores", {})
         found = sorted(map(int, scores), key=lambda number: -scores[str(number)])
         print(f"best trials: first those of the finals at {self.images.size} px, in their order: {found}", flush=True)
         return found

@@ -7,7 +7,6 @@ IMAGES is a folder: `images-00000.parquet` … (row groups of 128 images, rows i
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +80,17 @@ def open_images(uri: str) -> Images:
         raise UserError(
             f"{uri} is not a finished IMAGES table (no {CARD}); make one: python jobs/ingest.py ARCHIVE --out {uri}"
         )
-    card = json.loads(storage.read_bytes(storage.join(uri, CARD)))
-    if card["schema_version"] != SCHEMA_VERSION:
+    card = storage.read_object(storage.join(uri, CARD), "ingest it again")
+    if card.get("schema_version") != SCHEMA_VERSION:
         raise UserError(
-            f"{uri} has schema version {card['schema_version']}, this code reads {SCHEMA_VERSION}; ingest it again"
+            f"{uri} has schema version {card.get('schema_version')}, this code reads {SCHEMA_VERSION}; ingest it again"
         )
     light = [name for name in SCHEMA.names if name != "image"]
-    rows = _dataset(uri).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+    try:
+        rows = _dataset(uri).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{uri} is damaged ({reason}): ingest it again, or copy it whole") from None
     return Images(uri, card, rows)
 
 

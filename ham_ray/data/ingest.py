@@ -7,7 +7,6 @@ place in one step, or uploaded with its data card last.
 from __future__ import annotations
 
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -269,7 +268,7 @@ def _publish(folder: Path, target: str) -> None:
 
 
 def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
-    found = json.loads(storage.read_bytes(storage.join(target, CARD)))
+    found = storage.read_object(storage.join(target, CARD), "delete the folder and ingest again")
     wanted = (SCHEMA_VERSION, source.path.name, source.layout, options.size, options.geometry)
     origin = found.get("source", {})
     version, size, geometry = (found.get(key) for key in ("schema_version", "size", "geometry"))

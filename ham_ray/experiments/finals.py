@@ -11,9 +11,7 @@ one that happens to call them more often is not the better one.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,7 +117,7 @@ def _trained(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[in
 
 def _looks(place: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
     """What is to be said where the test fold was looked at before, by other finals or by other models of these."""
-    before: dict[str, Any] = json.loads(storage.read_bytes(place)) if storage.exists(place) else {}
+    before = storage.read_object(place)
     named = before.get("members", members)  # which older code did not write
     who = [] if named == members else [", ".join(name for found in named.values() for name in found)]
     who += [f"{', '.join(earlier)} of the same search"] if earlier else []

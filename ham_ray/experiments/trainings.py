@@ -146,7 +146,7 @@ def read_run(uri: str) -> Run | None:
     """The finished run in a folder; None where there is none."""
     if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL)):
         return None
-    info = json.loads(storage.read_bytes(storage.join(uri, METRICS)))["info"]
+    info = storage.read_object(storage.join(uri, METRICS)).get("info", {})
     history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, HISTORY))))
     return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import SPLITS
 
-MAX_JSON, MAX_TABLE = 64 << 20, 256 << 20  # bytes
+MAX_TABLE = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def geometry(uri: str) -> str | None:
     Raises:
         UserError: damaged.
     """
-    found = read_object(uri).get("geometry")
+    found = storage.read_object(uri).get("geometry")
     _require(uri, found is None or found in GEOMETRIES, f"geometry is {found!r}")
     return found
 
@@ -47,7 +46,7 @@ def weights(uri: str) -> str | None:
     Raises:
         UserError: damaged.
     """
-    info = read_object(uri).get("info", {})
+    info = storage.read_object(uri).get("info", {})
     found = info.get("weights") if isinstance(info, dict) else info
     _require(uri, found is None or isinstance(found, str), "info.weights is no text")
     return found
@@ -59,7 +58,7 @@ def calibration(uri: str) -> Calibration | None:
     Raises:
         UserError: damaged.
     """
-    return _calibration(uri, found) if (found := read_object(uri)) else None
+    return _calibration(uri, found) if (found := storage.read_object(uri)) else None
 
 
 def winner(uri: str) -> Winner:
@@ -68,7 +67,7 @@ def winner(uri: str) -> Winner:
     Raises:
         UserError: damaged, or of a version that named no models.
     """
-    found = read_object(uri)
+    found = storage.read_object(uri)
     if "members" not in found:
         raise UserError(f"{uri} names no models; run the search's command again, it adds them")
     members = found["members"]
@@ -100,22 +99,6 @@ def splits(uri: str) -> dict[str, str]:
     return dict(zip(table["group_id"], table["split"], strict=True)) | dict(
         zip(table["image_id"], table["split"], strict=True)
     )
-
-
-def read_object(uri: str) -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is no such file.
-
-    Raises:
-        UserError: over the limit, or no JSON object.
-    """
-    if not storage.exists(uri):
-        return {}
-    try:
-        found = json.loads(storage.read_limited(uri, MAX_JSON))
-    except (ValueError, RecursionError):
-        raise _damaged(uri, "no JSON") from None
-    _require(uri, isinstance(found, dict), f"a {type(found).__name__}, no object")
-    return found
 
 
 def _calibration(uri: str, found: Any) -> Calibration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from ham_ray.data.images import SCHEMA, decode, open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
 from ham_ray.data.sample import write_sample
+from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.data
 
@@ -99,6 +101,23 @@ def test_the_fingerprint_follows_content_not_row_order(report):
         assert card.fingerprint(changed, 32, "crop") != report.card["fingerprint"]
     assert card.fingerprint(rows, 48, "crop") != report.card["fingerprint"]
     assert card.fingerprint(rows, 32, "squash") != report.card["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("dataset.json", b"[]", r"dataset.json is damaged \(a list, no object\): ingest it again"),
+        ("dataset.json", b"{", r"dataset.json is damaged \(no JSON\): ingest it again"),
+        ("dataset.json", b"{}", "has schema version None"),
+        ("images-00000.parquet", b"PAR1 cut", "is damaged .*ingest it again, or copy it whole"),
+    ],
+)
+def test_a_damaged_table_is_one_line(report, tmp_path, name, content, reason):
+    shutil.copytree(report.uri, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_bytes(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        open_images(str(tmp_path / "copy"))
+    assert "\n" not in str(caught.value)
 
 
 def test_folder_and_zip_have_one_fingerprint(builder, tmp_path):

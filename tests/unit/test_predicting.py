@@ -40,7 +40,7 @@ def test_other_pixels_of_the_same_files_are_other_predictions(tmp_path: Path):
 @pytest.mark.parametrize("content", [b"[]", b"{", b"null", b"[" * 100_000])
 def test_a_damaged_manifest_beside_finished_predictions_is_one_line(tmp_path: Path, content: bytes):
     (tmp_path / "a.manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"a.manifest.json is damaged \(.*\): copy it again"):
+    with pytest.raises(UserError, match=r"a.manifest.json is damaged \(.*\): delete it and a$"):
         predicting._same(str(tmp_path / "a.manifest.json"), {"images": "s"}, "a")
 
 

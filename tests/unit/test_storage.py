@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,26 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
     holder.wait()
     with storage.locked(str(tmp_path)):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b"9" * 5000])
+def test_json_that_is_no_object_is_one_line_with_its_remedy(tmp_path: Path, content: bytes):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"a.json is damaged \(.*\): delete it$"):
+        storage.read_object(tmp_path / "a.json", "delete it")
+
+
+def test_json_objects_are_read_and_none_is_empty(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert storage.read_object(tmp_path / "a.json") == {"a": 1} and storage.read_object(tmp_path / "b.json") == {}
+
+
+def test_what_is_large_or_no_plain_file_is_not_read(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"x" * 11)
+    os.mkfifo(tmp_path / "pipe")
+    assert storage.read_limited(tmp_path / "a", 11) == b"x" * 11
+    with pytest.raises(UserError, match="a has 11 bytes, more than the 10 that are read"):
+        storage.read_limited(tmp_path / "a", 10)
+    for name in ("pipe", "."):
+        with pytest.raises(UserError, match=r"--model .* is no plain file"):
+            storage.read_limited(tmp_path / name, 10, "--model")
