@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -139,3 +142,42 @@ def test_files_that_a_node_does_not_see_are_refused(monkeypatch: pytest.MonkeyPa
     module.check_visible("s3://bucket/images", "--images")
     with pytest.raises(UserError, match="--images /local/pictures: 2 of 3 nodes do not see it"):
         module.check_visible("/local/pictures", "--images")
+
+
+def test_a_temporary_folder_too_long_for_rays_sockets_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/scratch/" + 60 * "x")  # 69 bytes; a session and its socket take 68
+    with pytest.raises(UserError, match=r"/scratch/x+: 30 bytes too long a path for Ray's sockets; set RAY_TMPDIR"):
+        module.check_temporary()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    module.check_temporary()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray did not start: The current node timed out during startup; look for free memory"),
+        ("head:6379", "cannot connect to Ray at head:6379: The current node timed out during startup; compare"),
+    ],
+)
+def test_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, address: str | None, told: str):
+    def init(**options) -> None:
+        raise Exception("\nThe current node timed out during startup\nthe last lines of gcs_server.out:\n[2026] E …")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError) as raised, module.connected():
+        pass
+    assert str(raised.value).startswith(told) and "\n" not in str(raised.value)
+
+
+def test_workers_on_other_nodes_take_no_keras_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')
+    code = "import keras; print(keras.config.backend(), keras.config.image_data_format())"
+    own = {**os.environ, "HOME": str(tmp_path), **module._joining()["runtime_env"]["env_vars"]}
+    done = subprocess.run([sys.executable, "-c", code], env=own, check=True, capture_output=True, text=True)
+    assert done.stdout == "tensorflow channels_last\n"
