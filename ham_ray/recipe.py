@@ -65,6 +65,10 @@ class Recipe(BaseModel):
         """The folds that are neither test nor validation."""
         return [fold for fold in range(FOLDS) if fold not in (self.test_fold, self.validation_fold)]
 
+    def crossed(self) -> list[Recipe]:
+        """The recipe on each split of a cross-validation: each fold tests once, the fold after it validates."""
+        return [self.changed(test_fold=fold, validation_fold=(fold + 1) % FOLDS) for fold in range(FOLDS)]
+
     def refit(self) -> Recipe:
         """The recipe that trains on its validation fold too, to the last epoch."""
         return make_recipe(**{**self.model_dump(), "validation_fold": None, "patience": 0})

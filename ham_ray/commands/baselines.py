@@ -32,6 +32,7 @@ def run(options: Options) -> tuple[Summary, str]:
     precision = choices.precision(options.precision, resources.use_gpu)
     recipes = make_recipes(options, precision)
     images = choices.images(options.data, options.out, options.size, options.smoke)
+    options.check_images(images)
     weights = choices.weights(options.weights, list(recipes.values()), images)
     parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
     kind = "crossed" if options.cross_validate else "baseline"

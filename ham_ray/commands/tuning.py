@@ -302,6 +302,7 @@ def _prepared(options: Options) -> _Search:
     precision = choices.precision(options.precision, means.gpus > 0)
     base, longer = options.recipes(precision)
     images = choices.images(options.data, options.out, options.size, options.smoke)
+    options.check_images(images)
     weights = choices.weights(options.weights, [base], images)
     return _Search(
         options, options.searched, base, longer, images, _final_images(options, images), weights, means, alone

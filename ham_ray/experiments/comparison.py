@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.data.images import FOLDS
 from ham_ray.evaluation import thresholds
 from ham_ray.evaluation.predictions import arrays, of_split, with_calls
 from ham_ray.evaluation.summary import Run, Summary
@@ -38,10 +37,7 @@ def cross_validate(recipes: dict[str, Recipe], setting: Setting, at_once: int = 
 
 
 def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
-    return {
-        f"{name}-fold-{fold}": recipe.changed(test_fold=fold, validation_fold=(fold + 1) % FOLDS)
-        for fold in range(FOLDS)
-    }
+    return {f"{name}-fold-{split.test_fold}": split for split in recipe.crossed()}
 
 
 def pool(found: list[Run]) -> Run:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ham_ray.data.images import Images
+from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.options import checks
 from ham_ray.recipe import Recipe, baseline
@@ -48,7 +50,14 @@ class Options:
         make_recipes(self, "float32")
         checks.weights(self.weights)
         checks.out_folder("--out", self.out)
-        checks.data(self.data)
+        if table := checks.data(self.data):
+            self.check_images(table)
+
+    def check_images(self, images: Images) -> None:
+        """Refuse images that are too few for one of the trainings."""
+        for name, recipe in make_recipes(self, "float32").items():
+            for split in recipe.crossed() if self.cross_validate else [recipe]:
+                check_trainable(images, split, name, self.workers)
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:

@@ -11,6 +11,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ham_ray import storage
+from ham_ray.data.images import Images
+from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.options import checks
 from ham_ray.recipe import VIEWS, Recipe
@@ -68,9 +70,17 @@ class Options:
         self.recipes("float32")
         if self.name is None:
             checks.name("--space (which a search without --name is called by)", Path(self.space_file).stem)
-        checks.data(self.data)
+        if table := checks.data(self.data):
+            self.check_images(table)
         if self.finals_data is not None:
             checks.table("--finals-data", self.finals_data)
+
+    def check_images(self, images: Images) -> None:
+        """Refuse images that are too few for the space's trials."""
+        base, _ = self.recipes("float32")
+        batches = self.searched.parameters.get("batch_size")
+        largest = base.changed(batch_size=max(map(int, batches.ends())) if batches else None)
+        check_trainable(images, largest, f"trials of {self.searched.family}", self.workers_per_trial)
 
     @cached_property
     def searched(self) -> Space:

@@ -104,9 +104,8 @@ def _check(root: yaml.Node, path: str | Path) -> None:
 
 def _check_node(node: yaml.Node, path: str | Path) -> None:
     if node.tag not in _KINDS:
-        raise UserError(
-            f"{path}:{node.start_mark.line + 1}: {node.tag.removeprefix('tag:yaml.org,2002:')!r} is no kind of value here"
-        )
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        raise UserError(f"{path}:{node.start_mark.line + 1}: {kind!r} is no kind of value here")
     seen: dict[str, int] = {}
     for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
         name, line = str(key.value), key.start_mark.line + 1

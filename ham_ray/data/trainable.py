@@ -1,0 +1,56 @@
+"""Whether a training could work on the images of a table, by their counts alone: before anything is computed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pandas as pd
+
+from ham_ray.data.images import FOLDS, Images
+from ham_ray.data.shards import check_batch
+from ham_ray.errors import UserError
+from ham_ray.recipe import Recipe
+
+
+def check_trainable(images: Images, recipe: Recipe, name: str, workers: int) -> None:
+    """Refuse a training by the recipe of this name for which there are too few images.
+
+    Raises:
+        UserError: fewer than two classes, an empty fold that validates or tests, a class that is never learned from, or
+            a batch that the training images do not fill; with the counts and the remedy.
+    """
+    counts = pd.crosstab(images.rows["dx"], images.rows["fold"]).reindex(columns=range(FOLDS), fill_value=0)
+    counts = counts[counts.sum(axis=1) > 0]  # images of fold -1, of official validation and test sets, do not count
+    if len(counts) < 2:
+        total = int(counts.to_numpy().sum())
+        classes = f"all {total:,} images in its folds are {counts.index[0]}" if total else "no image is in a fold"
+        raise UserError(f"{images.uri} cannot be trained on: {classes}; add images of other diagnoses")
+    if problem := _problem(counts, recipe):
+        raise UserError(f"{images.uri} cannot be trained on by {name}: {problem}; {_remedy(counts, recipe)}")
+    check_batch(int(counts[recipe.training_folds].to_numpy().sum()), recipe.batch_size, workers)
+
+
+def _problem(counts: pd.DataFrame, recipe: Recipe) -> str | None:
+    """What is missing on the recipe's folds; `counts` are of images, by dx and fold."""
+    for what, fold in (("test", recipe.test_fold), ("validation", recipe.validation_fold)):
+        if fold is not None and not counts[fold].sum():
+            each = ", ".join(f"{one}: {count:,}" for one, count in counts.sum().items())
+            return f"its {what} fold {fold} is empty (images by fold: {each})"
+    learned = counts[recipe.training_folds].sum(axis=1)
+    if missing := [dx for dx in counts.index if not learned[dx]]:
+        where = "; ".join(_where(dx, counts) for dx in missing)
+        return f"no training image of {', '.join(missing)} ({where})"
+    return None
+
+
+def _where(dx: str, counts: pd.DataFrame) -> str:
+    return ", ".join(f"{count:,} {dx} in fold {fold}" for fold, count in counts.loc[dx].items() if count)
+
+
+def _remedy(counts: pd.DataFrame, recipe: Recipe) -> str:
+    """Other folds, where there are some on which nothing is missing; else other images."""
+    for test, validation in itertools.permutations(range(FOLDS), 2):
+        chosen = recipe.changed(test_fold=test, validation_fold=validation)
+        if recipe.validation_fold is not None and not _problem(counts, chosen):
+            return f"with test_fold={test} and validation_fold={validation} none is missing"
+    return "add images of more lesions, or leave out what is too rare"
