@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ham_ray.errors import UserError, cause, in_words
+from ham_ray.progress import duration
 from ham_ray.supervision import Ending, Supervised, supervise, supervised
 
 EVERY = 30.0  # seconds between lines of progress
@@ -118,14 +119,14 @@ def for_tables() -> Console:
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with pace and time left; the block calls what it is given with (done, total).
+def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
+    """A bar with pace and time left; the block calls what it is given with (done, total), counted in `unit`.
 
     Outside a terminal, where a bar cannot be, a line every half minute.
     """
     console = Console(file=terminal())
     if not console.is_terminal:
-        yield _lines(what)
+        yield _lines(what, unit)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -139,12 +140,12 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
         def told(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, visible=True, pace=f"{speed:.0f} images/s" if speed else "")
+            bar.update(task, completed=done, total=total, visible=True, pace=f"{speed:.0f} {unit}/s" if speed else "")
 
         yield told
 
 
-def _lines(what: str) -> Callable[[int, int], None]:
+def _lines(what: str, unit: str) -> Callable[[int, int], None]:
     """What counts by lines; work that was done before the first call does not count for the pace."""
     first, last = None, time.monotonic()
 
@@ -155,9 +156,7 @@ def _lines(what: str) -> Callable[[int, int], None]:
         if now - last < EVERY or done == first[0]:
             return
         last, pace = now, (done - first[0]) / (now - first[1])
-        left = (total - done) / pace
-        print(
-            f"{what}: {done:,} of {total:,} images, {pace:.0f} images/s, {left:.0f} s left", file=terminal(), flush=True
-        )
+        left = duration((total - done) / pace)
+        print(f"{what}: {done:,} of {total:,} {unit}, {pace:.0f} {unit}/s, {left} left", file=terminal(), flush=True)
 
     return told

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from statistics import fmean
 from threading import Lock
 
 
@@ -34,29 +35,26 @@ class Work:
 
     kind: str
     units: int  # that are left
-    started: float = field(default=0.0, init=False)
 
 
 class TimeLeft:
-    """Estimates the time left of a whole command, of which `at_once` pieces of work run together."""
+    """Estimates the time left of a whole command, of which `at_once` pieces of work run together.
 
-    def __init__(self, work: dict[str, Work], at_once: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
-        self._work, self._at_once, self._clock = work, at_once, clock
-        self._spent: dict[str, float] = {}  # seconds by kind, of the units below
-        self._done: dict[str, int] = {}
+    `then` says what follows them, whose time nobody has measured.
+    """
+
+    def __init__(self, work: dict[str, Work], at_once: int = 1, then: str = "") -> None:
+        self._work, self._at_once, self._then = work, at_once, then
+        self._taken: dict[str, list[float]] = {}  # seconds of each unit so far, by kind
         self._lock = Lock()  # work that runs together reports from several threads
 
-    def start(self, name: str) -> None:
-        """Take the time from now on as spent on this piece."""
-        self._work[name].started = self._clock()
-
-    def advance(self, name: str, left: int) -> None:
-        """Count one more unit of a started piece, of which so many are `left`."""
+    def advance(self, name: str, left: int, seconds: float) -> str:
+        """Count a unit that took so long, of a piece of which so many are `left`; returns the time left in words."""
         with self._lock:
-            work, now = self._work[name], self._clock()
-            self._spent[work.kind] = self._spent.get(work.kind, 0.0) + now - work.started
-            self._done[work.kind] = self._done.get(work.kind, 0) + 1
-            work.started, work.units = now, left
+            work = self._work[name]
+            work.units = left
+            self._taken.setdefault(work.kind, []).append(seconds)
+            return self.words()
 
     def finish(self, name: str) -> None:
         """Expect nothing more of this piece: it is finished, stopped early or failed."""
@@ -64,15 +62,15 @@ class TimeLeft:
 
     def seconds(self) -> float:
         """The time left of all pieces of which a unit, or one of the same kind, has been timed."""
-        timed = (work for work in self._work.values() if work.kind in self._done)
-        return sum(work.units * self._spent[work.kind] / self._done[work.kind] for work in timed) / self._at_once
-
-    def untimed(self) -> list[str]:
-        """The kinds that are still to come and of which nothing has been timed."""
-        kinds = dict.fromkeys(work.kind for work in self._work.values() if work.units)
-        return [kind for kind in kinds if kind not in self._done]
+        timed = [work for work in self._work.values() if work.units and work.kind in self._taken]
+        total = sum(work.units * fmean(self._taken[work.kind]) for work in timed)
+        return total / max(1, min(self._at_once, len(timed)))
 
     def words(self) -> str:
-        """`at most 40 s left` (trainings may stop early), or `40 s left and …` with what nobody has timed yet."""
-        left, untimed = duration(self.seconds()), self.untimed()
-        return f"{left} left and {', '.join(untimed)}, not timed yet" if untimed else f"at most {left} left"
+        """`about 40 s left`, then the kinds of which nothing has been timed yet, then what follows all."""
+        to_come = dict.fromkeys(work.kind for work in self._work.values() if work.units)
+        untimed = [kind for kind in to_come if kind not in self._taken]
+        rest = [f"{', '.join(untimed)} (not timed yet)"] * bool(untimed) + [self._then] * bool(self._then)
+        if len(untimed) < len(to_come):
+            return ", then ".join([f"about {duration(self.seconds())} left", *rest])
+        return f"still to come: {', then '.join(rest)}" if rest else "all done"

@@ -30,6 +30,7 @@ from ham_ray.parts import Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
+from ham_ray.progress import step
 from ham_ray.recipe import VIEWS
 from ham_ray.runs import MANIFEST
 
@@ -145,7 +146,7 @@ def _fill(kept: Parts, gallery: Gallery, way: Way, size: int) -> list[int]:
             print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
         return pipeline.predicted(gallery, way, missing, size)
 
-    with progress("prediction") as told:
+    with step("prediction", f"{sum(images.values()):,} images in {way.views} view(s)"), progress("prediction") as told:
         kept.fill(images, work, told)
     return list(images)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from ham_ray.evaluation import calibration, predictions, summary
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments.setting import Setting
 from ham_ray.models import families
+from ham_ray.progress import TimeLeft, Work
 from ham_ray.recipe import Recipe
 from ham_ray.runs import (
     CALIBRATION,
@@ -36,8 +38,16 @@ from ham_ray.training import activations, feed, workers
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
 
 
-def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1, remedy: str = runs.ANOTHER) -> dict[str, Run]:
+def train(
+    recipes: dict[str, Recipe],
+    setting: Setting,
+    at_once: int = 1,
+    remedy: str = runs.ANOTHER,
+    then: str = "trivial baselines and report",
+) -> dict[str, Run]:
     """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`.
+
+    Each epoch's line says how long all of them still take, and what comes `then`.
 
     Raises:
         UserError: a folder is another run; with the `remedy`.
@@ -45,10 +55,12 @@ def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1, remedy
     for name, recipe in recipes.items():
         runs.claim(_place(setting, name), _identity(recipe, setting), remedy)
     parts: dict[str, feed.Splits] = {}
+    ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(setting, name))}
+    time_left = TimeLeft({name: Work(_kind(one), one.epochs) for name, one in ahead.items()}, at_once, then)
 
     def run(name: str) -> Run:
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
-        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts)
+        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts, time_left)
         found = replace(found, info={**found.info, "recipe": recipes[name].model_dump()})
         if found.predictions is not None:
             _accompany(_place(setting, name), found, recipes[name], setting)
@@ -60,7 +72,12 @@ def train(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1, remedy
         return dict(zip(recipes, pool.map(run, recipes), strict=True))
 
 
-def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits]) -> Run:
+def _kind(recipe: Recipe) -> str:
+    """Trainings whose epochs take about equally long."""
+    return f"{recipe.family} at depth {recipe.unfreeze_depth}" if recipe.unfreeze_depth else recipe.family
+
+
+def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits], time_left: TimeLeft) -> Run:
     rows = feed.split_rows(setting.images, recipe)
     tables = activations.prepare(
         setting.images, rows, recipe, setting.weights, setting.activations, setting.activations_budget
@@ -71,9 +88,19 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
     uri = _place(setting, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
     try:
-        outcome = workers.train(recipe, setting.images, parts[key], setting.weights, setting.resources, uri)
+        outcome = workers.train(
+            recipe,
+            setting.images,
+            parts[key],
+            setting.weights,
+            setting.resources,
+            uri,
+            time_left=functools.partial(time_left.advance, name),
+        )
     except ray.train.TrainingFailedError as error:
         return _failed(name, recipe, str(error).strip().splitlines()[-1], setting)
+    finally:
+        time_left.finish(name)
     if outcome.failed:
         return _failed(name, recipe, outcome.failed, setting)
     return _finish(outcome, parts[key], recipe, setting, uri)
@@ -144,11 +171,15 @@ def _finished(uri: str) -> Run | None:
 
 def read_run(uri: str) -> Run | None:
     """The finished run in a folder; None where there is none."""
-    if not all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL)):
+    if not _is_finished(uri):
         return None
     info = storage.read_object(storage.join(uri, METRICS)).get("info", {})
     history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, HISTORY))))
     return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
+
+
+def _is_finished(uri: str) -> bool:
+    return all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL))
 
 
 def _tidy(uri: str) -> None:

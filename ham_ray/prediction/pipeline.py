@@ -22,6 +22,7 @@ from ham_ray.data.images import Images
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES
 from ham_ray.prediction import saved
+from ham_ray.progress import step
 from ham_ray.training.step import PREDICT_BATCH, predict
 
 CHUNK_BYTES, CHUNK_IMAGES = 64 << 20, 256  # decoded; below what Ray Data would split a block at
@@ -62,7 +63,7 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
     gallery = TableGallery(replace(images, rows=rows))
     way = Way(({model: 1.0},), views)
     found: dict[str, list[float]] = {}
-    with progress("prediction") as told:
+    with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as told:
         for _, table in predicted(gallery, way, range(len(chunks(gallery, images.size))), images.size):
             found |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
             told(len(found), len(rows))

@@ -28,6 +28,7 @@ from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.models.families import build, pretrained
 from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.progress import step
 from ham_ray.recipe import VIEWS, Recipe, digest
 
 BLOCK = 128  # images a file: as many as IMAGES has in a row group
@@ -236,7 +237,8 @@ def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: W
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
     total = sum(len(table.rows) * table.views for table in tables.values())
     made = total - sum(tables[name].cost(block) for name, block in missing)
-    with progress("activations") as told:
+    count = f"{sum(len(table.rows) for table in tables.values()):,} images"
+    with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as told:
         work = _Work(tables, images, recipe, weights, stored)
         for (name, block), checksum in pool.mapped(partial(_Builder, work), missing, "activations"):
             done[name][block] = checksum

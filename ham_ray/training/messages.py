@@ -12,33 +12,35 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ham_ray.waiting import watched
 
+TimeLeft = Callable[[int, float], str]  # in words, from the epochs left after one and the seconds that it took
+
 
 @ray.remote(num_cpus=0)
 class _Mailbox:
-    """Keeps lines until the job takes them."""
+    """Keeps lines until the job takes them: that of an epoch with the epochs left after it, and its seconds."""
 
     def __init__(self) -> None:
-        self.lines: list[str] = []
+        self.lines: list[tuple[str, Any]] = []
 
-    def put(self, line: str) -> None:
-        self.lines.append(line)
+    def put(self, line: str, *epoch: float) -> None:
+        self.lines.append((line, epoch))
 
-    def take(self) -> list[str]:
+    def take(self) -> list[tuple[str, Any]]:
         taken, self.lines = self.lines, []
         return taken
 
 
 @contextmanager
-def printed(what: str, workers: str) -> Iterator[Any]:
+def printed(what: str, workers: str, time_left: TimeLeft | None = None) -> Iterator[Any]:
     """A mailbox whose lines this process prints until the block ends, and all of them before it ends.
 
-    Where none come, it says that `what` waits for these `workers`.
+    Where none come, it says that `what` waits for these `workers`. The line of an epoch ends in what `time_left` says.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     with watched(what, f"the next epoch of {workers}") as heard:
-        thread = threading.Thread(target=_print_until, args=(mailbox, done, heard), daemon=True)
+        thread = threading.Thread(target=_print_until, args=(mailbox, done, heard, time_left), daemon=True)
         thread.start()
         try:
             yield mailbox
@@ -48,16 +50,16 @@ def printed(what: str, workers: str) -> Iterator[Any]:
             ray.kill(mailbox)
 
 
-def sender(mailbox: Any, rank: int, name: str) -> Callable[[str], None]:
+def sender(mailbox: Any, rank: int, name: str) -> Callable[..., None]:
     """What the worker of this rank says things with, in the name of its run; only the first speaks, for all."""
-    return (lambda line: mailbox.put.remote(f"{name}: {line}")) if rank == 0 else (lambda line: None)
+    return (lambda line, *epoch: mailbox.put.remote(f"{name}: {line}", *epoch)) if rank == 0 else (lambda *said: None)
 
 
-def _print_until(mailbox: Any, done: threading.Event, heard: Callable[[], None]) -> None:
+def _print_until(mailbox: Any, done: threading.Event, heard: Callable[[], None], time_left: TimeLeft | None) -> None:
     while True:
         last = done.wait(0.5)
-        for line in ray.get(mailbox.take.remote()):
-            print(line, flush=True)
+        for line, epoch in ray.get(mailbox.take.remote()):
+            print(f"{line}, {time_left(*epoch)}" if epoch and time_left else line, flush=True)
             heard()
         if last:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import time
@@ -57,12 +56,13 @@ def train(
     uri: str,
     gate: Any = None,
     restarts: int = RESTARTS,
+    time_left: messages.TimeLeft | None = None,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most `restarts` times. A non-finite loss is an Outcome, no
     exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training
-    fails as STOPPED. Such a training leaves no model and predicts nothing.
+    fails as STOPPED. Such a training leaves no model and predicts nothing. Each epoch's line ends in `time_left`.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -80,7 +80,7 @@ def train(
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
-    with messages.printed(recipe.family, workers) as config["mailbox"]:
+    with messages.printed(recipe.family, workers, time_left) as config["mailbox"]:
         told = _trainer(config, splits, resources, name, restarts).fit().return_value
     storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
@@ -181,15 +181,15 @@ def _join() -> Replica:
     return Replica(strategy, rank, context.get_world_size())
 
 
-def _reporter(recipe: Recipe, say: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+def _reporter(recipe: Recipe, say: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
     """Tells the job and Ray Train of each epoch."""
-    started, before = time.monotonic(), itertools.count(1)
 
     def report(row: dict[str, Any]) -> None:
-        left = (time.monotonic() - started) / next(before) * (recipe.epochs - row["epoch"])
         say(
             f"epoch {row['epoch']}/{recipe.epochs}, loss {row['train_loss']:.3f}, {_validated(row)}, "
-            f"{row['images_per_second']:.0f} images/s, at most {left / 60:.0f} min left"
+            f"{row['images_per_second']:.0f} images/s",
+            recipe.epochs - row["epoch"],
+            row["seconds"],
         )
         ray.train.report({key: value for key, value in row.items() if key != "phase"})
 
