@@ -78,19 +78,6 @@ def hopeless(dx: Sequence[str], groups: Sequence[str]) -> str | None:
     return None
 
 
-def untrainable(rows: pd.DataFrame, training: Sequence[int], held_out: Sequence[int]) -> str | None:
-    """Say why no training on the folds `training` could work, tested and validated on `held_out`; None where one could.
-
-    `rows` are those of an IMAGES table; its columns `fold` and `dx` count.
-    """
-    learned = rows["dx"][rows["fold"].isin(training)]
-    if learned.nunique() < 2:
-        what = f"are all {learned.iloc[0]}" if len(learned) else "are none"
-        return f"the images of the training folds {_listed(training)} {what}: nothing can be learned from them"
-    empty = [fold for fold in held_out if not (rows["fold"] == fold).any()]
-    return f"fold {_listed(empty)} has no image to validate or test on" if empty else None
-
-
 def thin_folds(rows: pd.DataFrame) -> list[str]:
     """Say which classes no fold or not every fold has, and which fold has few images; empty where all is well.
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids, hopeless, thin_folds, untrainable
+from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids, hopeless, thin_folds
 
 pytestmark = pytest.mark.unit
 
@@ -121,16 +121,6 @@ def test_what_no_folds_could_mend():
     )
     assert hopeless(["nv", "mel", "mel"], ["a", "b", "c"]) is None
     assert hopeless([], []) is None
-
-
-def test_folds_from_which_nothing_can_be_learned():
-    rows = rows_of([0, 1, 2, 2, 3], ["mel", "mel", "nv", "nv", "nv"])
-    assert untrainable(rows, [2, 3, 4], [0, 1]) == (
-        "the images of the training folds 2, 3, 4 are all nv: nothing can be learned from them"
-    )
-    assert untrainable(rows, [1, 2, 3], [0, 4]) == "fold 4 has no image to validate or test on"
-    assert "folds 4 are none: nothing can be learned" in str(untrainable(rows, [4], [0]))
-    assert untrainable(rows, [1, 2, 3], [0]) is None
 
 
 def test_thin_folds_are_said():
