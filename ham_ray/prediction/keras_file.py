@@ -23,6 +23,7 @@ from ham_ray.errors import UserError
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; ResNet50 has 180 kB and 97 MB
+MAX_RATIO = 100  # unpacked to packed; Keras does not pack at all, and weights pack little
 MAX_BYTES = sum(LIMITS.values())
 MAX_DEPTH = 100  # of the description; ResNet50's is 17
 MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
@@ -123,6 +124,10 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
             raise _Refused(
                 f"is not taken: its {member.filename} unpacks to {member.file_size:,} bytes, more than the "
                 f"{LIMITS[member.filename]:,} that are read"
+            )
+        if member.file_size > MAX_RATIO * member.compress_size + (1 << 20):
+            raise _Refused(
+                f"is not taken: {member.compress_size:,} bytes of its {member.filename} unpack to {member.file_size:,}"
             )
 
 

@@ -262,7 +262,10 @@ def nested_zip(builder):
         (lambda b: b.to_folder({"a.txt": b"no zip"}) / "a.txt", "a.txt is not a whole zip file"),
         (cut_zip, "is not a whole zip file"),
         (nested_zip, "unpack the outer zip first: it holds HAM10000_images_part_1.zip"),
-        (lambda b: b.to_folder({"a/readme.txt": b""}), r"no metadata in .*; found a/readme.txt \(cannot read a/readme.txt: it is empty\)$"),
+        (
+            lambda b: b.to_folder({"a/readme.txt": b""}),
+            r"no metadata in .*; found a/readme.txt \(cannot read a/readme.txt: it is empty\)$",
+        ),
         (lambda b: b.to_folder({"HAM10000_metadata.csv": bytes(range(256))}), "it is no text in UTF-8"),
         (lambda b: b.to_folder({"HAM10000_metadata.csv": b""}), "cannot read HAM10000_metadata.csv: it is empty"),
         (lambda b: "s3://bucket/ham10000.zip", "must be a local or shared path, got 's3://bucket/ham10000.zip'"),
