@@ -99,17 +99,18 @@ class Member(NamedTuple):
     @property
     def is_image(self) -> bool:
         """Whether it is a picture, by its suffix or else by its content; masks are none."""
-        if self.is_mask:
-            return False
-        if _is_named(self.file_name):
-            return True
-        return not self.file_name.lower().endswith(_NO_PICTURE) and formats.is_picture(formats.kind(head(self)))
+        return not self.is_mask and (_is_named(self.file_name) or formats.is_picture(self._kind))
 
     @property
     def is_other(self) -> bool:
         """Whether it is neither a picture nor a mask nor, by its suffix or content, text or a table."""
-        texts = self.file_name.lower().endswith(_NO_PICTURE) or formats.kind(head(self)) == "text"
-        return not (self.is_mask or texts or self.is_image)
+        known = self.is_mask or _is_named(self.file_name) or self._kind == "text"
+        return not (known or formats.is_picture(self._kind))
+
+    @property
+    def _kind(self) -> str:
+        """By its content; not looked at where the suffix is one of text and tables."""
+        return "text" if self.file_name.lower().endswith(_NO_PICTURE) else formats.kind(head(self))
 
     @property
     def is_safe(self) -> bool:

@@ -20,6 +20,7 @@ from ham_ray.data.archives import list_files
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
+from ham_ray.data.layouts import open_archive
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.data
@@ -150,6 +151,15 @@ def test_ingest_takes_what_predict_takes(builder, tmp_path, without_heic):
     assert "segmentation masks left out: 1" in report.notes
     assert "files that are no pictures left out: 1 (.mp4)" in report.notes
     assert "hidden files, folders and those of tools, not looked into: 1 (.DS_Store)" in report.notes
+
+
+def test_no_picture_or_table_is_opened_to_list_an_archive(builder, monkeypatch):
+    """There are ten thousand of them; what has another suffix is looked at."""
+    place, looked = builder.to_folder(builder.kaggle() | {"film.mp4": iso(b"isom")}), []
+    plain = archives.head
+    monkeypatch.setattr(archives, "head", lambda member: (looked.append(member.file_name), plain(member))[1])
+    open_archive(place)
+    assert set(looked) == {"film.mp4"}
 
 
 def test_a_repaired_reader_makes_failed_parts_again(builder, tmp_path, without_heic):
