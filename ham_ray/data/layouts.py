@@ -280,7 +280,7 @@ def _isic_table(truth: Member, partition: str, groupings: Member | None) -> pd.D
     columns = _one_hot(table)
     _require(table.rename(columns=columns), truth, ("image", *CODES))
     chosen = table[list(columns)].apply(lambda column: pd.to_numeric(user_tables.numbers(column), errors="coerce")) == 1
-    # Two classes at once read "mel+nv", an unknown diagnosis; none at all reads "", an empty value.
+    # Two classes at once read "mel+nv", an unknown diagnosis; none at all reads "", none.
     dx = chosen.apply(lambda row: "+".join(columns[name] for name in columns if row[name]), axis=1)
     rows = pd.DataFrame({"image_id": table["image"], "dx": dx, "partition": partition, "file": truth.label}, dtype=str)
     if groupings is None:

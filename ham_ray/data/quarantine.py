@@ -86,7 +86,7 @@ def _problem(
     required = {"image_id": image_id, "dx": dx} | ({"lesion_id": lesion_id} if needs_lesion else {})
     empty = [name for name, value in required.items() if not value]
     if empty:
-        return "empty value", f"no {', '.join(empty)} in its row"
+        return f"no {', '.join(empty)}", "its cell is empty or means missing"
     if dx not in CODES:
         return "unknown diagnosis", f"{dx!r}" + (
             f"; nearest is {near}" if (near := nearest(dx)) else f"; known: {', '.join(CODES)}"

@@ -89,14 +89,16 @@ def thin_folds(rows: pd.DataFrame) -> list[str]:
     notes = []
     if absent := [code for code in CODES if code not in set(dealt["dx"])]:
         notes.append(f"no image is {', '.join(absent)}: a model trained on this table will not call them")
-    for code, part in dealt.groupby("dx"):
-        present = sorted(set(part["fold"]))
-        if len(present) < FOLDS:
-            lesions = part["group_id"].nunique()
-            notes.append(
-                f"{code} is in fold {_listed(present)} only ({len(part):,} images, {lesions} lesions): a model "
-                "that does not train on these cannot call it, figures of other folds say nothing of it"
-            )
+    thin = [
+        f"{code} in {_listed(sorted(set(part['fold'])))} ({len(part):,} images of {part['group_id'].nunique()} lesions)"
+        for code, part in dealt.groupby("dx")
+        if part["fold"].nunique() < FOLDS
+    ]
+    if thin:
+        notes.append(
+            f"classes that not all folds have: {'; '.join(thin)}. A model trained on the other folds alone cannot call them, "
+            "and figures of those folds say nothing of them"
+        )
     counts = Counter(dealt["fold"])
     if few := {fold: counts[fold] for fold in range(FOLDS) if counts[fold] < LEAST_IMAGES}:
         said = ", ".join(f"fold {fold} has {count}" for fold, count in few.items())

@@ -122,8 +122,8 @@ def test_metadata_and_images_without_each_other(builder, draw, tmp_path):
     [
         ({"dx": "mell"}, "unknown diagnosis", "'mell'; nearest is mel"),
         ({"dx": "!"}, "unknown diagnosis", "'!'; known: akiec, bcc, bkl, df, mel, nv, vasc"),
-        ({"dx": ""}, "empty value", "no dx in its row"),
-        ({"lesion_id": " "}, "empty value", "no lesion_id in its row"),
+        ({"dx": ""}, "no dx", "its cell is empty or means missing"),
+        ({"lesion_id": " "}, "no lesion_id", "its cell is empty or means missing"),
     ],
 )
 def test_a_bad_metadata_row(builder, tmp_path, change, reason, detail):
@@ -136,7 +136,7 @@ def test_a_bad_metadata_row(builder, tmp_path, change, reason, detail):
 def test_a_row_without_image_id_leaves_its_image_without_metadata(builder, tmp_path):
     builder.rows[10]["image_id"] = ""
     found, rows = left_out(builder.to_folder(), tmp_path / "out")
-    assert found[""][1:] == ("empty value", "no image_id in its row")
+    assert found[""][1:] == ("no image_id", "its cell is empty or means missing")
     assert found["ISIC_0000010"][1] == "no metadata"
     assert len(rows) == 41
 
@@ -383,7 +383,9 @@ def test_a_class_in_few_folds_and_a_small_archive_are_said(builder, tmp_path):
     builder.rows[0]["dx"] = "df"
     report = ingest(builder.to_folder(), tmp_path / "out", size=32, max_quarantined=0.5)
     assert "no image is vasc: a model trained on this table will not call them" in report.notes
-    assert any("df is in fold" in note and "only (1 images, 1 lesions)" in note for note in report.notes)
+    assert any(
+        "classes that not all folds have: " in note and "(1 images of 1 lesions)" in note for note in report.notes
+    )
     assert any("36 images are too few" in note for note in report.notes)
 
 

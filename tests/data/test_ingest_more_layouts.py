@@ -117,7 +117,7 @@ def test_the_deepest_diagnosis_that_is_known_counts(builder, delimited, tmp_path
     assert open_images(report.uri).rows["dx"].iloc[0] == "mel"
     left_out = pd.read_csv(Path(report.uri, "quarantine.csv"))
     assert left_out["image_id"].tolist() == ["ISIC_0000001", "ISIC_0000002", "ISIC_0000003"]
-    assert left_out["reason"].tolist() == ["unknown diagnosis", "empty value", "unknown diagnosis"]
+    assert left_out["reason"].tolist() == ["unknown diagnosis", "no dx", "unknown diagnosis"]
     assert left_out["detail"][0].startswith("'verruca'; known: akiec, bcc")
     assert left_out["detail"][2] == "'squamous cell carcinoma, nos'; nearest is squamous cell carcinoma in situ (akiec)"
 

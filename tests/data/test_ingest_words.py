@@ -21,10 +21,10 @@ def ingested(builder, tmp_path, **options):
 def test_a_lesion_of_a_word_for_missing_is_no_lesion(builder, tmp_path, word):
     for number in range(5):
         builder.rows[number]["lesion_id"] = word
-    with pytest.raises(UserError, match=r"5 of 42 images fell out \(5 empty value\)"):
+    with pytest.raises(UserError, match=r"5 of 42 images fell out \(5 no lesion_id\)"):
         ingest(builder.to_folder(), tmp_path / "out", size=32)
     report, rows = ingested(builder, tmp_path, max_quarantined=0.2)
-    assert report.quarantined == {"empty value": 5} and len(rows) == 37
+    assert report.quarantined == {"no lesion_id": 5} and len(rows) == 37
     assert rows["lesion_id"].str.startswith("HAM_").all()
 
 

@@ -43,6 +43,10 @@ def test_what_spreadsheets_add_is_left_out():
     assert read_table("\n".join(lines).encode(), "t.csv").to_dict("records") == ROWS
 
 
+def test_empty_cells_beyond_the_header_are_left_out():
+    assert read_table(b"a;b\n1;2;;\n3;4;\n", "t.csv").to_dict("records") == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+
+
 def test_an_index_column_without_a_name_is_left_out():
     assert read_table(pd.DataFrame(ROWS).to_csv().encode(), "t.csv").to_dict("records") == ROWS
 
@@ -93,6 +97,7 @@ def plain_zip() -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS.*; run git lfs pull"),
         (b'{"a": 1}', "JSON; save it as CSV"),
         (b"PAR1 and no more", "cannot read t.csv: "),
+        (b"a,b\n1,2\n3,\0\n" + b"5,6\n" * 9, "no text in UTF-8, UTF-16 or Windows-1252"),
         (bytes(range(256)), "no text in UTF-8, UTF-16 or Windows-1252"),
         (b"", "it is empty"),
         (b"\n,,\n \n", "it is empty"),
