@@ -96,8 +96,8 @@ def thin_folds(rows: pd.DataFrame) -> list[str]:
     ]
     if thin:
         notes.append(
-            f"classes that not all folds have: {'; '.join(thin)}. A model trained on the other folds alone cannot call them, "
-            "and figures of those folds say nothing of them"
+            f"classes that not all folds have: {'; '.join(thin)}. A model of the other folds alone cannot call "
+            "them, and figures of those folds say nothing of them"
         )
     counts = Counter(dealt["fold"])
     if few := {fold: counts[fold] for fold in range(FOLDS) if counts[fold] < LEAST_IMAGES}:
