@@ -159,8 +159,13 @@ def test_a_job_that_does_not_stop_is_ended_in_time(temporary: Path):
 
 
 def test_the_context_managers_of_an_interrupted_job_are_left(temporary: Path):
-    work = f"try:\n    {WAIT}\nfinally:\n    print('lock released')"
-    assert interrupted(work, signal.SIGINT, 1, False)[:2] == (130, "lock released\n")
+    work = f"try:\n    {WAIT}\nfinally:\n    time.sleep(1)\n    print('lock released')"
+    assert interrupted(work, signal.SIGINT, 1, True)[:2] == (130, "lock released\n")  # a terminal sends it to all
+
+
+def test_a_job_that_ends_well_in_spite_of_a_signal_has_ended_well(temporary: Path):
+    work = f"try:\n    {WAIT}\nexcept KeyboardInterrupt:\n    print('done')"
+    assert interrupted(work, signal.SIGTERM, 1, False)[:3] == (0, "done\n", "")
 
 
 def test_a_signal_that_a_shell_has_told_to_ignore_is_ignored(temporary: Path):
@@ -202,19 +207,25 @@ def test_a_killed_supervisor_takes_the_job_with_it(temporary: Path):
         time.sleep(0.05)
 
 
+_OWN = {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # the locale's encoding, not Python's choice
+
+
 @pytest.mark.parametrize(
-    ("settings", "shown"),
+    ("settings", "encoding", "shown"),
     [
-        ({"PYTHONIOENCODING": "ascii"}, "0.5-0.7 x ... \\xe9 \\u2603 \\udce9"),
-        ({"PYTHONIOENCODING": "latin-1"}, "0.5-0.7 × ... é \\u2603 \\udce9"),
-        ({"LC_ALL": "C"}, "0.5–0.7 × … é ☃ \\udce9"),  # which Python takes for UTF-8
+        ({"PYTHONIOENCODING": "latin-1"}, "latin-1", "0.5-0.7 × ... é \\u2603 \\udce9"),
+        (
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+            "ascii",
+            "0.5-0.7 x ... \\xe9 \\u2603 \\udce9",
+        ),
+        ({"LC_ALL": "C"}, "utf-8", "0.5–0.7 × … é ☃ \\udce9"),
     ],
 )
-def test_any_encoding_of_the_terminal_will_do(temporary: Path, settings: dict[str, str], shown: str):
+def test_any_encoding_of_the_terminal_will_do(temporary: Path, settings: dict[str, str], encoding: str, shown: str):
     work = "text = '0.5–0.7 × … é ☃ \\udce9'; print(text)\nfrom ham_ray.errors import UserError; raise UserError(text)"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}
     job = subprocess.run([sys.executable, "-c", JOB, work], capture_output=True, env={**environment, **settings})
-    encoding = settings.get("PYTHONIOENCODING", "utf-8")
     assert job.returncode == 2
     assert job.stdout.decode(encoding).splitlines()[1] == shown
     assert job.stderr.decode(encoding).splitlines() == [f"error: {shown}"]
