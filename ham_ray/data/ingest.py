@@ -18,7 +18,7 @@ import pandas as pd
 import PIL
 import pyarrow as pa
 
-from ham_ray import storage
+from ham_ray import progress, storage
 from ham_ray.data import card, huggingface, layouts, pictures, quarantine, splits, table
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
@@ -148,7 +148,8 @@ class _Ingest:
         files = self.source.images
         if self.source.packed:
             folder = self.folder / f"unpacked-{self.source.signature[:12]}"
-            files = huggingface.unpacked(files, self.source.packed, folder)
+            with progress.step("unpacking pictures", f"of {len(self.source.packed)} Parquet files"):
+                files = huggingface.unpacked(files, self.source.packed, folder)
         images = [(image_id, files[image_id]) for image_id in image_ids]
         starts = range(0, len(images), CHUNK)
         return [
