@@ -56,7 +56,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     for turn in range(rounds + 1):
         for strength, trainer in trainers.items():
             started = time.perf_counter()
-            float(trainer.step(images, labels, turn))
+            trainer.step(images, labels, turn).numpy()
             if turn:  # the first compiles
                 times[strength].append(time.perf_counter() - started)
     return times

@@ -25,6 +25,9 @@ def main(
         str | None, Option(help="IMAGES table, archive or folder: thumbnails of the confident errors")
     ] = None,
     out: Annotated[str, Option(help="folder for report.html, metrics.json and model_card.md")] = "report",
+    split: Annotated[
+        str, Option(help="labelled images to report: test, new, all (as one result), both (each by itself)")
+    ] = "both",
     more: Annotated[list[str] | None, Argument(metavar="[PREDICTIONS]...", help="further tables")] = None,
 ) -> None:
     """Write a page, numbers and a model card."""

@@ -17,10 +17,11 @@ from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import Truth, read_truth
 from ham_ray.diagnoses import CODES, PROBABILITIES, listed
 from ham_ray.errors import UserError
-from ham_ray.evaluation import intervals, isic, metrics, model_card, predictions, report, summary
+from ham_ray.evaluation import intervals, isic, metrics, model_card, paired, predictions, report, summary
+from ham_ray.evaluation.floors import of_ham10000
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
-from ham_ray.options.evaluate import Options
+from ham_ray.options.evaluate import ALL, BOTH, PARTS, Options
 
 _TEXTS = {"image_id", "image", "lesion_id", "group_id", "split", "sex", "localization", "dx_type"}
 _SPLIT = (
@@ -32,6 +33,8 @@ _SPLIT = (
 def run(options: Options) -> Summary:
     """Evaluate each table, compare those of the same images, and write report.html, metrics.json and the model card.
 
+    Of a table with labelled test images and labelled new ones each part is a result of its own, the larger first.
+
     Raises:
         UserError: a table that is none, labels that contradict, or nothing that may be reported.
     """
@@ -42,13 +45,26 @@ def run(options: Options) -> Summary:
     for note in truth.notes if truth else []:
         print(f"--truth: {note}")
     tables = {name: _table(uri, truth, options.raw, known[name]["warnings"]) for name, uri in places.items()}
-    trained = {name: Run(tables[name], None, known[name]) for name in places}
-    _tell_overlap(trained)
-    drawn = any(map(predictions.drawn, tables.values()))
-    data = f"{len(tables)} table(s) of predictions" + (f", truth from {options.truth}" if options.truth else "")
-    found = summary.summarise(trained, {}, data, synthetic=drawn)
+    results = [
+        (name, result, Run(part, None, {**known[name], "warnings": [*known[name]["warnings"]]}))
+        for name, frame in tables.items()
+        for result, part in _parts(name, frame, options.split).items()
+    ]
+    trained = {result: run for _, result, run in results}
     first, *others = tables
-    differences = report.differences(trained, {}, [(first, other) for other in others])
+    compared = {result: run for name, result, run in results if name == first}
+    pairs = [(_partner(compared, run), result) for name, result, run in results if name in others]
+    drawn = any(map(predictions.drawn, tables.values()))
+    data = "1 table of predictions" if len(tables) == 1 else f"{len(tables)} tables of predictions"
+    found = summary.summarise(
+        trained,
+        {},
+        data + (f", truth from {options.truth}" if options.truth else ""),
+        synthetic=drawn,
+        references=all(of_ham10000(run.assessment.images["image_id"]) for run in trained.values()),
+        models="models",
+    )
+    differences = paired.differences(trained, {}, pairs)
     page = _page(options, found, trained, differences)
     report.write(page, storage.join(options.out, runs.REPORT))
     summary.write(found, options.out)
@@ -81,16 +97,36 @@ def _known(uri: str) -> dict[str, Any]:
     }
 
 
-def _tell_overlap(trained: dict[str, Run]) -> None:
-    """Warn of tables whose reported images are not those of the first, which each is compared with."""
-    (name, first), *others = trained.items()
-    ids = set(first.assessment.images["image_id"])
-    for other in (run for _, run in others):
-        own = set(other.assessment.images["image_id"])
-        if own != ids:
-            other.info["warnings"].append(
-                f"its {len(own):,} images are not those of {name}: only the {len(own & ids):,} in both are compared"
-            )
+def _parts(name: str, frame: pd.DataFrame, split: str) -> dict[str, pd.DataFrame]:
+    """The results that are made of a table, by their names: the rows of each, with those that it does not report.
+
+    Raises:
+        UserError: the table has no labelled image of the split that was asked for.
+    """
+    counts = frame["split"][frame["y_true"].notna()].value_counts()
+    there = sorted((part for part in PARTS if counts.get(part)), key=lambda part: -counts[part])
+    if split in PARTS and split not in there:
+        having = ", ".join(f"{count:,} {part}" for part, count in counts.items()) or "none"
+        raise UserError(f"--split {split}: no labelled image of {name} is of it; labelled are {having}")
+    if split == ALL or len(there) < 2:
+        return {name: frame}
+    if split == BOTH:
+        return {f"{name}, {PARTS[part]}": frame[~frame["split"].isin({*PARTS} - {part})] for part in there}
+    (other,) = {*there} - {split}
+    print(f"{name}: {counts[other]:,} labelled images are not reported, they are {PARTS[other]} (--split {split})")
+    return {name: frame[frame["split"] != other]}
+
+
+def _partner(compared: dict[str, Run], run: Run) -> str:
+    """That of the first table's results which shares most images with a run; where not all, the run says so."""
+    own = set(run.assessment.images["image_id"])
+    ids = {name: set(other.assessment.images["image_id"]) for name, other in compared.items()}
+    name = max(ids, key=lambda one: len(ids[one] & own))
+    if own != ids[name]:
+        run.info["warnings"].append(
+            f"its {len(own):,} images are not those of {name}: only the {len(own & ids[name]):,} in both are compared"
+        )
+    return name
 
 
 def _table(uri: str, truth: Truth | None, raw: bool, warnings: list[str]) -> pd.DataFrame:
@@ -112,11 +148,6 @@ def _table(uri: str, truth: Truth | None, raw: bool, warnings: list[str]) -> pd.
         print(f"{uri}: images not reported, because the model knows them: {counts}")
     if unlabelled := int(frame["y_true"].isna().sum()):
         print(f"{uri}: {unlabelled:,} of {len(frame):,} images have no true label and are left out (--truth)")
-    labelled = frame["split"][frame["y_true"].notna()].value_counts()
-    if labelled.get("test") and (new := labelled.get(NEW)):
-        warnings.append(
-            f"{new:,} labelled images new to the model are not in these figures: they are of its test images"
-        )
     return frame
 
 
@@ -192,7 +223,7 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]
 
 
 def _page(
-    options: Options, found: Summary, trained: dict[str, Run], differences: list[report.Difference]
+    options: Options, found: Summary, trained: dict[str, Run], differences: list[paired.Difference]
 ) -> report.ReportData:
     around = runs.environment()
     counted = {name: _named(run.assessment.images) for name, run in trained.items()}

@@ -101,7 +101,7 @@ def _described(model: Saved, raw: bool) -> str:
     elif raw:
         how = "not calibrated (--raw)"
     else:
-        how = f"calibrated on its validation images: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}"
+        how = fitted.verdict
     return f"{model.name}, {len(model.members)} network(s), {how}"
 
 
@@ -111,7 +111,9 @@ def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry:
         sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
         for model in models
     ]
-    calibrations = [vars(model.calibration) if model.calibration and not options.raw else None for model in models]
+    calibrations = [
+        model.calibration.applied_values if model.calibration and not options.raw else None for model in models
+    ]
     identity = {
         "models": members,
         "images": gallery.signature,

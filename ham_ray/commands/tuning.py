@@ -290,6 +290,7 @@ class _Search:
             },
             finals=summary,
             finals_page=f"{self.finals_folder}/{REPORT}",
+            logarithmic=frozenset(n for n, found in self.space.parameters.items() if getattr(found, "log", False)),
         )
 
 

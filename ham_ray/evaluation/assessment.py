@@ -65,7 +65,8 @@ class Assessment:
 
     `metrics` is that of `metrics.evaluate`, by image; `rates` are by class those shares that `intervals` has not;
     `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `melanoma` is by the thresholds
-    chosen on validation images, and empty without such; `calibration` has probabilities float[N, 7] by the name of a version, see `versions`.
+    chosen on validation images, and empty without such; `calibration` has probabilities float[N, 7] by the name of a
+    version, see `versions`.
     """
 
     images: pd.DataFrame
@@ -131,7 +132,7 @@ def assess(frame: pd.DataFrame) -> Assessment:
 
 
 def reported(frame: pd.DataFrame) -> pd.DataFrame:
-    """The labelled rows that may be reported: test images, or else new ones. Never what a model has learned from.
+    """The labelled test and new images: never what a model has learned from, nor what chose its epoch.
 
     The challenge's control row is left out, as its scorer does.
 
@@ -139,9 +140,9 @@ def reported(frame: pd.DataFrame) -> pd.DataFrame:
         UserError: there are none; with what there is.
     """
     labelled = frame[frame["y_true"].notna() & (frame["image_id"] != CONTROL)]
-    for split in ("test", NEW):
-        if len(found := of_split(labelled, split)):
-            return found.astype({"y_true": "int32"})
+    found = labelled[labelled["split"].isin(["test", NEW])].reset_index(drop=True)
+    if len(found):
+        return found.astype({"y_true": "int32"})
     counts = ", ".join(f"{count:,} {split}" for split, count in frame["split"].value_counts().items())
     raise UserError(
         f"nothing to report: no labelled image that the model has neither learned from nor was chosen by; there are "
@@ -240,7 +241,8 @@ def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
         "melanoma_sensitivity": melanomas >= LEAST,
         "melanoma_auc": min(melanomas, len(rows) - melanomas) >= LEAST,
     }
-    found = intervals.intervals(rows) if any(enough.values()) else {}
+    asked = [name for name, shown in enough.items() if shown]
+    found = intervals.intervals(rows, names=asked) if asked else {}
     return Subgroup(
         fact=fact,
         value=value,

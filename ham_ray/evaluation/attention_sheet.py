@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -18,14 +21,16 @@ from ham_ray.evaluation.figures import STYLE
 from ham_ray.evaluation.predictions import arrays
 
 EXAMPLES = 2  # right and wrong ones of each class
-SHOWN = 96  # pixels of an example
+SHOWN = 110  # pixels of an example
+_COLOURS = "viridis"  # even in brightness, and the same to the colour-blind
+_SMOOTH = Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)
 class Corners:
     """Mean share of attention in the corners of images with dark ones and without; `area` is what chance would give.
 
-    `images` have dark corners; `melanomas` is the share of melanomas among them.
+    `images` have dark corners; `melanomas` is the share of melanomas among them, `others` that among the other images.
     """
 
     area: float
@@ -33,6 +38,23 @@ class Corners:
     bright: float | None
     images: int
     melanomas: float | None
+    others: float | None
+
+    def sentences(self) -> list[str]:
+        """What these figures say, and only that."""
+        if self.melanomas is None or self.dark is None:
+            return ["No image here has dark corners (the edge of the dermatoscope)."]
+        others = f"; of the other images {_percent(self.others)}" if self.others is not None else ""
+        elsewhere = f", {_percent(self.bright, 1)} elsewhere" if self.bright is not None else ""
+        said = [
+            f"{self.images:,} image{'s have' if self.images > 1 else ' has'} dark corners (the edge of the "
+            f"dermatoscope), {_percent(self.melanomas)} of them melanomas{others}.",
+            f"The corners are {_percent(self.area)} of the area and get {_percent(self.dark, 1)} of the attention "
+            f"where they are dark{elsewhere}.",
+        ]
+        if self.others is not None and self.melanomas > self.others and self.dark > max(self.area, self.bright or 0.0):
+            said.append("Dark corners are commoner with melanoma here, and the model looks there: it may go by them.")
+        return said
 
 
 @dataclass(frozen=True)
@@ -53,7 +75,7 @@ def choose(test: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floating]) -> bytes:
-    """A JPEG: a row a class, right calls on the left and wrong ones on the right, warm colours where the model looked.
+    """A JPEG: a row a class, right calls on the left and wrong ones on the right, each image beside its map.
 
     Args:
         shown: rows of `choose`.
@@ -61,23 +83,39 @@ def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floati
         maps: where the model looked for the class that it called, float[n, size, size].
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(2 * EXAMPLES * 1.35 + 0.6, len(CODES) * 1.55), layout="constrained")
-        grid = figure.subplots(len(CODES), 2 * EXAMPLES)
+        figure = Figure(figsize=(4 * EXAMPLES * 1.3 + 0.7, len(CODES) * 1.5), layout="constrained")
+        grid = figure.subplots(len(CODES), 4 * EXAMPLES)
         for axes in grid.flat:
             axes.axis("off")
         for place, (label, right) in enumerate(zip(shown["y_true"], shown["right"], strict=True)):
             same = (shown["y_true"].iloc[:place] == label) & (shown["right"].iloc[:place] == right)
-            axes = grid[label, int(same.sum()) + (0 if right else EXAMPLES)]
-            axes.imshow(_overlaid(pixels[place], maps[place]))
-            axes.set_title(f"{CODES[label]} → {CODES[shown['called'].iloc[place]]}", fontsize=8, loc="center")
+            column = 2 * (int(same.sum()) + (0 if right else EXAMPLES))
+            heat = maps[place] / max(float(maps[place].max()), 1e-12)
+            grid[label, column].imshow(_sized(pixels[place]))
+            grid[label, column].set_title(
+                f"{CODES[label]} → {CODES[shown['called'].iloc[place]]}", fontsize=9, loc="center"
+            )
+            _draw_map(grid[label, column + 1], pixels[place], heat)
+        scale = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=grid, shrink=0.5, aspect=40, pad=0.01)
+        scale.set_label("share of the most in this image")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="jpeg", dpi=95, pil_kwargs={"quality": 85})
         return buffer.getvalue()
 
 
-def _overlaid(pixels: NDArray[np.uint8], attention: NDArray[np.floating]) -> NDArray[np.uint8]:
-    heat = attention / max(float(attention.max()), 1e-12)
-    colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
-    alpha = 0.55 * heat[..., None]
-    found = Image.fromarray(np.asarray((1 - alpha) * pixels + alpha * colours, np.uint8))
-    return np.asarray(found.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC))
+def _draw_map(axes: Axes, pixels: NDArray[np.uint8], heat: NDArray[np.floating]) -> None:
+    """The map in colours over the image in grey, with a line at half of its most."""
+    grey = pixels.mean(axis=2, keepdims=True)
+    colours = matplotlib.colormaps[_COLOURS](heat)[..., :3] * 255
+    axes.imshow(_sized(np.asarray(0.35 * grey + 0.65 * colours, np.uint8)))
+    if np.ptp(heat) > 0:
+        outline = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((SHOWN, SHOWN), _SMOOTH))
+        axes.contour(outline, levels=[0.5], colors="white", linewidths=1.0)
+
+
+def _sized(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize((SHOWN, SHOWN), _SMOOTH))
+
+
+def _percent(share: float, decimals: int = 0) -> str:
+    return f"{100 * share:.{decimals}f} %"

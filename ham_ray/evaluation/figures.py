@@ -22,6 +22,8 @@ from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.metrics import bin_of
 
+UNWEIGHTED = "train_loss_unweighted"  # a column of HISTORY that older runs lack
+_PHASES = {"all": "whole network"}  # as they are named in HISTORY
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6b6b6b"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -55,12 +57,14 @@ def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
 def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
     """Losses, validation scores and learning rate by epoch of a HISTORY table.
 
+    The training loss is the unweighted one where the table has it: only that is comparable with the validation loss.
     The kept epoch (`best`) is a dotted line; a change of `phase` (head, then fine-tuning) is a grey line with its name.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         losses, scores, rate = figure.subplots(1, 3)
-        _lines(losses, history, {"train_loss": "training", "validation_loss": "validation"}, "loss")
+        trained = {UNWEIGHTED: "training"} if UNWEIGHTED in history else {"train_loss": "training, weighted"}
+        _lines(losses, history, {**trained, "validation_loss": "validation"}, "loss")
         names = {"validation_macro_f1": "macro-F1", "validation_balanced_accuracy": "balanced accuracy"}
         _lines(scores, history, names, "validation")
         scores.set_ylim(0, 1)
@@ -175,7 +179,7 @@ def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
     for place in np.flatnonzero(phase[1:] != phase[:-1]) + 1:
         boundary = history["epoch"].iloc[place] - 0.5
         axes.axvline(boundary, color=GREY, linewidth=0.8)
-        _note(axes, boundary, str(phase[place]))
+        _note(axes, boundary, _PHASES.get(phase[place], str(phase[place])))
 
 
 def _note(axes: Axes, x: float, text: str) -> None:
@@ -192,6 +196,7 @@ def _note(axes: Axes, x: float, text: str) -> None:
         va="top",
         color=GREY,
         fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5},  # a curve may pass behind it
     )
 
 

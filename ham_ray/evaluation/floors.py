@@ -6,7 +6,7 @@ thumbnails: no deep network, no weights, seconds on a CPU; on HAM10000 with lesi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,6 +49,13 @@ ORIGINAL_STUDY = (
     Published("original: ResNet50 fine-tuned, class weights", 0.66, 0.29, 0.66),
 )
 ORIGINAL_SPLIT = "its own, not stated: not comparable"
+_HAM10000 = range(24306, 34321)  # the numbers of its images, ISIC_0024306 to ISIC_0034320
+
+
+def of_ham10000(image_ids: Iterable[str]) -> bool:
+    """Whether all images are of HAM10000, by their names: only then the original study's figures may stand beside."""
+    numbers = (image_id.removeprefix("ISIC_") for image_id in image_ids)
+    return all(number.isdigit() and len(number) == 7 and int(number) in _HAM10000 for number in numbers)
 
 
 def floors(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

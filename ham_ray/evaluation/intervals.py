@@ -41,8 +41,13 @@ _BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
 Floats = NDArray[np.float64]
 
 
-def intervals(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Interval]:
-    """The interval of each of `METRICS` and `SENSITIVITIES` for a PREDICTIONS table of one split.
+def intervals(
+    frame: pd.DataFrame,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    names: Sequence[str] = METRICS + SENSITIVITIES,
+) -> dict[str, Interval]:
+    """The interval of each of `METRICS` and `SENSITIVITIES`, or of those named, for a PREDICTIONS table of one split.
 
     What is undefined is left out. Where no resample changes a figure, its limits are exact (see `exact`).
 
@@ -51,8 +56,8 @@ def intervals(frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = SEED)
     """
     y_true, p = arrays(frame)
     points = _points(metrics.evaluate(y_true, p))
-    draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed)
-    drawn = {name: _interval(value, draws[name]) for name, value in points.items()}
+    draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed, names)
+    drawn = {name: _interval(value, draws[name]) for name, value in points.items() if name in draws}
     return exact.mended(drawn, y_true, p, frame["group_id"])
 
 
@@ -181,8 +186,15 @@ def _bootstrap(
     seed: int,
     names: Sequence[str] = METRICS + SENSITIVITIES,
 ) -> dict[str, Floats]:
-    weigh = weighted_metrics if any(name.endswith("auc") for name in names) else by_calls  # areas take most of the time
-    blocks = [weigh(y_true, p, weights) for weights in resampled_weights(groups, y_true, resamples, seed)]
+    def weigh(weights: Floats) -> dict[str, Floats]:
+        areas = {name for name in names if name.endswith("auc")}  # which take most of the time
+        if areas - {"melanoma_auc"}:
+            return weighted_metrics(y_true, p, weights)
+        label = LABELS["mel"]
+        melanoma = {name: _weighted_auc(y_true == label, p[:, label], weights) for name in areas}
+        return {**by_calls(y_true, p, weights), **melanoma}
+
+    blocks = [weigh(weights) for weights in resampled_weights(groups, y_true, resamples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in names}
 
 

@@ -27,7 +27,6 @@ from ham_ray.errors import UserError
 CLASSES = range(len(CODES))
 MALIGNANT = [label for label, diagnosis in enumerate(DIAGNOSES) if diagnosis.malignant]
 SUM_TOLERANCE = 1e-3  # half-precision softmax sums to 1 within this
-DEGENERATE_SHARE = 0.95  # nv is 67 % of HAM10000: a model that has learned anything stays well below
 ECE_BINS = 15
 
 
@@ -198,15 +197,6 @@ def class_ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = 
 def bin_of(confidence: NDArray[np.floating], bins: int) -> NDArray[np.integer]:
     """The equal-width bin of each confidence, int[N] in 0 to bins - 1; bins are open below and closed above."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-
-
-def degenerate(p_validation: NDArray[np.floating]) -> str | None:
-    """The warning for a model that gives more than 95 % of validation images one class; None for any other."""
-    counts = np.bincount(predicted(p_validation), minlength=len(CODES))
-    share = counts.max() / counts.sum()
-    if share <= DEGENERATE_SHARE:
-        return None
-    return f"degenerate: {100 * share:.1f} % of the validation predictions are {CODES[counts.argmax()]}"
 
 
 def _binned_gap(hits: NDArray[np.bool_], probability: NDArray[np.floating], bins: int) -> float:

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ham_ray import storage
 from ham_ray.diagnoses import CODES, DIAGNOSES
-from ham_ray.evaluation import assessment, figures, thresholds
+from ham_ray.evaluation import assessment, figures, metrics, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
-from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.floors import THUMBNAIL_FLOOR
-from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES, paired_differences
+from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES
+from ham_ray.evaluation.paired import COMPARED, Difference
 from ham_ray.evaluation.predictions import arrays
 from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
 SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
-COMPARED = ("macro_f1", "balanced_accuracy")
 POINT_NAMES = {name: f"{rate} {100 * wanted:.0f} %" for name, (rate, wanted) in thresholds.POINTS.items()}
+SURE = 0.9  # a probability above which nobody would look again
 LESION_SPLIT = (
     "Whole lesions, not images, were split into folds: no lesion has images on both sides, and neither have known "
     "near-duplicates under different lesion names. Folds hold equal shares of each class. There are no patient names "
@@ -57,21 +56,6 @@ class ReportData:
     attention: Mapping[str, Attention] = field(default_factory=dict)
 
 
-class Difference(NamedTuple):
-    """How much better one model is than another, by metric, on the same images.
-
-    `shared` images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
-    adjusted for all comparisons made.
-    """
-
-    model: str
-    other: str
-    shared: int
-    by: dict[str, Interval]
-    images: assessment.McNemar
-    p: float
-
-
 def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Images and lesions by class and split: index dx and "all", columns (split, "images" | "lesions"), int."""
     counted = {}
@@ -92,7 +76,7 @@ def environment(escape: bool = True) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"number": number, "signed": _signed}
+    found.filters |= {"number": number, "signed": _signed, "first_upper": lambda text: text[:1].upper() + text[1:]}
     return found
 
 
@@ -104,6 +88,13 @@ def render(data: ReportData) -> str:
         .render(
             data=data,
             summary=data.summary,
+            run_facts={
+                **data.facts,
+                "data": data.summary.data,
+                "fingerprint": data.fingerprint,
+                "licence of the data": data.licence,
+                "attribution": data.attribution,
+            },
             metric_names=METRIC_NAMES,
             resamples=RESAMPLES,
             diagnoses=DIAGNOSES,
@@ -124,14 +115,15 @@ def write(data: ReportData, uri: str) -> None:
 def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
     found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
-    found["recipe"] = run.info.get("recipe")
+    found |= {"recipe": run.info.get("recipe"), "calibrated": run.info.get("calibration")}
     if run.predictions is not None:
         found |= _assessed(run.assessment, data.thumbnails)
         if looked := data.attention.get(row.name):
-            found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners}
+            found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners.sentences()}
         found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
     if run.history is not None and len(run.history):
         found["curves"] = as_address(figures.learning_curves(run.history))
+        found["unweighted"] = figures.UNWEIGHTED in run.history
     return found
 
 
@@ -155,34 +147,34 @@ def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> di
         "lesions": found.lesions,
         "by_lesion": found.by_lesion,
         "subgroups": found.subgroups,
+        "dashes": any(
+            None in (group.accuracy, group.balanced_accuracy, group.melanoma_auc) for group in found.subgroups
+        ),
+        "by_label": any(group.fact == assessment.GROUPS["dx_type"] for group in found.subgroups),
+        "wrong": int((metrics.predicted(p) != truth).sum()),
+        "confidence": confidence(errors),
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),
     }
 
 
+def confidence(errors: pd.DataFrame) -> str:
+    """What these wrong calls, the most confident first, say of a check by confidence."""
+    if errors.empty:
+        return ""
+    sure = int((errors["p"] >= SURE).sum())
+    if not sure:
+        return (
+            f"None has a probability of {100 * SURE:.0f} % or more, the highest is {number(errors['p'].iloc[0], 2)}: a "
+            "check of calls with low probability would see all of them."
+        )
+    return (
+        f"{sure} {'has' if sure == 1 else 'have'} a probability of {100 * SURE:.0f} % or more: no check of calls with "
+        "low probability would see such errors."
+    )
+
+
 def _jpeg(picture: bytes | None) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" if picture else None
-
-
-def differences(
-    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
-) -> list[Difference]:
-    """Of each of the pairs, and of each run to the thumbnail floor, on the images that both have predicted."""
-    tests = {name: assessment.reported(table) for name, table in floors.items()}
-    tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
-    asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)])
-    shared = {pair: _shared(*(tests[name] for name in pair)) for pair in asked if set(pair) <= set(tests)}
-    shared = {pair: both for pair, both in shared.items() if len(both[0])}
-    counted = [assessment.mcnemar(*both) for both in shared.values()]
-    adjusted = assessment.holm([found.p_value for found in counted])
-    return [
-        Difference(*pair, len(both[0]), paired_differences(*both, COMPARED), images, p)
-        for (pair, both), images, p in zip(shared.items(), counted, adjusted, strict=True)
-    ]
-
-
-def _shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the images that are in both."""
-    return first[first["image_id"].isin(second["image_id"])], second[second["image_id"].isin(first["image_id"])]
 
 
 def _intervals_image(summary: Summary) -> str:

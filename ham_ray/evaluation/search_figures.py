@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import matplotlib
 import numpy as np
@@ -77,14 +77,20 @@ def importances(shares: Mapping[str, float], form: str = "svg") -> bytes:
         return to_bytes(figure, form)
 
 
-def parallel(trials: pd.DataFrame, parameters: list[str], objective: str, form: str = "svg") -> bytes:
+def parallel(
+    trials: pd.DataFrame,
+    parameters: list[str],
+    objective: str,
+    logarithmic: Collection[str] = (),
+    form: str = "svg",
+) -> bytes:
     """A line a trial through its values, one axis a parameter; colour is the objective."""
     shown = trials[trials[objective].notna()].sort_values(objective)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.6), layout="constrained")
         axes = figure.subplots()
         colours = ScalarMappable(Normalize(shown[objective].min(), shown[objective].max()), _COLOURS)
-        places = {name: _axis(axes, column, shown[name]) for column, name in enumerate(parameters)}
+        places = {name: _axis(axes, column, shown[name], name in logarithmic) for column, name in enumerate(parameters)}
         for row, value in enumerate(shown[objective]):
             line = [found[row] for found in places.values()]
             axes.plot(range(len(line)), line, color=colours.to_rgba(value), linewidth=1.3, marker="o", markersize=2.5)
@@ -96,7 +102,7 @@ def parallel(trials: pd.DataFrame, parameters: list[str], objective: str, form: 
         return to_bytes(figure, form)
 
 
-def _axis(axes: Axes, column: int, values: pd.Series) -> np.ndarray:
+def _axis(axes: Axes, column: int, values: pd.Series, logarithmic: bool) -> np.ndarray:
     """Heights 0–1 of a parameter's values, with its ends written beside the axis; NaN where it was not searched."""
     if values.dropna().map(lambda value: isinstance(value, str)).any():
         names = sorted(values.dropna().unique())
@@ -105,7 +111,6 @@ def _axis(axes: Axes, column: int, values: pd.Series) -> np.ndarray:
     else:
         numbers = values.astype(float)
         low, high = numbers.min(), numbers.max()
-        logarithmic = low > 0 and high / low >= 30
         scaled = np.log(numbers) if logarithmic else numbers
         heights = pd.Series((scaled - scaled.min()) / max(scaled.max() - scaled.min(), 1e-12))
         labels = {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"}

@@ -10,15 +10,19 @@ from typing import Any
 import pandas as pd
 
 from ham_ray import storage
+from ham_ray.diagnoses import DIAGNOSES
 from ham_ray.evaluation import search_figures as figures
 from ham_ray.evaluation.report import as_address, environment
 from ham_ray.evaluation.summary import METRIC_NAMES, Summary, number
+
+LEAST = 10  # complete trials below which importances are chance
 
 
 @dataclass(frozen=True)
 class SearchData:
     """All the page shows. `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the
-    best trials trained again, where they were, and `finals_page` where their own page is."""
+    best trials trained again, where they were, and `finals_page` where their own page is; `logarithmic` are the
+    parameters that the space draws on a logarithmic scale."""
 
     name: str
     labels: tuple[str, ...]
@@ -31,6 +35,7 @@ class SearchData:
     facts: Mapping[str, str]
     finals: Summary | None
     finals_page: str
+    logarithmic: frozenset[str] = frozenset()
 
 
 def render(data: SearchData) -> str:
@@ -41,11 +46,12 @@ def render(data: SearchData) -> str:
     pictures = {"history": figures.history(data.trials, data.objective)}
     if data.scores:
         pictures["curves"] = figures.curves(data.scores, best, data.objective)
-    if data.importances:
+    enough = len(ranked) >= LEAST
+    if data.importances and enough:
         pictures["importances"] = figures.importances(data.importances)
     varied = [name for name in data.parameters if data.trials[name].nunique() > 1]
     if varied and data.trials[data.objective].notna().sum() > 1:
-        pictures["parallel"] = figures.parallel(data.trials, varied, data.objective)
+        pictures["parallel"] = figures.parallel(data.trials, varied, data.objective, data.logarithmic)
     return (
         environment()
         .get_template("search.html.jinja")
@@ -55,9 +61,11 @@ def render(data: SearchData) -> str:
             headings=headings,
             rows=rows,
             failures=data.trials[data.trials["state"] == "fail"][["trial", "reason"]].to_dict("records"),
-            close=int((ranked[data.objective] >= ranked[data.objective].max() - data.noise).sum())
-            if len(ranked)
-            else 0,
+            close=int((ranked[data.objective] >= ranked[data.objective].max() - data.noise).sum()) - 1,
+            sections=_sections(data.trials),
+            too_few=f"{len(ranked)} of the {LEAST} complete trials that importances need." if not enough else "",
+            labels=tuple(dict.fromkeys([*data.labels, *(data.finals.labels if data.finals else ())])),
+            diagnoses=DIAGNOSES,
             pictures={name: as_address(picture) for name, picture in pictures.items()},
             metric_names=METRIC_NAMES,
         )
@@ -67,6 +75,31 @@ def render(data: SearchData) -> str:
 def write(data: SearchData, uri: str) -> None:
     """Render the page to a path or URI."""
     storage.write_bytes(uri, render(data).encode())
+
+
+def _sections(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The pictures' names, headings and captions; a caption speaks of what these trials have."""
+    pruned, complete = (int((trials["state"] == state).sum()) for state in ("pruned", "complete"))
+    ended = f" {pruned} were stopped early because others were better at that epoch." if pruned else ""
+    return [
+        (
+            "history",
+            "History",
+            "The value of each trial in the order in which they were asked for.",
+        ),
+        ("curves", "Scores by epoch", f"A line a trial.{ended}"),
+        (
+            "importances",
+            "What mattered",
+            "Of the parameters that every trial has. A small share means that the parameter made little difference "
+            f"within its range, not that it never matters. Estimated from {complete} complete trials.",
+        ),
+        (
+            "parallel",
+            "All trials at a glance",
+            "Each line is a trial, the brighter the better. Where bright lines meet on an axis, that value may matter.",
+        ),
+    ]
 
 
 def best_trials(

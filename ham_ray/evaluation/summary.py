@@ -20,13 +20,14 @@ from rich.table import Table
 
 from ham_ray import storage
 from ham_ray.console import for_tables
-from ham_ray.evaluation import intervals, metrics
+from ham_ray.evaluation import cautions, intervals, metrics
 from ham_ray.evaluation.assessment import Assessment, assess, reported
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
 from ham_ray.evaluation.predictions import NEW, arrays, of_split
 
 SYNTHETIC_LABEL = "SYNTHETIC DATA: these figures say nothing about skin lesions"
+FEW_LABEL = f"FEWER THAN {cautions.FEW} IMAGES: these figures say next to nothing"
 RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
 RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
 FOOTNOTE = (
@@ -71,12 +72,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the closing table; `metrics` lacks what is undefined or was not published."""
+    """One line of the closing table, of so many `images`, which are test images, new ones or both (`of`).
+
+    `metrics` lacks what is undefined or was not published.
+    """
 
     name: str
     kind: Literal["model", "floor", "reference"]
     split: str
     weights: str | None = None
+    images: int = 0
+    of: str = "test images"
     metrics: dict[str, Interval] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     epochs: int | None = None
@@ -93,11 +99,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of one run on one data set."""
+    """The rows of one run on one data set; `models` is the heading of those that are neither floor nor reference."""
 
     data: str
     synthetic: bool
     rows: tuple[Row, ...]
+    models: str = "trained here"
 
     @property
     def common_split(self) -> str | None:
@@ -109,6 +116,12 @@ class Summary:
     def measured_on(self) -> str:
         """The data, with the test images where they are the same for all models and floors."""
         return f"{self.data}, {self.common_split}" if self.common_split else self.data
+
+    @property
+    def of(self) -> str:
+        """What the images are that models are reported on."""
+        found = {row.of for row in self.rows if row.kind == "model" and row.images}
+        return found.pop() if len(found) == 1 else "images that the models do not know" if found else "test images"
 
     @property
     def random_weights(self) -> tuple[str, ...]:
@@ -123,23 +136,32 @@ class Summary:
             found.append(SYNTHETIC_LABEL)
         if self.random_weights:
             found.append(f"{RANDOM_LABEL}: {', '.join(self.random_weights)}")
+        models = [row for row in self.rows if row.kind == "model"]
+        if few := [f"{row.name} ({row.images})" for row in models if 0 < row.images < cautions.FEW]:
+            found.append(f"{FEW_LABEL}: {', '.join(few)}")
         return tuple(found)
 
 
 def summarise(
-    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], data: str, synthetic: bool = False
+    runs: Mapping[str, Run],
+    floors: Mapping[str, pd.DataFrame],
+    data: str,
+    synthetic: bool = False,
+    references: bool = True,
+    models: str = "trained here",
 ) -> Summary:
-    """The summary of trained families and floors on their test images, and the original study's figures.
+    """The summary of models and floors on their reported images, and with `references` the original study's figures.
 
-    The latter are left out for synthetic data, where nothing can be set beside them.
+    The latter are left out for synthetic data too: nothing but results on HAM10000 can stand beside them.
     """
-    rows = [model_row(name, run) for name, run in runs.items()]
+    rows = [model_row(name, run, floors) for name, run in runs.items()]
     rows += [floor_row(name, frame) for name, frame in floors.items()]
-    return Summary(data, synthetic, tuple(rows if synthetic else rows + reference_rows()))
+    rows += reference_rows() if references and not synthetic else []
+    return Summary(data, synthetic, tuple(rows), models)
 
 
-def model_row(name: str, run: Run) -> Row:
-    """The row of one family; without predictions it holds the warnings only."""
+def model_row(name: str, run: Run, floors: Mapping[str, pd.DataFrame]) -> Row:
+    """The row of one model, with what must be said of it beside these floors; without predictions warnings only."""
     info, warnings = run.info, list(run.info.get("warnings", ()))
     epochs, best_epoch = _epochs(run.history)
     about: dict[str, Any] = {
@@ -150,18 +172,16 @@ def model_row(name: str, run: Run) -> Row:
     }
     if run.predictions is None:
         return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
-    validation = of_split(run.predictions, "validation")
-    degenerate = metrics.degenerate(arrays(validation)[1]) if len(validation) else None
-    if degenerate and degenerate not in warnings:
-        warnings.append(degenerate)
     found = run.assessment
-    return Row(name, "model", split_text(found.images), metrics=found.intervals, warnings=tuple(warnings), **about)
+    warnings += cautions.cautions(found.images, {floor: reported(table) for floor, table in floors.items()})
+    about |= {"images": len(found.images), "metrics": found.intervals, "warnings": tuple(warnings)}
+    return Row(name, "model", split_text(found.images), of=kind_text(found.images), **about)
 
 
 def floor_row(name: str, frame: pd.DataFrame) -> Row:
     """The row of one floor's PREDICTIONS."""
     test = reported(frame)
-    return Row(name, "floor", split_text(test), metrics=intervals.intervals(test))
+    return Row(name, "floor", split_text(test), images=len(test), metrics=intervals.intervals(test))
 
 
 def reference_rows() -> list[Row]:
@@ -184,13 +204,22 @@ def evaluation(run: Run) -> dict[str, Any]:
 
 def split_text(test: pd.DataFrame) -> str:
     """What the rows of a PREDICTIONS table are, such as "fold 0, 2,003 images, lesion-grouped"."""
-    if set(test["split"]) == {NEW}:
-        return f"{len(test):,} images new to the model"
+    new = int((test["split"] == NEW).sum())
+    if new == len(test):
+        return f"{new:,} images new to the model"
+    if new:
+        return f"{len(test) - new:,} test images and {new:,} new to the model"
     folds = sorted(set(test["fold"].tolist()))
     if folds == [-1]:
         return f"{len(test):,} test images"
     named = f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"
     return f"{named}, {len(test):,} images, lesion-grouped"
+
+
+def kind_text(test: pd.DataFrame) -> str:
+    """What the rows of a PREDICTIONS table are to their model, in words."""
+    new = (test["split"] == NEW).mean()
+    return "test images" if new == 0 else "images new to the model" if new == 1 else "test images and new ones"
 
 
 def write(summary: Summary, folder: str) -> None:
@@ -215,7 +244,7 @@ def show(summary: Summary, console: Console | None = None) -> None:
 def table(summary: Summary) -> Table:
     """The summary as a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
     notes = {text: place for place, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
-    title = [f"Test results, {escape(summary.measured_on)}"]
+    title = [f"Results, {escape(summary.measured_on)}"]
     title += [f"[bold red]{escape(label)}[/]" for label in summary.labels]
     foot = [f"[bold yellow]! {place}[/] {escape(text)}" for text, place in notes.items()]
     shown = Table(

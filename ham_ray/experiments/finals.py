@@ -52,7 +52,7 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
 
     The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
     before: the average of its trainings, of several trials, of several views, of those trained on the validation folds
-    too, and that calibrated.
+    too, and that calibrated, where calibration helps on validation images it was not fitted on.
 
     Raises:
         UserError: no trial is complete, or none of the best could be trained again.
@@ -67,8 +67,8 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     shown = _stages(members, plan.views, setting)
     for name, run in shown.items():
         print(f"{name}: {_score(run, shares):.3f}; {_SCORE}", flush=True)
-    fitted = calibration.fit(_table(_last(shown)), shares)
-    print(f"calibration on validation: temperature {fitted.temperature:.2f}, tau {fitted.tau:.2f}", flush=True)
+    fitted = calibration.chosen(_table(_last(shown)), shares)
+    print(fitted.verdict, flush=True)
     if plan.refit:
         chosen = [trial for trial in best if trial.number in members]
         members = _trained({trial.number: _refits(trial, base, plan.seeds) for trial in chosen}, setting)
@@ -85,8 +85,9 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
         "looks": looks,
     }
     storage.write_bytes(place, runs.to_json(winner))
-    shown[CALIBRATED] = _calibrated(_last(shown), fitted, looks)
-    pairs = tuple((CALIBRATED, name) for name in beside)
+    result = CALIBRATED if fitted.helps else [*shown][-1]
+    shown[result] = _calibrated(_last(shown), fitted, looks)
+    pairs = tuple((result, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
     models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
     return publish({**shown, **beside}, setting, [base], "The search's winner", models, pairs)
@@ -172,8 +173,9 @@ def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
     table = fitted.applied(_table(run))
     if of_split(table, "validation").empty:
         table = with_calls(table, fitted.thresholds)
-    warnings = [*run.info.get("warnings", ()), *looks]
-    return Run(table, None, {**run.info, "minutes": None, "warnings": warnings})
+    warnings = [*run.info.get("warnings", ()), *looks, *([] if fitted.helps else [fitted.verdict])]
+    minutes = None if fitted.helps else run.info.get("minutes")  # a row of its own took none
+    return Run(table, None, {**run.info, "minutes": minutes, "warnings": warnings, "calibration": fitted.verdict})
 
 
 def _joined(members: dict[int, dict[str, Run]]) -> Run:
@@ -209,7 +211,7 @@ def average(found: list[Run]) -> Run:
     means = together.groupby("image_id", sort=False)[list(PROBABILITIES)].mean()
     table = together.drop_duplicates("image_id", ignore_index=True)  # in the order of the means
     minutes = sum(run.info.get("minutes", 0.0) for run in found)
-    return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes})
+    return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes, "calibration": None})
 
 
 def _score(run: Run, shares: np.ndarray) -> float:

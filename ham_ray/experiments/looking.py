@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ham_ray.data.images import Images, read_pixels
-from ham_ray.evaluation import assessment, attention_sheet, metrics
+from ham_ray.evaluation import assessment, attention_sheet, metrics, thresholds
 from ham_ray.evaluation.attention_sheet import Attention, Corners
 from ham_ray.evaluation.predictions import arrays
 from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
@@ -34,8 +34,10 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention:
         name: _shares(network, pixels[taken], metrics.predicted(p)[taken])
         for name, taken in {"dark": np.flatnonzero(dark), "bright": bright}.items()
     }
-    melanomas = (truth == assessment.thresholds.MELANOMA)[dark].mean() if dark.any() else None
-    return Attention(sheet, Corners((2 * CORNER) ** 2, shares["dark"], shares["bright"], int(dark.sum()), melanomas))
+    melanoma = truth == thresholds.MELANOMA
+    melanomas, others = (float(melanoma[of].mean()) if of.any() else None for of in (dark, ~dark))
+    corners = Corners((2 * CORNER) ** 2, shares["dark"], shares["bright"], int(dark.sum()), melanomas, others)
+    return Attention(sheet, corners)
 
 
 def _shares(network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:

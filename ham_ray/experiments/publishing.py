@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pandas as pd
 
 from ham_ray import runs, storage
 from ham_ray.data.images import thumbnails
-from ham_ray.evaluation import model_card, predictions, report, summary
+from ham_ray.evaluation import model_card, paired, predictions, report, summary
 from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.floors import floors
+from ham_ray.evaluation.floors import floors, of_ham10000
 from ham_ray.evaluation.intervals import HOW
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.looking import attention
@@ -37,11 +38,13 @@ def publish(
     splits = [feed.split_rows(setting.images, recipe) for recipe in recipes]
     print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
     floor = _pooled([floors(setting.images, rows) for rows in splits])
-    result = summary.summarise(trained, floor, setting.data, setting.images.card["synthetic"])
+    card = setting.images.card
+    ham10000 = of_ham10000(setting.images.rows["image_id"])
+    result = summary.summarise(trained, floor, setting.data, card["synthetic"], references=ham10000)
     summary.write(result, setting.out)
     evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
     storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
-    differences = report.differences(trained, floor, pairs)
+    differences = paired.differences(trained, floor, pairs)
     looked = {
         name: attention(uri, frame, setting.images)
         for name, uri in models.items()
@@ -53,9 +56,16 @@ def publish(
     storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
         if (found.model, found.other) in pairs:
-            values = ", ".join(f"{summary.METRIC_NAMES[name]} by {_told(value)}" for name, value in found.by.items())
-            print(f"{found.model} is better than {found.other}, on the same test images: {values}", flush=True)
+            values = ", ".join(f"{summary.METRIC_NAMES[name]} {_told(value)}" for name, value in found.by.items())
+            print(
+                f"{found.model} compared with {found.other} on {found.shared:,} test images of both: {values}",
+                flush=True,
+            )
     return result
+
+
+def _source(card: dict[str, Any]) -> str:
+    return "the synthetic sample" if card["synthetic"] else str(card["source"]["file"])
 
 
 def _pooled(found: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
@@ -77,13 +87,13 @@ def _report(
     setting: Setting,
     recipes: list[Recipe],
     title: str,
-    differences: list[report.Difference],
+    differences: list[paired.Difference],
     looked: dict[str, Attention],
 ) -> report.ReportData:
     around, data_card = runs.environment(), setting.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
     return report.ReportData(
-        title=f"{title} on the synthetic sample" if data_card["synthetic"] else f"{title} on HAM10000",
+        title=f"{title} on {len(setting.images.rows):,} images of {_source(data_card)}",
         summary=result,
         runs=trained,
         floors=floor,

@@ -17,9 +17,11 @@ from ham_ray import runs, storage
 from ham_ray.data import card
 from ham_ray.diagnoses import CODES
 from ham_ray.evaluation import calibration, predictions, summary
+from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments.setting import Setting
 from ham_ray.models import families
+from ham_ray.prediction import beside
 from ham_ray.progress import TimeLeft, Work
 from ham_ray.recipe import Recipe
 from ham_ray.runs import (
@@ -63,7 +65,10 @@ def train(
         found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts, time_left)
         found = replace(found, info={**found.info, "recipe": recipes[name].model_dump()})
         if found.predictions is not None:
-            _accompany(_place(setting, name), found, recipes[name], setting)
+            fitted = _accompany(_place(setting, name), found, recipes[name], setting)
+            found = replace(
+                found, info={**found.info, "calibration": fitted and f"predict.py gives them {fitted.verdict}"}
+            )
         return found
 
     if at_once == 1:  # in this thread, where Ray Train hears Ctrl-C
@@ -131,19 +136,25 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     return run
 
 
-def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> None:
-    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read."""
-    if storage.exists(storage.join(uri, CALIBRATION)):
-        return
+def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> Calibration | None:
+    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read.
+
+    Returns its calibration; None without validation images.
+    """
+    if storage.exists(place := storage.join(uri, CALIBRATION)):
+        return beside.calibration(place)
     assert run.predictions is not None
     rows = feed.split_rows(setting.images, recipe)
     splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
     with storage.writing(storage.join(uri, SPLIT)) as path:
         splits.to_parquet(path, index=False)
     storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
-    if "validation" in rows:
-        fitted = calibration.fit(run.predictions, prior(rows["training"]))
-        storage.write_bytes(storage.join(uri, CALIBRATION), runs.to_json(vars(fitted)))
+    if "validation" not in rows:
+        return None
+    fitted = calibration.chosen(run.predictions, prior(rows["training"]))
+    storage.write_bytes(place, runs.to_json(vars(fitted)))
+    print(fitted.verdict, flush=True)
+    return fitted
 
 
 def prior(rows: pd.DataFrame) -> np.ndarray:

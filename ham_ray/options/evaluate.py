@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from ham_ray.errors import UserError
 from ham_ray.options import checks
 
+BOTH, ALL = "both", "all"
+PARTS = {"test": "its test images", "new": "images new to it"}  # of a table's labelled images; in words
+
 
 @dataclass(frozen=True)
 class Options:
@@ -17,6 +20,7 @@ class Options:
     raw: bool
     images: str | None
     out: str
+    split: str = BOTH
 
     def check(self) -> None:
         """Refuse what cannot be met.
@@ -26,6 +30,7 @@ class Options:
         """
         if not self.predictions:
             raise UserError("--predictions: name at least one table")
+        checks.choice("--split", self.split, (*PARTS, ALL, BOTH))
         for place in self.predictions:
             checks.file("--predictions", place, "a table as jobs/predict.py writes it, Parquet or CSV")
         if self.truth is not None:

@@ -107,6 +107,9 @@ def _calibration(uri: str, found: Any) -> Calibration:
     except TypeError:
         raise _damaged(uri, "no calibration") from None
     numbers = [fitted.temperature, fitted.tau, *_values(fitted.prior), *_values(fitted.thresholds)]
+    if fitted.tried is not None:
+        numbers += [*_values(fitted.tried), fitted.without, fitted.crossed]
+        _require(uri, len(_values(fitted.tried)) == 2, "tried is no temperature and tau")
     finite = all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers)
     _require(uri, finite, "a number of its calibration is none")
     _require(uri, fitted.temperature > 0, f"temperature is {fitted.temperature}, not above 0")

@@ -164,19 +164,21 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
     for index, (inputs, labels) in enumerate(task.batches(epoch)):
         rate = learning_rate(phase.peak, before + index, recipe.warmup_epochs * task.steps, total)
         trainer.optimizer.learning_rate = rate
-        losses.append(float(trainer.step(inputs, labels, epoch * task.steps + index)))
-        if not math.isfinite(losses[-1]):
+        losses.append(trainer.step(inputs, labels, epoch * task.steps + index).numpy().astype(float))
+        if not math.isfinite(losses[-1][0]):
             raise NonFiniteLossError(
-                f"loss is {losses[-1]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
+                f"loss is {losses[-1][0]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
             )
         if time.monotonic() - told > 20:
             told = time.monotonic()
             say(_pace(recipe, epoch, index + 1, task.steps, told - started))
     seconds = time.monotonic() - started
+    weighted, unweighted = np.mean(losses, axis=0).tolist()
     return {
         "epoch": epoch + 1,
         "phase": phase.name,
-        "train_loss": float(np.mean(losses)),
+        "train_loss": weighted,
+        "train_loss_unweighted": unweighted,
         "learning_rate": rate,
         "seconds": seconds,
         "images_per_second": task.steps * recipe.batch_size / seconds,

@@ -284,3 +284,23 @@ def trained(trainer: Trainer, recipe: Recipe, folder: Path) -> loop.Progress:
     while not training.finished:
         training.run_epoch()
     return training.progress
+
+
+def test_the_unweighted_loss_is_the_cross_entropy_that_validation_has():
+    """Of the same logits by hand: class weights and smoothing are in the first loss alone, which is what is learned."""
+    chosen = recipe(augmentation="off", dropout=0.0, label_smoothing=0.2)
+    weights = np.array([3, 1, 0.5, 2, 1, 0.1, 4], np.float32)
+    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), weights)
+    trainer.enter(phases(chosen)[-1])
+    inputs, labels = next(iter(task(chosen).batches(0)))
+    logits = trainer.network.head(trainer.network.body(inputs, training=True)).numpy().astype(float)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    plain = -logs[np.arange(16), labels]
+    smoothed = -(0.8 * logs[np.arange(16), labels] + 0.2 * logs.mean(axis=1)) * weights[labels]
+    np.testing.assert_allclose(trainer.step(inputs, labels, 0).numpy(), [smoothed.mean(), plain.mean()], rtol=1e-5)
+
+
+def test_an_epoch_has_both_losses(tmp_path: Path):
+    progress, _, _ = run(recipe(epochs=1, label_smoothing=0.0), tmp_path)
+    (row,) = progress.history
+    assert row["train_loss_unweighted"] == pytest.approx(row["train_loss"], rel=1e-6)  # all class weights are 1

@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 from ham_ray.evaluation import attention_sheet
+from ham_ray.evaluation.attention_sheet import Corners
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
 
@@ -84,3 +85,17 @@ def test_the_sheet_has_right_and_wrong_examples_of_each_class():
     assert shown.groupby(["y_true", "right"]).size().tolist() == [2] * 14
     sheet = attention_sheet.draw(shown, np.zeros((28, 32, 32, 3), np.uint8), np.ones((28, 32, 32)))
     assert sheet.startswith(b"\xff\xd8\xff") and len(sheet) < 300_000
+
+
+def test_what_is_said_of_dark_corners_is_what_the_figures_say():
+    commoner, looks = "commoner with melanoma here", "the model looks there"
+    said = " ".join(Corners(0.04, 0.09, 0.02, 31, 0.2, 0.1).sentences())
+    assert "31 images have dark corners" in said and "20 % of them melanomas; of the other images 10 %" in said
+    assert "are 4 % of the area and get 9.0 % of the attention where they are dark, 2.0 % elsewhere" in said
+    assert commoner in said and looks in said
+    rarer = " ".join(Corners(0.04, 0.09, 0.02, 6, 0.0, 0.1).sentences())
+    assert "0 % of them melanomas" in rarer and commoner not in rarer
+    assert commoner not in " ".join(Corners(0.04, 0.03, 0.02, 31, 0.2, 0.1).sentences())  # it does not look there
+    assert Corners(0.04, None, 0.02, 0, None, 0.1).sentences() == [
+        "No image here has dark corners (the edge of the dermatoscope)."
+    ]

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray.evaluation import metrics
-from ham_ray.evaluation.calibration import Calibration, compromise, fit, temperature
+from ham_ray.evaluation import calibration as module
+from ham_ray.evaluation import metrics, thresholds
+from ham_ray.evaluation.calibration import Calibration, chosen, compromise, fit, temperature
 from ham_ray.evaluation.predictions import arrays, predictions
 
 pytestmark = pytest.mark.unit
@@ -100,3 +101,60 @@ def test_both_splits_of_a_table_are_adjusted_and_stay_valid():
     assert list(adjusted.columns) == list(frame.columns)
     np.testing.assert_allclose(arrays(adjusted)[1].sum(axis=1), 1, atol=1e-5)
     assert not np.allclose(arrays(adjusted)[1], arrays(frame)[1])
+
+
+def skewed(count: int, seed: int, lift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities and class shares of a model whose logits lean by `lift` times the logs of the shares."""
+    random, prior = np.random.default_rng(seed), np.array([0.02, 0.02, 0.02, 0.02, 0.02, 0.88, 0.02])
+    truth = random.choice(7, count, p=prior)
+    return truth, softmax(np.eye(7)[truth] * 2 + random.normal(size=(count, 7)) + lift * np.log(prior)), prior
+
+
+def test_a_calibration_that_helps_images_it_was_not_fitted_on_is_used_and_says_so():
+    truth, p, prior = skewed(2000, 0, 1.0)
+    found, fitted = chosen(table(truth, p), prior), fit(table(truth, p), prior)
+    assert found.helps and (found.temperature, found.tau) == (fitted.temperature, fitted.tau) == found.tried
+    assert found.thresholds == fitted.thresholds
+    assert found.without == compromise(truth, p) and found.crossed is not None and found.crossed > found.without
+    assert found.verdict.startswith("calibrated on validation images: temperature ") and "cross-fitted" in found.verdict
+
+
+def test_a_calibration_that_fits_noise_alone_is_not_used_and_says_so():
+    """Of few images the best of 51 taus is better on these, and not on others: in-sample it always seems to help."""
+    refused = 0
+    for seed in range(6):
+        truth, p, prior = skewed(60, seed, 0.35)
+        found, fitted = chosen(table(truth, p), prior), fit(table(truth, p), prior)
+        assert compromise(truth, fitted.apply(p)) >= compromise(truth, p) - 1e-12
+        if found.helps:
+            continue
+        refused += 1
+        assert (found.temperature, found.tau, found.tried) == (1.0, 0.0, (fitted.temperature, fitted.tau))
+        np.testing.assert_array_equal(found.apply(p), p)
+        assert found.thresholds == thresholds.choose(truth, arrays(table(truth, p))[1])
+        assert found.crossed is not None and found.without is not None and found.crossed <= found.without
+        assert "not calibrated, it does not help" in found.verdict
+    assert refused >= 2
+
+
+def test_cross_fitting_keeps_lesions_whole(monkeypatch: pytest.MonkeyPatch):
+    truth, p, prior = skewed(90, 1, 1.0)
+    frame = table(truth, p).assign(group_id=[f"l{place // 3}" for place in range(90)])
+    fitted_on: list[set[str]] = []
+    real = module.fit
+
+    def spy(predictions: pd.DataFrame, *rest):
+        fitted_on.append(set(predictions["group_id"]))
+        return real(predictions, *rest)
+
+    monkeypatch.setattr(module, "fit", spy)
+    chosen(frame, prior)
+    everything, *parts = fitted_on
+    assert len(everything) == 30 and len(parts) == 5
+    held_out = [everything - part for part in parts]
+    assert sum(map(len, held_out)) == 30 and set().union(*held_out) == everything
+
+
+def test_files_of_older_code_are_read_as_calibrations_that_are_used():
+    found = Calibration(**{"temperature": 1.5, "tau": 0.2, "prior": [0.1] * 7, "thresholds": {}})
+    assert found.helps and found.verdict == "calibrated on validation images: temperature 1.50, tau 0.20"

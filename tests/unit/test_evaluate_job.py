@@ -50,9 +50,9 @@ def truth(tmp_path: Path) -> Path:
     return tmp_path / "truth.csv"
 
 
-def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path | None = None) -> dict:
+def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path | None = None, split="both") -> dict:
     options = evaluating.Options(
-        [str(one) for one in tables], truth and str(truth), False, images and str(images), str(tmp_path / "out")
+        [str(one) for one in tables], truth and str(truth), False, images and str(images), str(tmp_path / "out"), split
     )
     evaluating.run(options)
     return json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -96,7 +96,7 @@ def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path,
     predictions.write(made(1, 0.5), str(tmp_path / "b.parquet"))
     assert set(run(tmp_path, table, tmp_path / "b.parquet")) == {"a", "b"}
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "<td>a</td><td>b</td>" in page and "McNemar" in page and "&lt; .001" in page
+    assert '<th scope="row">a</th><td>b</td>' in page and "McNemar" in page and "&lt; .001" in page
 
 
 def test_the_same_predictions_in_any_format_give_the_same_numbers(table: Path, truth: Path, tmp_path: Path):
@@ -139,7 +139,11 @@ def test_an_absent_class_is_a_gap_and_no_number(tmp_path: Path):
     predictions.write(frame[frame["y_true"] != 6], str(tmp_path / "f.parquet"))
     found = run(tmp_path, tmp_path / "f.parquet")["f"]
     assert found["absent_classes"] == ["vasc"] and found["per_class"]["vasc"]["sensitivity"] is None
-    assert "Not in the test images: vasc" in (tmp_path / "out" / "report.html").read_text()
+    page, card, numbers = (
+        (tmp_path / "out" / it).read_text() for it in ("report.html", "model_card.md", "summary.json")
+    )
+    said = "no image here of vasc (vascular lesion): balanced accuracy and macro-AUC are means of the other 6 classes"
+    assert said in page and said in card and said in numbers and "Not among these images: vasc" in page
 
 
 @pytest.mark.parametrize(
@@ -186,21 +190,55 @@ def test_tables_that_share_some_images_are_compared_on_these(table: Path, tmp_pa
     predictions.write(made(2, 0.5).assign(image_id=ids), str(tmp_path / "c.parquet"))
     run(tmp_path, table, tmp_path / "b.parquet", tmp_path / "c.parquet")
     page = (tmp_path / "out" / "report.html").read_text()
-    assert '<td>a</td><td>b</td><td class="n">210</td>' in page and "<td>a</td><td>c</td>" not in page
+    assert '<th scope="row">a</th><td>b</td><td class="n">210</td>' in page and ">a</th><td>c</td>" not in page
     assert "its 210 images are not those of a: only the 210 in both are compared" in page
     assert "its 280 images are not those of a: only the 0 in both are compared" in page
 
 
 def test_what_to_beware_of_is_on_the_page(table: Path, tmp_path: Path):
-    """That nobody knows what the model learned from, and that labelled images were left out."""
-    frame = pd.concat([made(0, 0.8).head(200), made(1, 1.0, "new").tail(80)], ignore_index=True)
-    predictions.write(frame, str(tmp_path / "w.parquet"))
+    """That nobody knows what the model learned from."""
+    predictions.write(made(0, 0.8).head(200), str(tmp_path / "w.parquet"))
     manifest = {"models": [], "warnings": ["nothing beside m.keras says which images it learned from"]}
     (tmp_path / "w.parquet.manifest.json").write_text(json.dumps(manifest))
     assert run(tmp_path, tmp_path / "w.parquet")["w"]["n"] == 200
     page = (tmp_path / "out" / "report.html").read_text()
     assert "nothing beside m.keras says" in page
-    assert "80 labelled images new to the model are not in these figures" in page
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """The case that users met: 2 images of the test fold, all right, and 55 new ones; some that the model knows."""
+    parts = [made(0, 1.0).head(2), made(1, 0.4, "new")[2:57], made(2, 1.0, "training")[57:60]]
+    predictions.write(pd.concat(parts, ignore_index=True), str(tmp_path / "p.parquet"))
+    return tmp_path / "p.parquet"
+
+
+def test_test_and_new_images_are_two_results_the_larger_first_and_two_images_are_loud(mixed: Path, tmp_path: Path):
+    options = evaluating.Options([str(mixed)], None, False, None, str(tmp_path / "out"))
+    found = evaluating.run(options)
+    assert [(row.name, row.images) for row in found.rows if row.kind == "model"] == [
+        ("p, images new to it", 55),
+        ("p, its test images", 2),
+    ]
+    loud = "FEWER THAN 30 IMAGES: these figures say next to nothing: p, its test images (2)"
+    assert found.labels == (loud,)
+    for name in ("report.html", "model_card.md", "summary.json"):
+        assert loud in (tmp_path / "out" / name).read_text()
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert {name: one["n"] for name, one in numbers.items()} == {"p, images new to it": 55, "p, its test images": 2}
+
+
+@pytest.mark.parametrize(("split", "count"), [("test", 2), ("new", 55), ("all", 57)])
+def test_one_split_or_both_as_one_can_be_asked_for(mixed: Path, tmp_path: Path, split: str, count: int, capsys):
+    assert {name: one["n"] for name, one in run(tmp_path, mixed, split=split).items()} == {"p": count}
+    assert ("55 labelled images are not reported" in capsys.readouterr().out) == (split == "test")
+
+
+def test_a_split_that_is_not_there_is_refused(table: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="--split new: no labelled image of a is of it; labelled are 280 test"):
+        run(tmp_path, table, split="new")
+    with pytest.raises(UserError, match="--split tests: choose test, new, all"):
+        run(tmp_path, table, split="tests")
 
 
 def test_other_files_are_refused(tmp_path: Path):

@@ -23,6 +23,8 @@ from ham_ray.recipe import baseline
 pytestmark = pytest.mark.unit
 TRUTH = np.arange(70) % 7
 compared: list[tuple[str, str]] = []  # pairs of what was published
+# What `calibration.chosen` gives where a calibration lowers cross-fitted scores.
+USELESS = calibration.Calibration(1.0, 0.0, (1 / 7,) * 7, {"specificity_90": 0.5}, False, (0.9, 0.4), 0.298, 0.213)
 BASE = baseline("resnet50_finetuned").changed(select_by="balanced_accuracy", epochs=3)
 
 
@@ -53,7 +55,10 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
     shown: dict[str, Run] = {}
     compared.clear()
 
-    def arrange(found: dict[str, Run], seeds: int, beside: dict[str, Run] | None = None, **plan: Any) -> dict[str, Run]:
+    def arrange(
+        found: dict[str, Run], seeds: int, beside: dict[str, Run] | None = None, helps: bool = True, **plan: Any
+    ) -> dict[str, Run]:
+        monkeypatch.setattr(calibration, "chosen", calibration.fit if helps else lambda table, shares: USELESS)
         monkeypatch.setattr(module, "train", lambda recipes, setting, remedy: {name: found[name] for name in recipes})
         monkeypatch.setattr(
             module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
@@ -122,6 +127,19 @@ def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
     shown = arranged(found, seeds=1, beside={"baseline simple_cnn": run(0.4, 0.4)})
     assert list(shown) == ["trial 4, one training", CALIBRATED, "baseline simple_cnn"]
     assert compared == [(CALIBRATED, "baseline simple_cnn")]
+
+
+def test_a_calibration_that_does_not_help_is_not_what_the_finals_name(arranged, tmp_path):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-9-seed-0": run(0.8, 0.5, 1)}
+    shown = arranged(found, seeds=1, beside={"baseline simple_cnn": run(0.4, 0.4)}, helps=False)
+    assert list(shown) == ["trial 4, one training", "baseline simple_cnn"]
+    named = shown["trial 4, one training"]
+    pd.testing.assert_frame_equal(named.predictions, found["trial-4-seed-0"].predictions)
+    told = "not calibrated, it does not help: temperature 0.90, tau 0.40, cross-fitted by lesion, give a score of 0.213"
+    assert named.info["warnings"][0].startswith(told) and named.info["minutes"] == 2.0
+    assert compared == [("trial 4, one training", "baseline simple_cnn")]
+    winner = json.loads((tmp_path / "winner.json").read_text())["calibration"]
+    assert (winner["temperature"], winner["tau"], winner["helps"]) == (1.0, 0.0, False)
 
 
 def test_a_further_look_at_the_test_fold_is_said(arranged):

@@ -193,15 +193,6 @@ def test_labels_outside_the_classes_are_refused():
         metrics.evaluate(np.array([7]), sure("nv"))
 
 
-def test_degenerate_names_class_and_share():
-    p = sure(*["nv"] * 97, *["mel"] * 3)
-    assert metrics.degenerate(p) == "degenerate: 97.0 % of the validation predictions are nv"
-
-
-def test_95_percent_is_not_degenerate():
-    assert metrics.degenerate(sure(*["nv"] * 95, *["mel"] * 5)) is None
-
-
 def test_order_of_classes_is_that_of_diagnoses():
     assert list(metrics.per_class(labels("nv"), sure("nv"))) == list(CODES)
 

@@ -10,12 +10,13 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from ham_ray.diagnoses import CODES, LABELS
-from ham_ray.evaluation import figures, metrics, report, summary
+from ham_ray.diagnoses import CODES, DIAGNOSES, LABELS
+from ham_ray.evaluation import figures, metrics, model_card, paired, report, summary
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import paired_difference
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
@@ -89,29 +90,36 @@ def test_rows_and_their_order(table):
     assert table.rows[-1].metrics["macro_f1"] == Interval(0.29)
 
 
-def test_degenerate_and_given_warnings_are_both_there(table):
+def test_own_and_given_warnings_are_both_there(table):
     frozen = table.rows[1]
-    assert frozen.warnings == (
+    assert frozen.warnings[:2] == (
         "pooled features hardly differ [relative spread 0.037]",
-        "degenerate: 100.0 % of the validation predictions are nv",
+        "calls 100 % of these images nv (melanocytic nevus); 14 % are",
     )
     assert table.rows[0].warnings == ()
 
 
-def test_a_floor_is_not_called_degenerate(table):
+def test_a_model_that_a_trivial_baseline_equals_is_marked_wherever_it_is_shown(table, html):
+    (said,) = (text for text in table.rows[1].warnings if text.startswith("not better"))
+    assert said.startswith("not better, beyond chance, than always_nv: balanced accuracy +0.000 (+0.000 to +0.000)")
+    assert "; than thumbnail_logistic: balanced accuracy -0.2" in said
+    assert said in html and said.split(";")[0] in " ".join(text_of(table).split())
+
+
+def test_a_floor_is_not_marked(table):
     assert all(row.warnings == () for row in table.rows if row.kind == "floor")
 
 
 def test_a_family_without_a_model_keeps_its_row(table):
     assert (table.rows[2].split, table.rows[2].metrics) == ("no model", {})
-    assert summary.model_row("x", Run(None, None, {})).warnings == ("no model was trained",)
+    assert summary.model_row("x", Run(None, None, {}), {}).warnings == ("no model was trained",)
 
 
-def test_synthetic_data_is_labelled_and_has_no_references(runs, floors):
+def test_synthetic_data_is_labelled_and_has_no_references(runs, floors, table):
     found = summary.summarise(runs, floors, "sample", synthetic=True)
     assert {row.kind for row in found.rows} == {"model", "floor"}
     assert "SYNTHETIC DATA" in text_of(found)
-    assert "SYNTHETIC" not in text_of(summary.summarise(runs, floors, "HAM10000"))
+    assert "SYNTHETIC" not in text_of(table)
 
 
 def test_random_weights_are_labelled(table):
@@ -223,7 +231,7 @@ def render(table, runs, floors):
             licence="CC BY-NC 4.0",
             attribution="ViDIR Group",
             selection="the epoch, by macro-F1",
-            differences=report.differences(runs, floors),
+            differences=paired.differences(runs, floors),
         )
     )
 
@@ -244,7 +252,7 @@ def test_page_holds_every_table_and_figure(html, table):
         "not a medical device",
         "RANDOM WEIGHTS",
         "stopped: the loss is nan",
-        "degenerate: 100.0 %",
+        "calls 100 % of these images nv",
         "the epoch, by macro-F1",
         "not comparable",
         *(row.name for row in table.rows),
@@ -256,7 +264,9 @@ def test_page_holds_every_table_and_figure(html, table):
     assert len(pictures) == html.count("<img") == len(re.findall(r'<img [^>]*alt="[^"]{20,}"', html)) == 9
     assert all(ET.fromstring(base64.b64decode(each)).tag == f"{SVG}svg" for each in pictures)
     # results, differences, data, facts; and for each of the two: classes, thresholds, calibration
-    assert html.count("<table") == 4 + 2 * 3
+    assert html.count("<table") == html.count("<caption>") == 4 + 2 * 3
+    assert not re.search(r"<th(?! scope=)[ >]", html)
+    assert all(f"<b>{diagnosis.dx}</b> {diagnosis.name}" in html for diagnosis in DIAGNOSES)
 
 
 def test_page_fetches_nothing(html):
@@ -286,15 +296,15 @@ def test_page_of_synthetic_data(table, runs, floors):
 
 
 def test_page_without_floors(table, runs):
-    assert "better than" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
+    assert "compared with" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
 
 
 def test_a_floor_on_other_images_is_not_paired(table, runs, floors):
     """Families may differ in their test fold; the floors have the first one's."""
     other = floors["thumbnail_logistic"].assign(image_id=lambda frame: "x" + frame["image_id"])
     only = summary.Summary("HAM10000", False, table.rows[:1])
-    assert "better than" in render(only, runs, floors)
-    assert "better than" not in render(only, runs, {"thumbnail_logistic": other})
+    assert "compared with" in render(only, runs, floors)
+    assert "compared with" not in render(only, runs, {"thumbnail_logistic": other})
 
 
 def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):
@@ -307,3 +317,67 @@ def test_class_counts():
     found = report.class_counts({"training": pd.DataFrame({"dx": ["nv", "nv", "mel"], "group_id": ["a", "a", "b"]})})
     assert found["training", "images"].loc[["nv", "mel", "df", "all"]].tolist() == [2, 1, 0, 3]
     assert found["training", "lesions"].loc[["nv", "mel", "df", "all"]].tolist() == [1, 1, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "said", "unsaid"),
+    [
+        ([0.4, 0.3, 0.2], "None has a probability of 90 % or more, the highest is .40", "no check of calls"),
+        ([0.95, 0.3], "1 has a probability of 90 % or more: no check of calls with low probability", "None has"),
+        ([0.99, 0.95], "2 have a probability of 90 % or more", "None has"),
+    ],
+)
+def test_what_is_said_of_errors_looks_at_their_probabilities(probabilities: list[float], said: str, unsaid: str):
+    text = report.confidence(pd.DataFrame({"p": probabilities}))
+    assert said in text and unsaid not in text
+
+
+def test_the_unweighted_training_loss_is_drawn_and_old_runs_say_what_they_have(monkeypatch, runs, floors, table):
+    drawn = []
+    monkeypatch.setattr(figures, "_lines", lambda axes, history, names, title: drawn.append([*names]))
+    old, new = history(), history().assign(train_loss_unweighted=1.0)
+    figures.learning_curves(old)
+    figures.learning_curves(new)
+    assert drawn[0] == ["train_loss", "validation_loss"] and drawn[3] == ["train_loss_unweighted", "validation_loss"]
+    only = summary.Summary("HAM10000", False, table.rows[:1])
+    pages = [render(only, {"simple_cnn": dataclasses.replace(runs["simple_cnn"], history=h)}, {}) for h in (old, new)]
+    assert "their heights cannot be compared" in pages[0] and "without class weights or label" in pages[1]
+
+
+def test_the_p_stands_beside_accuracy_and_names_it(html):
+    table = html[html.index("compared with</th>") :]
+    headings = re.findall(r">([^<>]+)</th>", table[: table.index("</thead>")])
+    assert headings[-5:] == ["balanced accuracy", "macro‑F1", "accuracy", "images only one gets right", "accuracy: p"]
+
+
+HOSTILE = "a|b <img src=x> `c` *d* [e](f)\n# g & _h_ i_j"
+
+
+def test_text_from_data_cannot_change_the_model_card(runs):
+    frame = predicted(8).assign(sex=HOSTILE)
+    hostile = {HOSTILE: Run(frame, None, {"weights": "w", "warnings": [HOSTILE]})}
+    found = summary.summarise(hostile, {}, HOSTILE, references=False)
+    card = model_card.render(
+        report.ReportData(
+            title=HOSTILE,
+            summary=found,
+            runs=hostile,
+            floors={},
+            facts={"command": "python `x` y", "note": HOSTILE},
+            counts=report.class_counts(SPLITS),
+            fingerprint="f00d",
+            licence="that of the images; HAM10000's is CC BY-NC 4.0",
+            attribution="ViDIR Group",
+            selection="thresholds",
+            differences=[],
+        )
+    )
+    escaped = r"a\|b \<img src=x\> \`c\` \*d\* \[e\](f) # g \& \_h\_ i_j"
+    assert card.count(escaped) >= 6 and HOSTILE not in card and "\n# g" not in card
+    assert "`` python `x` y ``" in card
+    assert not [line for line in card.splitlines() if line != line.rstrip()]
+    rows = [line for line in card.splitlines() if line.startswith("| ") and "sex" in line]
+    assert {line.count("|") - line.count("\\|") for line in rows} == {8}
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "other" and "keras" in head["tags"] and "f1" in head["metrics"]
+    assert "melanocytic nevus" in card and "| nv | 10 |" in card and "ECE |" in card

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ham_ray.evaluation import search_figures
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.search_report import SearchData, best_trials, render
-from ham_ray.evaluation.summary import Row, Summary
+from ham_ray.evaluation.summary import Row, Summary, reference_rows
 
 pytestmark = pytest.mark.unit
 
@@ -52,7 +53,7 @@ def data(trials: pd.DataFrame, **changes) -> SearchData:
 
 
 def test_the_page_needs_nothing_else(tmp_path):
-    page = render(data(table()))
+    page = render(data(table(24)))
     assert not re.search(r"""(src|href)=["'](?!data:|finals/)""", page) and "<script" not in page
     assert page.count('<img src="data:image/svg+xml') == 4 and len(re.findall(r'<img [^>]*alt="[^"]{20,}"', page)) == 4
     assert len(page) < 5_000_000
@@ -62,9 +63,9 @@ def test_the_best_trials_stand_first_and_unsearched_values_are_dashes():
     trials = table()
     page = render(data(trials))
     complete = trials[trials["state"] == "complete"].sort_values("macro_f1", ascending=False)
-    shown = re.findall(r"<tr><td class=\"n\">(\d+)</td>", page)
+    shown = re.findall(r"<tr><th scope=\"row\" class=\"n\">(\d+)</th>", page)
     assert shown == [str(number) for number in complete["trial"]]
-    assert "–" in page and "within 0.04 of the best" in page
+    assert "–" in page and "0.04 of the best" in page
 
 
 def test_failures_are_told_with_their_reason_escaped():
@@ -75,7 +76,9 @@ def test_failures_are_told_with_their_reason_escaped():
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_short_searches_have_a_page(count: int):
     page = render(data(table(count), importances={}, scores={}))
-    assert "What mattered" not in page and "<h2>History</h2>" in page
+    assert (
+        'alt="What mattered' not in page and "complete trials that importances need" in page and "<h2>History" in page
+    )
 
 
 def test_a_search_without_a_complete_trial_has_a_page():
@@ -108,3 +111,53 @@ def test_cells_are_short_and_headings_words():
     headings, rows = best_trials(trials, "macro_f1", ["learning_rate", "augmentation"])
     assert headings == ["trial", "macro f1", "learning rate", "augmentation", "epochs", "minutes"]
     assert rows == [["4", ".730", "9.71e-05", "light", "9", "0.5"], ["3", ".500", "0.000162", "–", "9", "15.3"]]
+
+
+def test_importances_are_of_ten_complete_trials_or_none():
+    nine, ten = (table(count).assign(state="complete", macro_f1=np.linspace(0.3, 0.7, count)) for count in (9, 10))
+    page = render(data(nine))
+    assert "9 of the 10 complete trials that importances need" in page and 'alt="What mattered' not in page
+    assert page.count('<img src="data:image/svg+xml') == 3
+    page = render(data(ten))
+    assert "Estimated from 10 complete trials" in page and page.count('<img src="data:image/svg+xml') == 4
+
+
+def test_an_axis_is_logarithmic_where_the_space_is(monkeypatch: pytest.MonkeyPatch):
+    """1e-4, 1e-3, 2e-3: on a logarithmic axis the middle one lies at log 10 / log 20 of the height."""
+    heights = {}
+    axis = search_figures._axis
+    monkeypatch.setattr(search_figures, "_axis", lambda *given: heights.setdefault(given[1], axis(*given)))
+    trials = pd.DataFrame({"macro_f1": [0.1, 0.2, 0.3], "rate": [1e-4, 1e-3, 2e-3], "depth": [1.0, 10.0, 100.0]})
+    search_figures.parallel(trials, ["rate", "depth"], "macro_f1", {"rate"})
+    assert heights[0].tolist() == pytest.approx([0, np.log(10) / np.log(20), 1])
+    assert heights[1].tolist() == pytest.approx([0, 9 / 99, 1])
+
+
+def test_finals_keep_the_headings_and_the_splits_of_their_rows():
+    model = Row("trial 4", "model", "fold 0, 9 images", images=90, metrics={"macro_f1": Interval(0.6, 0.5, 0.7)})
+    weak = Row("trial 9", "model", "fold 0, 9 images", images=90, warnings=("not better, beyond chance, than x",))
+    floor = Row("always_nv", "floor", "fold 0, 9 images", metrics={"macro_f1": Interval(0.115)})
+    rows = (model, weak, floor, *reference_rows())
+    page = render(data(table(), finals=Summary("d", False, rows)))
+    headings = ["trained here", "floors: what any model has to beat", "original study, as published"]
+    places = [page.index(f">{heading}</th>") for heading in headings]
+    assert places == sorted(places) and page.index(">original: simple CNN<") > places[2]
+    assert page.count("its own, not stated: not comparable") == 3
+    assert "not better, beyond chance, than x" in page and "basal cell carcinoma" in page
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.5, 0.47, 0.3, 0.2], "Within 0.04 of the best lies 1 other trial"),
+        ([0.5, 0.47, 0.48, 0.2], "Within 0.04 of the best lie 2 other trials"),
+        ([0.5, 0.4, 0.3, 0.2], "No other trial lies within 0.04 of the best"),
+    ],
+)
+def test_how_many_trials_are_as_good_as_the_best(values: list[float], said: str):
+    assert said in render(data(table(4).assign(state="complete", macro_f1=values)))
+
+
+def test_trials_that_were_stopped_are_spoken_of_only_where_there_are_some():
+    assert "3 were stopped early" in render(data(table()))
+    assert "stopped early" not in render(data(table().assign(state="complete", macro_f1=0.5)))

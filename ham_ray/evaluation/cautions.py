@@ -1,0 +1,78 @@
+"""What must stand beside a model's figures wherever they are shown: sentences that look at its predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
+from ham_ray.evaluation import metrics
+from ham_ray.evaluation.intervals import paired_differences
+from ham_ray.evaluation.predictions import arrays
+
+FEW = 30  # images below which figures say next to nothing
+ONE_CLASS = 0.85  # nv is 67 % of HAM10000: a model that has learned anything calls fewer images so
+_WORDS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}  # what a trivial baseline is beaten in
+
+
+def cautions(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Of the reported rows of a PREDICTIONS table; `trivial` are those of trivial baselines, by name.
+
+    Without any, the baseline is to call each image what most of them are.
+    """
+    trivial = trivial or {"calling all images what most are": most(test)}
+    return [text for text in (absent(test), one_class(test), not_better(test, trivial)) if text]
+
+
+def named(dx: str) -> str:
+    """A class with its name, such as "bcc (basal cell carcinoma)"."""
+    return f"{dx} ({next(diagnosis.name for diagnosis in DIAGNOSES if diagnosis.dx == dx)})"
+
+
+def absent(test: pd.DataFrame) -> str | None:
+    """Which classes have no image, and what that does to the metrics; None where each has one."""
+    missing = [dx for label, dx in enumerate(CODES) if label not in set(test["y_true"])]
+    if not missing:
+        return None
+    return (
+        f"no image here of {', '.join(map(named, missing))}: balanced accuracy and macro-AUC are means of the other "
+        f"{len(CODES) - len(missing)} classes, macro-F1 counts a class without images as 0"
+    )
+
+
+def one_class(test: pd.DataFrame) -> str | None:
+    """The sentence for a model that calls more than 85 % of the images one class; None where so many are of it."""
+    truth, p = arrays(test)
+    calls = np.bincount(metrics.predicted(p), minlength=len(CODES)) / len(p)
+    label = int(calls.argmax())
+    own = float((truth == label).mean())
+    if len(p) < FEW or calls[label] <= ONE_CLASS or own > ONE_CLASS:
+        return None
+    return f"calls {100 * calls[label]:.0f} % of these images {named(CODES[label])}; {100 * own:.0f} % are"
+
+
+def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str | None:
+    """The sentence for a model that a trivial baseline equals: in balanced accuracy or macro-F1, the interval of the
+    paired difference (on the images of both) reaches 0 or below. None for a model that beats all of them in both."""
+    said = []
+    for name, table in trivial.items():
+        own = test[test["image_id"].isin(table["image_id"])]
+        if own.empty:
+            continue
+        other = table[table["image_id"].isin(own["image_id"])]
+        found = paired_differences(own, other, [*_WORDS])
+        lost = [
+            f"{_WORDS[metric]} {it.value:+.3f} ({it.low:+.3f} to {it.high:+.3f})"
+            for metric, it in found.items()
+            if it.low is None or it.low <= 0
+        ]
+        said += [f"{name}: {', '.join(lost)}"] if lost else []
+    return f"not better, beyond chance, than {'; than '.join(said)}" if said else None
+
+
+def most(test: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, all called what most of them are."""
+    label = int(np.bincount(test["y_true"].astype(int), minlength=len(CODES)).argmax())
+    return test.assign(**{name: np.float32(place == label) for place, name in enumerate(PROBABILITIES)})
