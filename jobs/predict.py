@@ -38,7 +38,8 @@ def main(
     from ham_ray.commands import predicting
 
     with connected():
-        predicting.show(predicting.run(options), out)
+        manifest = predicting.run(options)
+    predicting.show(manifest, out)
 
 
 if __name__ == "__main__":
