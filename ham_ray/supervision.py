@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,9 @@ _REAPING = 5.0  # seconds for the kernel to end what was killed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPT = signal.SIGUSR2  # to the working process; Tune and Train take SIGINT and SIGUSR1 for themselves
 _MARK = "HAM_RAY_SUPERVISED"  # in its environment: two file descriptors and the log
+_ERROR = re.compile(
+    r"^\[[-\d]+ [:,\d]+ [EFC] \d+ \d+\] \S+: (?!:info_message:)(.+?)(?:\. |\.?$)", re.MULTILINE
+)  # Ray's format
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 
 
@@ -161,9 +165,16 @@ def _ending(said: str, status: int, number: int, kept: str, log: Path) -> Ending
     if number:
         return Ending(128 + number, f"interrupted: {kept}")
     how = f"exit code {status}" if status >= 0 else signal.Signals(-status).name
-    cause = ", as for want of memory" if status == -signal.SIGKILL else ""
-    line = f"error: the job's process died ({how}{cause}); {kept}; what Ray and TensorFlow wrote: {log}"
+    guess = "as for want of memory" if status == -signal.SIGKILL else "as when one of Ray's own processes is gone"
+    cause = _last_error(log) or guess
+    line = f"error: the job's process died ({how}: {cause}); {kept}; what Ray and TensorFlow wrote: {log}"
     return Ending(status if status > 0 else 128 - status, line)
+
+
+def _last_error(log: Path) -> str:
+    """The first sentence of the last error that Ray's C++ code wrote before it ended the process; or nothing."""
+    errors = _ERROR.findall(log.read_text(encoding="utf-8", errors="replace"))
+    return errors[-1] if errors else ""
 
 
 def _end_orphans() -> None:

@@ -125,12 +125,25 @@ def test_the_traceback_is_printed_where_it_is_asked_for(temporary: Path):
         assert err.splitlines()[-1].startswith("error: ")
 
 
+DIES_AS_RAY_DOES = """
+import os
+os.write(2, b"[2026-11-25 16:06:45,747 W 11 11] network_util.cc:330: No local IP\\n")
+os.write(2, b"[2026-11-25 16:09:40,959 E 11 389] rpc_client.h:204: Failed to connect to GCS within 60 seconds. GCS\\n")
+os.write(2, b"[2026-11-25 16:11:48,943 E 11 448] core_worker.cc:609: :info_message: Attempting to recover objects\\n")
+os._exit(1)
+"""
+
+
 @pytest.mark.parametrize(
     ("work", "how", "code"),
     [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL, as for want of memory", 137),
-        ("import os; os.write(2, b'gcs died'); os.abort()", "SIGABRT", 134),
-        ("import os; os._exit(7)", "exit code 7", 7),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL: as for want of memory", 137),
+        (
+            "import os; os.write(2, b'no reason\\n'); os.abort()",
+            "SIGABRT: as when one of Ray's own processes is gone",
+            134,
+        ),
+        (DIES_AS_RAY_DOES, "exit code 1: Failed to connect to GCS within 60 seconds", 1),
     ],
 )
 def test_a_job_that_dies_without_a_word_is_spoken_for(temporary: Path, work: str, how: str, code: int):
