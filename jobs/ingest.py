@@ -54,10 +54,8 @@ def main(
 
 def _summarise(report: IngestReport, seconds: float) -> None:
     card = report.card
-    bad = ", ".join(f"{count} {reason}" for reason, count in report.quarantined.items()) or "none"
-    print(*(f"note: {note}" for note in report.notes), sep="\n")
+    print(*report.lines, sep="\n")
     print(f"{card['images']:,} images, {card['lesions']:,} lesions, {card['groups']:,} groups in {seconds:.1f} s")
-    print(f"quarantined: {bad}")
     print(f"{report.uri} ({card['size']} px, {card['geometry']}, fingerprint {card['fingerprint'][:12]})")
     print(f"{card['licence']}\n{card['attribution']}")
 

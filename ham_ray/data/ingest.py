@@ -48,6 +48,13 @@ class IngestReport:
         """Images (or files) left out, by reason."""
         return dict(self.card["quarantined"])
 
+    @property
+    def lines(self) -> list[str]:
+        """What there is to say of it and what was left out, for people."""
+        bad = ", ".join(f"{count:,} {reason}" for reason, count in self.quarantined.items())
+        listed = f"{bad}; see {storage.join(self.uri, QUARANTINE)}" if bad else "none"
+        return [*(f"note: {note}" for note in self.notes), f"quarantined: {listed}"]
+
 
 @dataclass(frozen=True)
 class _Options:

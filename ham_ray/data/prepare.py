@@ -30,7 +30,9 @@ def prepare(data: str, out: str, size: int, on_progress: Progress | None = None)
         )
     place = storage.join(out, "images", f"{Path(data).resolve().stem}-{size}")
     print(f"images: {data} is an archive, its IMAGES table is {place}")
-    return open_images(ingest(data, place, size, on_progress=on_progress).uri)
+    report = ingest(data, place, size, on_progress=on_progress)
+    print(*report.lines, sep="\n", flush=True)
+    return open_images(report.uri)
 
 
 def prepare_sample(out: str, size: int) -> Images:
