@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def configure_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else what a task raised is lost but for its text
     context.use_datasource_v2 = False  # its listing waits a second for each dataset (Ray 2.60: 1.1 s against 0.1 s)
 
 
@@ -205,6 +206,14 @@ def alive_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (node.address, node.id))
 
 
+def this_node() -> Any:
+    """Ray's scheduling strategy for an actor that is to live and die with the node of this process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def free_cpus() -> float:
     """CPUs of the cluster that nobody holds now."""
     import ray
@@ -242,12 +251,31 @@ def _blind(path: str) -> int:
 
 
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:
-    """`plan` for the nodes of the connected cluster."""
-    import ray
+    """`plan` for the nodes of the connected cluster; of several, the reason says how many workers each is to have."""
+    nodes = alive_nodes()
+    found = plan(workers, [node.cpus for node in nodes], sum(node.gpus for node in nodes), cpus_per_worker, grows)
+    counts = spread(found, nodes)
+    if len(nodes) < 2 or not counts:
+        return found
+    each = ", ".join(f"{count} on {node}" for node, count in counts.items())
+    return replace(found, reason=f"{found.reason}; spread: {each}")
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    cpus = [float(node.get("CPU", 0)) for node in nodes]
-    return plan(workers, cpus, int(sum(node.get("GPU", 0) for node in nodes)), cpus_per_worker, grows)
+
+def spread(resources: Resources, nodes: list[Node]) -> dict[Node, int]:
+    """How Ray's strategy SPREAD places the workers: one a node, then a second where there is room; {} if they do not
+    fit."""
+    counts = dict.fromkeys(nodes, 0)
+    for _ in range(resources.workers):
+        room = [
+            node
+            for node, count in counts.items()
+            if (count + 1) * resources.cpus_per_worker <= node.cpus + 1e-9
+            and (not resources.use_gpu or count < node.gpus)
+        ]
+        if not room:
+            return {}
+        counts[min(room, key=lambda node: (counts[node], counts[node] * resources.cpus_per_worker - node.cpus))] += 1
+    return counts
 
 
 def plan(

@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ham_ray import storage
 
+UNOPENED = "cannot be opened"  # the reason of an image whose file was not read: the next start tries it again
 Run = Callable[[Sequence[int]], Iterator[tuple[int, pa.Table]]]  # numbers of parts to their tables, in any order
 
 
 class Parts:
-    """The part files in a work folder; those of another source or other options are discarded."""
+    """The part files in a work folder; discarded are those of another source or other options, and those with images
+    that could not be opened."""
 
     def __init__(self, folder: Path, identity: dict[str, object], schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
@@ -27,6 +30,9 @@ class Parts:
             for entry in [*folder.glob("part-*"), *folder.glob(".*.part*")]:
                 entry.unlink()
             storage.write_bytes(marker, json.dumps(identity, indent=1).encode())
+        for again in folder.glob("part-*.again"):
+            again.with_suffix(".arrow").unlink(missing_ok=True)
+            again.unlink()
 
     def path(self, number: int) -> Path:
         """Where that part stands, or will."""
@@ -44,6 +50,8 @@ class Parts:
         done = total - sum(images[number] for number in missing)
         on_progress(done, total)
         for number, table in run(missing):
+            if pc.any(pc.equal(table["reason"], UNOPENED)).as_py():
+                self.path(number).with_suffix(".again").touch()  # before the part itself: good for this start only
             with storage.writing(self.path(number)) as temporary, pa.ipc.new_file(temporary, self.schema) as writer:
                 writer.write_table(table)
             done += images[number]

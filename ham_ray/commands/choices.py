@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ham_ray import runs, storage
-from ham_ray.cluster import in_submitted_job
+from ham_ray.cluster import check_visible, in_submitted_job
 from ham_ray.console import progress
 from ham_ray.data.images import Images
 from ham_ray.data.prepare import prepare, prepare_sample
@@ -20,6 +20,8 @@ def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
         print("images: no --data, taking the built-in synthetic sample", flush=True)
         found = prepare_sample(place, size or (32 if smoke else 64))
     else:
+        if storage.exists(data):
+            check_visible(storage.absolute(data), "--data")
         with progress("ingest") as told:
             found = prepare(data, place, size or 128, told)
     source, fingerprint = found.card["source"]["file"], found.fingerprint[:12]

@@ -26,7 +26,7 @@ from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.options.predict import Options
-from ham_ray.parts import Parts, work_folder, work_path
+from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
@@ -56,7 +56,8 @@ def run(options: Options) -> dict[str, Any]:
     choices.tell_temporary(options.out)
     check_visible(storage.absolute(options.images), "--images")
     for model in models:
-        check_visible(storage.parent(next(iter(model.members))), "--model")
+        for member in model.members:
+            check_visible(member, "--model")
     print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
     views = VIEWS["light"] if options.tta else max(model.views for model in models)
     precision = _precision(options.precision, models, gallery)
@@ -69,9 +70,11 @@ def run(options: Options) -> dict[str, Any]:
     place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
     if storage.exists(place) and storage.exists(options.out):
         found = _same(place, identity, options.out)
-        print(f"{options.out} is finished already: same models, same images, same options")
         shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
-        return found
+        if not (unopened := found["quarantined"].get(UNOPENED)):
+            print(f"{options.out} is finished already: same models, same images, same options")
+            return found
+        print(f"{options.out}: {unopened} images could not be opened; predicting again")
     with work_folder(work_path(target)) as folder:
         kept = Parts(folder, identity, pipeline.SCHEMA)
         numbers = _fill(kept, gallery, way, size)

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from ham_ray import runs, storage
-from ham_ray.cluster import Resources, check_shared, cluster_resources, shares
+from ham_ray.cluster import Resources, check_shared, check_visible, cluster_resources, shares
 from ham_ray.commands import baselines, choices
 from ham_ray.console import for_tables
 from ham_ray.data.images import Images, open_images
@@ -318,6 +318,7 @@ def _final_images(options: Options, images: Images) -> Images:
     """
     if options.finals_data is None:
         return images
+    check_visible(storage.absolute(options.finals_data), "--finals-data")
     found = open_images(options.finals_data)
     what = ["image_id", "label", "fold"]
     if not found.rows[what].equals(images.rows[what]):

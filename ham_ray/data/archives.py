@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ham_ray import storage
+from ham_ray import parts, storage
 from ham_ray.data import formats
 from ham_ray.errors import UserError
 
@@ -46,6 +46,14 @@ _KINDS = {
 
 class UnreadableMember(Exception):
     """A file of the archive that cannot be read; the message says why."""
+
+    reason = "unreadable"
+
+
+class UnopenedMember(UnreadableMember):
+    """A file that the system did not open or read: gone, not permitted, an I/O error; another time it may."""
+
+    reason = parts.UNOPENED
 
 
 class Skipped(NamedTuple):
@@ -191,7 +199,7 @@ def read(member: Member) -> bytes:
             return _read_plain(Path(member.container, member.name))
         return _read_zipped(member.container, member.size, member.place)
     except OSError as error:
-        raise UnreadableMember(error.strerror or str(error)) from None
+        raise UnopenedMember(error.strerror or str(error)) from None
     except (zlib.error, struct.error) as error:
         raise UnreadableMember(f"damaged in the zip: {error}") from None
 

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ham_ray import runs
+from ham_ray.cluster import check_visible
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
+from ham_ray.errors import cause
 from ham_ray.parts import Parts
 
 CHUNK = 256  # images: a third of a second of work, some 5 MB at 128 px; each part is synced to disk
@@ -55,7 +57,7 @@ def _rows(image_id: str, members: list[Member], size: int, geometry: str) -> lis
             return [_bad(image_id, member, "conflicting copies", f"{others} differ") for member in members]
         picture = pictures.prepare(archives.read(members[0]), size, geometry)
     except archives.UnreadableMember as error:
-        return [_bad(image_id, members[0], "unreadable", str(error))]
+        return [_bad(image_id, members[0], error.reason, str(error))]
     except pictures.BadPicture as error:
         return [_bad(image_id, members[0], error.reason, str(error))]
     return [
@@ -102,22 +104,30 @@ def over_ray(work: Callable[[Chunk], pa.Table], chunks: Iterable[Chunk]) -> Iter
     """Run chunks as Ray tasks, two a CPU in flight; every node must see the archive under the same path."""
     import ray
 
+    from ham_ray.waiting import watched  # here, as Ray itself: an ingest on threads needs neither
+
     task = ray.remote(num_cpus=1)(_within_strict_headers).options(name="ingest")
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: dict[ray.ObjectRef, int] = {}
-    for chunk in chunks:
-        running[task.remote(work, chunk)] = chunk.number
-        if len(running) >= most:
+    with watched("ingest", f"the next {CHUNK} images, by tasks of 1 CPU each") as heard:
+        for chunk in chunks:
+            running[task.remote(work, chunk)] = chunk.number
+            if len(running) >= most:
+                yield _first(running)
+                heard()
+        while running:
             yield _first(running)
-    while running:
-        yield _first(running)
+            heard()
 
 
 def _first(running: dict) -> tuple[int, pa.Table]:
     import ray
 
     (done,), _ = ray.wait(list(running), num_returns=1)
-    return running.pop(done), ray.get(done)
+    try:
+        return running.pop(done), ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise cause(error) from None
 
 
 def _within_strict_headers(work: Callable[[Chunk], pa.Table], chunk: Chunk) -> pa.Table:
@@ -125,12 +135,17 @@ def _within_strict_headers(work: Callable[[Chunk], pa.Table], chunk: Chunk) -> p
         return work(chunk)
 
 
-def default_executor() -> tuple[Executor, str]:
-    """Ray's cluster where one of several nodes is connected, else this machine's threads; and the reason in words."""
+def default_executor(archive: str) -> tuple[Executor, str]:
+    """Ray's cluster where one of several nodes is connected, else this machine's threads; and the reason in words.
+
+    Raises:
+        UserError: a node does not see the archive.
+    """
     ray = sys.modules.get("ray")  # never imported for this: an ingest without Ray stays light
     if ray is not None and ray.is_initialized():
         nodes = sum(node["Alive"] for node in ray.nodes())
         if nodes > 1:
+            check_visible(archive, "archive")
             return over_ray, f"Ray tasks on {nodes} nodes"
     return over_threads, f"{runs.cores()} threads: this machine's cores"
 

@@ -115,7 +115,7 @@ class FileGallery:
                     pixels.append(np.asarray(pictures.resized(archives.read(member), self.size, self.geometry)))
                     ids.append(image_id)
                 except archives.UnreadableMember as error:
-                    findings.append(Finding(member.label, image_id, "unreadable", str(error)))
+                    findings.append(Finding(member.label, image_id, error.reason, str(error)))
                 except pictures.BadPicture as error:
                     findings.append(Finding(member.label, image_id, error.reason, str(error)))
         none = np.empty((0, self.size, self.size, 3), np.uint8)

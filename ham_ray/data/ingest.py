@@ -27,7 +27,7 @@ from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, LABELS, listed
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.parts import Parts, work_folder, work_path
+from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
 
 SIZES = range(16, 1025)  # pixels
 QUARANTINE = "quarantine.csv"
@@ -122,9 +122,10 @@ class _Ingest:
         metadata, findings = quarantine.check_metadata(self.source)
         self._judge(findings, len(metadata))  # before the long work
         self._refuse_untrainable(metadata, metadata["lesion_id"])
-        chosen, how = (executor, "the executor given") if executor else default_executor()
         if self.source.packed:  # their pictures are unpacked on this machine
             chosen, how = work.over_threads, "threads of this machine: the pictures are packed in Parquet files"
+        else:
+            chosen, how = (executor, "the executor given") if executor else default_executor(str(self.source.path))
         chunks = self._chunks(list(metadata["image_id"]))
         kept = Parts(self.folder, self._identity(), work.SCHEMA)
 
@@ -256,6 +257,8 @@ def _notes(contents: dict[str, Any], rows: pd.DataFrame, unknown: str) -> list[s
     notes = [*contents["notes"], *splits.thin_folds(rows)]
     if unknown:
         notes.append(f"diagnoses that are none of the seven, their images are left out: {unknown}")
+    if unopened := contents["quarantined"].get(UNOPENED):
+        notes.append(f"{unopened} images could not be opened: once they can be, delete the table and make it again")
     if contents["same_pixels"]:
         notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
     if rows[["width", "height"]].drop_duplicates().shape[0] > 1:

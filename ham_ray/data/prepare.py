@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ham_ray import storage
+from ham_ray.data.chunks import over_threads
 from ham_ray.data.images import CARD, Images, open_images
 from ham_ray.data.ingest import Progress, ingest
 from ham_ray.data.sample import write_sample
@@ -40,5 +41,6 @@ def prepare_sample(out: str, size: int) -> Images:
     place = storage.join(out, "images", f"synthetic-{size}")
     if not storage.exists(storage.join(place, CARD)):
         with tempfile.TemporaryDirectory() as folder:
-            ingest(write_sample(Path(folder) / "synthetic.zip"), place, size)
+            archive = write_sample(Path(folder) / "synthetic.zip")
+            ingest(archive, place, size, executor=over_threads)  # other nodes do not see this folder
     return open_images(place)

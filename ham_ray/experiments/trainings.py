@@ -16,6 +16,7 @@ import ray.train
 from ham_ray import runs, storage
 from ham_ray.data import card
 from ham_ray.diagnoses import CODES
+from ham_ray.errors import in_words
 from ham_ray.evaluation import calibration, predictions, summary
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.summary import Run
@@ -103,7 +104,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
             time_left=functools.partial(time_left.advance, name),
         )
     except ray.train.TrainingFailedError as error:
-        return _failed(name, recipe, str(error).strip().splitlines()[-1], setting)
+        return _failed(name, recipe, in_words(error), setting)
     finally:
         time_left.finish(name)
     if outcome.failed:

@@ -12,8 +12,9 @@ import ray.train
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 
-from ham_ray.cluster import Resources, configure_data
+from ham_ray.cluster import Resources, configure_data, this_node
 from ham_ray.data.images import Images
+from ham_ray.errors import in_words
 from ham_ray.search.controller import reason
 from ham_ray.search.trial import Shared, scores, table_key
 from ham_ray.training import feed, workers
@@ -90,7 +91,7 @@ class JoinedTrial(tune.Trainable):
         self.values, self.failed, self.epoch = config["values"], "", 0
         self.lost: RayError | None = None
         self.last = self.values.get("epochs", self.shared.base.epochs)
-        self.gate: Any = Gate.remote()  # type: ignore[attr-defined]
+        self.gate: Any = Gate.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
         self.thread = None
 
     def _next_rows(self) -> dict[int, dict[str, Any]]:
@@ -114,7 +115,7 @@ class JoinedTrial(tune.Trainable):
             )
             self.failed = outcome.failed or ""
         except ray.train.TrainingFailedError as error:
-            self.failed = str(error).strip().splitlines()[-1][:300]
+            self.failed = in_words(error)
         except RayError as error:
             if isinstance(error, RayTaskError):  # what was raised in a task would be raised again
                 self.failed = reason(error)

@@ -13,12 +13,14 @@ import pandas as pd
 import ray.train
 from ray.data import Dataset
 
+from ham_ray.cluster import decoding_cpus
 from ham_ray.data.augment import DRAWS, chosen_views, draw
 from ham_ray.data.images import Images, read
 from ham_ray.data.shards import check_batch, epoch_order, evaluation_bounds, training_bounds
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 from ham_ray.training.activations import Activations
+from ham_ray.waiting import watched
 
 IN_MEMORY = "in memory"
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
@@ -83,7 +85,8 @@ def split(
         _tell_memory(images, rows, workers, shard_memory, resident)
     datasets = {name: read(images, part) for name, part in parts.items()}
     if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
-        datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
+        with watched("decoding", f"{', '.join(datasets)}, by tasks of {decoding_cpus():g} CPU each"):
+            datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
     return Splits(rows, datasets, resident, activations)
 
 
@@ -163,7 +166,8 @@ def collect(name: str, rank: int) -> Part:
 
 def decoded(images: Images, rows: pd.DataFrame) -> Part:
     """These rows of IMAGES, decoded by Ray Data, in the order of image_id."""
-    return _joined(read(images, rows))
+    with watched("decoding", f"{len(rows):,} images, by tasks of {decoding_cpus():g} CPU each"):
+        return _joined(read(images, rows))
 
 
 def _joined(found: Any) -> Part:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ham_ray.cluster import this_node
 from ham_ray.waiting import watched
 
 TimeLeft = Callable[[int, float], str]  # in words, from the epochs left after one and the seconds that it took
@@ -36,8 +36,7 @@ def printed(what: str, workers: str, time_left: TimeLeft | None = None) -> Itera
 
     Where none come, it says that `what` waits for these `workers`. The line of an epoch ends in what `time_left` says.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    mailbox = _Mailbox.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     with watched(what, f"the next epoch of {workers}") as heard:
         thread = threading.Thread(target=_print_until, args=(mailbox, done, heard, time_left), daemon=True)

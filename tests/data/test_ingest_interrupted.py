@@ -131,6 +131,25 @@ def test_parts_are_reused_for_the_same_source_and_options_only(archive, tmp_path
     assert first_calls[0] == 0
 
 
+def test_a_file_that_could_not_be_opened_is_tried_again_by_the_same_command(builder, tmp_path):
+    archive, out = builder.to_folder(), tmp_path / "images"
+    picture = archive / builder.name(3)
+    content, stamp = picture.read_bytes(), picture.stat()
+
+    def away(work, chunks):
+        """Run the work while a file is away, as on a node that does not see it."""
+        picture.unlink()
+        found = [(chunk.number, work(chunk)) for chunk in chunks]
+        picture.write_bytes(content)
+        os.utime(picture, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        return iter(found)
+
+    with pytest.raises(UserError, match=r"1 of 42 images fell out \(1 cannot be opened\), more than"):
+        ingest(archive, out, size=32, executor=away)
+    assert "No such file or directory" in (tmp_path / "images.quarantine.csv").read_text()
+    assert ingest(archive, out, size=32).card["images"] == 42
+
+
 def test_a_second_ingest_to_the_same_place_is_refused(archive, tmp_path):
     out, refusals = tmp_path / "images", []
 

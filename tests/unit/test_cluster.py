@@ -15,7 +15,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from ham_ray import cluster as module
-from ham_ray.cluster import Node, plan, process_shares, slots
+from ham_ray.cluster import Node, Resources, plan, process_shares, slots, spread
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -85,6 +85,21 @@ def test_a_process_asks_for_no_more_than_one_gpu_and_for_cpus_beside_it(processe
     nodes = [{"CPU": 32.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
     cpus, gpus = process_shares(processes, nodes)
     assert gpus == share and cpus <= 4
+
+
+@pytest.mark.parametrize(
+    ("workers", "share", "cpus", "counts"),
+    [
+        (2, 1, [2, 2], [1, 1]),  # Ray's default would put both on one
+        (3, 1, [4, 2], [2, 1]),
+        (3, 2, [2, 4], [1, 2]),
+        (2, 3, [2, 8], [0, 2]),
+        (3, 2, [2, 2], []),  # a cluster that is to grow
+    ],
+)
+def test_workers_are_spread_over_the_nodes(workers: int, share: float, cpus: list, counts: list):
+    nodes = [Node(f"n{number}", f"n{number}", count, 0) for number, count in enumerate(cpus)]
+    assert [*spread(Resources(workers, share, False, ""), nodes).values()] == counts
 
 
 @pytest.mark.parametrize(
