@@ -122,10 +122,7 @@ class _Ingest:
         metadata, findings = quarantine.check_metadata(self.source)
         self._judge(findings, len(metadata))  # before the long work
         self._refuse_untrainable(metadata, metadata["lesion_id"])
-        if self.source.packed:  # their pictures are unpacked on this machine
-            chosen, how = work.over_threads, "threads of this machine: the pictures are packed in Parquet files"
-        else:
-            chosen, how = (executor, "the executor given") if executor else default_executor(str(self.source.path))
+        chosen, how = self._executor(executor)
         chunks = self._chunks(list(metadata["image_id"]))
         kept = Parts(self.folder, self._identity(), work.SCHEMA)
 
@@ -151,6 +148,11 @@ class _Ingest:
         return IngestReport(
             self.target, contents, False, [f"ran on {how}", *_notes(contents, rows, self._unknown_diagnoses())]
         )
+
+    def _executor(self, chosen: Executor | None) -> tuple[Executor, str]:
+        if self.source.packed:
+            return work.over_threads, "threads of this machine: the pictures are packed in Parquet files"
+        return (chosen, "the executor given") if chosen else default_executor(str(self.source.path))
 
     def _chunks(self, image_ids: list[str]) -> list[Chunk]:
         files = self.source.images
