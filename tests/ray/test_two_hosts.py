@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
+import psutil
 import pytest
 from hosts import ROOT, Host, Hosts
 
@@ -54,7 +56,11 @@ def job(*words: object) -> list[str]:
 
 def has_worker(host: Host) -> bool:
     """Whether a training worker runs there."""
-    return any("RayTrainWorker" in " ".join(process.cmdline()) for process in host.processes())
+    found = False
+    for process in host.processes():
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            found = found or "RayTrainWorker" in " ".join(process.cmdline())
+    return found
 
 
 def test_two_workers_are_on_two_hosts_and_the_sample_needs_no_shared_folder(two_hosts: Hosts):
