@@ -42,7 +42,9 @@ def in_words(error: BaseException) -> str:
     kind = type(error).__name__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [kind]
     if isinstance(error, OSError):
-        return f"{error.strerror or lines[0]}{f': {error.filename}' if error.filename else ''}"
+        # Ray Data adds advice of several lines where the file's name stands.
+        file = f": {error.filename}" if error.filename and "\n" not in str(error.filename) else ""
+        return f"{(error.strerror or lines[0]).splitlines()[0]}{file}"
     if not _is_of_ray(error):
         return kind if lines == [kind] else f"{kind}: {lines[0]}"
     kinds = {kind.__name__ for kind in type(error).__mro__}

@@ -40,6 +40,13 @@ def test_a_file_is_named_however_deep_its_error_lies(wrapped: Exception):
     assert in_words(wrapped) == "No such file or directory: /data/images-00000.parquet"
 
 
+def test_advice_in_place_of_a_file_is_left_out():
+    assert (
+        in_words(FileNotFoundError(2, "Failed to open '/x'", "Failed to read after 1/10\nTo change …"))
+        == "Failed to open '/x'"
+    )
+
+
 def test_an_error_without_a_file_names_none():
     assert in_words(OSError("Failed to open local file '/x'\nmore")) == "Failed to open local file '/x'"
 
