@@ -10,6 +10,13 @@ class UserError(Exception):
     """A mistake in what the user gave. Jobs print its message on one line and exit with 2, without a traceback."""
 
 
+def shown(value: object) -> str:
+    """The value as an error shows it: on one line, and not without end."""
+    text = str(value)
+    text = text if text and text.isprintable() else repr(text)
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
+
+
 def listed(names: Iterable[str]) -> str:
     """The choices as a sentence has them: `a, b or c`."""
     *first, last = names
@@ -21,7 +28,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UserError(f"unknown {kind} {name[:100]!r}; {hint}")
 
 
 def cause(error: BaseException) -> BaseException:

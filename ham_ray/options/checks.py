@@ -10,31 +10,24 @@ from pathlib import Path
 from ham_ray import storage
 from ham_ray.data import layouts
 from ham_ray.data.images import CARD, Images, open_images
-from ham_ray.errors import UserError, listed
+from ham_ray.errors import UserError, listed, shown
 
 _LONGEST_NAME = 100  # bytes: file systems take 255, and temporary files and locks add to it
 _OUT_TAKEN = ("activations", "images")  # folders that jobs make beside those of their runs
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
-def value(text: object) -> str:
-    """The value as an error shows it: on one line, and not without end."""
-    shown = str(text)
-    shown = shown if shown and shown.isprintable() else repr(shown)
-    return shown if len(shown) <= 120 else f"{shown[:100]}… ({len(shown)} characters)"
-
-
 def choice(option: str, given: str, choices: Iterable[str]) -> None:
     """Refuse what is none of the choices."""
     if given not in (names := tuple(choices)):
-        raise UserError(f"{option} {value(given)}: choose {listed(names)}")
+        raise UserError(f"{option} {shown(given)}: choose {listed(names)}")
 
 
 def whole(option: str, given: int | None, least: int, most: int = 10**6, remedy: str = "") -> None:
     """Refuse a whole number out of range; None is an option that was left out."""
     if given is not None and not least <= given <= most:
         limit = f"at least {least}" if given < least else f"at most {most:,}"
-        raise UserError(f"{option} {value(given)}: {limit}{remedy}")
+        raise UserError(f"{option} {shown(given)}: {limit}{remedy}")
 
 
 def number(option: str, given: float | None, least: float, most: float = 1e9) -> None:
@@ -66,7 +59,7 @@ def name(option: str, given: str | None) -> None:
         problem = "a folder of that name holds what all runs share"
     else:
         return
-    raise UserError(f"{option} {value(given)}: {problem}; letters, digits, '-', '_' and '.' make a name, such as run-1")
+    raise UserError(f"{option} {shown(given)}: {problem}; letters, digits, '-', '_' and '.' make a name, such as run-1")
 
 
 def there(option: str, place: str, expected: str) -> None:
@@ -76,17 +69,17 @@ def there(option: str, place: str, expected: str) -> None:
     try:
         exists = storage.exists(place)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{option} {value(place)} cannot be read: {reason}; give {expected}") from None
+        reason = str(error).rpartition("Detail: [errno ")[2]  # of pyarrow: without the path, which stands before it
+        raise UserError(f"{option} {shown(place)} cannot be read: {shown(reason)}; give {expected}") from None
     if not exists:
-        raise UserError(f"{option} {value(place)}: no such file or folder; give {expected}")
+        raise UserError(f"{option} {shown(place)}: no such file or folder; give {expected}")
 
 
 def file(option: str, place: str, expected: str) -> None:
     """Refuse a path or URI at which no file is."""
     there(option, place, expected)
-    if not storage.is_remote(place) and Path(storage.absolute(place).removeprefix("file://")).is_dir():
-        raise UserError(f"{option} {value(place)}: a folder; give {expected}")
+    if not storage.is_remote(place) and _local(place).is_dir():
+        raise UserError(f"{option} {shown(place)}: a folder; give {expected}")
 
 
 def out_folder(option: str, place: str) -> None:
@@ -96,11 +89,29 @@ def out_folder(option: str, place: str) -> None:
 
 def out_file(option: str, place: str) -> None:
     """Refuse a file that cannot be written because of where it is to be."""
+    if not place.strip() or place.endswith("/") or (not storage.is_remote(place) and _kind(option, place) == "folder"):
+        raise UserError(f"{option} {shown(place)} is a folder; give a file, in it perhaps")
     _writable(option, storage.parent(place) or ".", "a file in a folder")
-    if not place.strip() or place.endswith("/"):
-        raise UserError(f"{option} {value(place)}: a folder; give a file")
-    if not storage.is_remote(place) and Path(storage.absolute(place).removeprefix("file://")).is_dir():
-        raise UserError(f"{option} {value(place)} is a folder; give a file, in it perhaps")
+
+
+def out_new(option: str, place: str) -> None:
+    """Refuse a local path at which something is, or where nothing can be written."""
+    if not place.strip() or _kind(option, place):
+        raise UserError(f"{option} {shown(place)} exists already; give another, or delete it")
+    _writable(option, storage.parent(storage.absolute(place)), "a path in a folder")
+
+
+def _kind(option: str, place: str) -> str | None:
+    """What is at a local path: a `folder`, a `file`, or nothing."""
+    path = _local(place)
+    try:
+        return "folder" if path.is_dir() else "file" if path.exists() else None
+    except OSError as error:
+        raise UserError(f"{option} {shown(place)} cannot be written: {error.strerror or error}") from None
+
+
+def _local(place: str) -> Path:
+    return Path(storage.absolute(place).removeprefix("file://"))
 
 
 def _writable(option: str, place: str, expected: str) -> None:
@@ -110,7 +121,7 @@ def _writable(option: str, place: str, expected: str) -> None:
     if storage.is_remote(place):
         storage.resolve(place)
         return
-    path = Path(storage.absolute(place).removeprefix("file://"))
+    path = _local(place)
     try:
         nearest = next(folder for folder in (path, *path.parents) if folder.exists())
         if not nearest.is_dir():
@@ -118,9 +129,9 @@ def _writable(option: str, place: str, expected: str) -> None:
         with tempfile.TemporaryDirectory(prefix=".ham_ray-", dir=nearest):
             pass
     except OSError as error:
-        where = f" ({value(nearest)})" if (nearest := error.filename) and str(path) != nearest else ""
+        where = f" ({shown(nearest)})" if (nearest := error.filename) and str(path) != nearest else ""
         raise UserError(
-            f"{option} {value(place)} cannot be written: {error.strerror or error}{where}; give {expected} that can"
+            f"{option} {shown(place)} cannot be written: {error.strerror or error}{where}; give {expected} that can"
         ) from None
 
 
@@ -130,7 +141,7 @@ def weights(spec: str) -> None:
         return
     file("--weights", spec, "imagenet, none, or the path of a ResNet50 no-top .h5 file")
     if not spec.partition("?")[0].endswith(".h5"):
-        raise UserError(f"--weights {value(spec)}: not a .h5 file (Keras weights without top)")
+        raise UserError(f"--weights {shown(spec)}: not a .h5 file (Keras weights without top)")
 
 
 def table(option: str, place: str) -> Images:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from ham_ray import storage
 from ham_ray.errors import UserError
@@ -41,9 +40,7 @@ class Options:
             )
         if storage.is_remote(self.place):
             raise UserError(f"--out {self.out}: an address; give a local path")
-        if Path(self.place).exists():
-            raise UserError(f"--out {checks.value(self.place)} exists already; choose another, or delete it")
-        checks.out_file("--out", self.place if self.out is None else self.out)
+        checks.out_new("--out", self.place if self.out is None else self.out)
         checks.there("--model", self.model, "a run folder or a .keras file")
         if self.images is not None:
             checks.there("--images", self.images, "an IMAGES table, an archive, or a folder or zip of pictures")

@@ -8,7 +8,7 @@ from pathlib import Path
 from ham_ray import storage
 from ham_ray.data.layouts import LAYOUTS
 from ham_ray.data.pictures import GEOMETRIES
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, shown
 from ham_ray.options import checks
 
 
@@ -38,7 +38,7 @@ class Options:
         checks.number("--max-quarantined", self.max_quarantined, 0, 1)
         checks.number("--max-lesion", self.max_lesion, 0, 1)
         if storage.is_remote(self.archive):
-            raise UserError(f"ARCHIVE {checks.value(self.archive)}: an address; copy it to a path that all nodes see")
+            raise UserError(f"ARCHIVE {shown(self.archive)}: an address; copy it to a path that all nodes see")
         if self.sample and not Path(self.archive).exists():
             checks.out_file("ARCHIVE", self.archive)
         else:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from ham_ray import storage
 from ham_ray.data.images import Images
 from ham_ray.data.trainable import check_trainable
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, shown
 from ham_ray.options import checks
 from ham_ray.recipe import VIEWS, Recipe
 from ham_ray.search.space import Space, load_space
@@ -53,7 +53,7 @@ class Options:
     @property
     def space_file(self) -> str:
         """The space that was named, or the default one."""
-        return self.space or str(SPACES / ("smoke.yaml" if self.smoke else "resnet50.yaml"))
+        return str(SPACES / ("smoke.yaml" if self.smoke else "resnet50.yaml")) if self.space is None else self.space
 
     def check(self) -> None:
         """Refuse what cannot be met whatever the cluster is.
@@ -124,9 +124,9 @@ class Options:
             make_url(self.storage).get_dialect().import_dbapi()
         except (ArgumentError, ImportError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            shown = checks.value(_without_password(self.storage))
+            url = shown(_without_password(self.storage))
             raise UserError(
-                f"--storage {shown}: no database URL that can be used here: {reason}; such as "
+                f"--storage {url}: no database URL that can be used here: {reason}; such as "
                 "postgresql://user@host/studies or sqlite:////shared/study.db"
             ) from None
 

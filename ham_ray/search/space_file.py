@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, shown
 
 _LARGEST = 100_000  # bytes: a space of every recipe field takes 3,000
 _MOST = 10_000  # entries, those counted several times that aliases repeat
@@ -68,13 +68,13 @@ def read(path: str | Path) -> tuple[yaml.Node, dict[str, Any]]:
 def _text(path: str | Path) -> str:
     try:
         if Path(path).exists() and not Path(path).is_file():
-            raise UserError(f"cannot read the space {path}: not a file")
+            raise UserError(f"cannot read the space {shown(path)}: not a file")
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST + 1)
     except OSError as error:
-        raise UserError(f"cannot read the space {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the space {shown(path)}: {error.strerror}") from None
     if len(content) > _LARGEST:
-        raise UserError(f"cannot read the space {path}: larger than {_LARGEST:,} bytes, which no space is")
+        raise UserError(f"cannot read the space {shown(path)}: larger than {_LARGEST:,} bytes, which no space is")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

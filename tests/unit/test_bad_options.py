@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ from ham_ray.data.sample import write_sample
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300
-# Runs one job with each list of arguments in turn, as its working process does. Ray and TensorFlow cannot be imported.
+# Runs one job with each list of arguments in turn, as its working process does. Ray and TensorFlow cannot be imported:
+# a job whose options are accepted ends there.
 DRIVER = """
 import contextlib, importlib.util, io, json, sys, time, types
 
@@ -31,6 +34,25 @@ for arguments in cases:
     line = ending.line if ending.code == 2 else log.getvalue()
     print(json.dumps([ending.code, line, time.monotonic() - started]), flush=True)
 """
+ACCEPTED = ("import of ray halted", "import of tensorflow halted", "import of keras halted")
+# Of any option. A number beyond a float's, a snowman, two lines, bytes that are no text, folders, devices, addresses.
+ABSURD = [
+    "",
+    " ",
+    "0",
+    "-1",
+    "nan",
+    "inf",
+    "1e308",
+    "9" * 30,
+    "\u2603",
+    "a\nb",
+    "\udcff",
+    "..",
+    "/dev/null",
+    "/dev/zero",
+]
+ABSURD += ["~", "~nobody-of-that-name", "file://", "http://x/y", "{empty}", "{text}", "x" * 5000]
 SHARED = [  # of jobs that train: options, and what the line must say
     ("--data nothere", "--data nothere: no such file or folder; give HAM10000's archive"),
     ("--data {empty}", "is empty: no image in it"),
@@ -136,6 +158,7 @@ JOBS = {
             ("--out /proc/nothere/p.parquet", "cannot be written: "),
             ("--out=", "--out"),
             (f"--out {LONG}/p.parquet", "cannot be written: File name too long"),
+            (f"--out {LONG}", "cannot be written: File name too long"),
         ],
     ),
     "evaluate": (
@@ -201,20 +224,25 @@ def replaced(arguments: list[str], options: str, places: dict[str, Path]) -> lis
     return [word.format(**places) for word in [*kept, *more]]
 
 
-@pytest.mark.parametrize("job", JOBS)
-def test_a_bad_option_is_one_line_before_ray_and_tensorflow_start(job: str, places: dict[str, Path], tmp_path: Path):
-    arguments, cases = JOBS[job]
-    lists = [replaced(arguments, options, places) for options, _ in cases]
+def outcomes(job: str, lists: list[list[str]], folder: Path) -> list[tuple[int, str, float]]:
+    """Exit code, what is said on standard error and the seconds of each list of arguments."""
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, str(ROOT / "jobs" / f"{job}.py")],
         input=json.dumps(lists),
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        timeout=120,
+        cwd=folder,
+        timeout=300,
     )
     found = [json.loads(line) for line in process.stdout.splitlines()]
-    assert len(found) == len(cases), process.stderr
+    assert len(found) == len(lists), (lists[len(found)], process.stderr)
+    return found
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_bad_option_is_one_line_before_ray_and_tensorflow_start(job: str, places: dict[str, Path], tmp_path: Path):
+    arguments, cases = JOBS[job]
+    found = outcomes(job, [replaced(arguments, options, places) for options, _ in cases], tmp_path)
     wrong = []
     for (options, message), (code, errors, seconds) in zip(cases, found, strict=True):
         one_line = errors.startswith("error: ") and "\n" not in errors and message in errors
@@ -222,3 +250,35 @@ def test_a_bad_option_is_one_line_before_ray_and_tensorflow_start(job: str, plac
             wrong.append((options, message, code, errors[-600:], round(seconds, 1)))
     assert not wrong, "\n".join(map(str, wrong))
     assert list(tmp_path.iterdir()) == [] and list(places["folder"].iterdir()) == []
+
+
+def options_of(job: str) -> list[str]:
+    """The options of a job that take a value."""
+    words = subprocess.run(
+        [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--help"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"},
+    ).stdout
+    return re.findall(r"(--[a-z-]+)\s+(?:TEXT|INTEGER|FLOAT|<str>|<int>|<float>)", words)
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_value_of_any_option_ends_in_a_traceback(job: str, places: dict[str, Path], tmp_path: Path):
+    arguments, _ = JOBS[job]
+    names = options_of(job)
+    assert len(names) >= 3
+    cases = [(name, text.format(**places) if "{" in text else text) for name in names for text in ABSURD]
+    lists = []
+    for name, text in cases:
+        kept = [word.format(**places) for word in arguments]
+        if name in kept:
+            del kept[kept.index(name) : kept.index(name) + 2]
+        lists.append([*kept, f"{name}={text}"])
+    wrong = []
+    for case, (code, errors, seconds) in zip(cases, outcomes(job, lists, tmp_path), strict=True):
+        refused = code == 2 and errors.startswith("error: ") and "\n" not in errors and len(errors) < 700
+        accepted = code == 0 or any(words in errors for words in (*ACCEPTED, "BadParameter"))
+        if not (refused or accepted) or seconds > 20:
+            wrong.append((case[0], case[1][:50], code, errors[-400:], round(seconds, 1)))
+    assert not wrong, "\n".join(map(str, wrong))
