@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Annotated
 
@@ -502,13 +502,17 @@ def main(
 
 
 def _drawn(number: int, seed: int, jobs: list[str], faults: list[str], settings: list[str], out: Path) -> Outcome:
-    """The experiment of that number: the same one for the same seed and options."""
-    chance = random.Random(f"{seed} {number}")
-    fault = chance.choice(faults)
-    setting = "cluster" if fault == "node" else chance.choice(settings)
+    """The experiment of that number: each kind once before one comes again; the same for the same seed and options."""
+    kinds = [
+        (job, fault, setting)
+        for job, fault, setting in product(jobs, faults, settings)
+        if setting == "cluster" or (fault != "node" and (job != "ingest" or fault == "driver"))  # it uses no Ray alone
+    ]
+    turn, place = divmod(number, len(kinds))
+    random.Random(f"{seed} {turn}").shuffle(kinds)
     folder = out / f"seed-{seed}-{number:03d}"
     folder.mkdir()
-    return Outcome(number, chance.choice(jobs), fault, setting, folder)
+    return Outcome(number, *kinds[place], folder)
 
 
 if __name__ == "__main__":

@@ -241,13 +241,24 @@ def _nodes() -> list[str]:
 
 
 def _blind(path: str) -> int:
-    """How many nodes do not see a local path."""
+    """How many nodes do not see a local path. One that dies meanwhile does not count."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     look = ray.remote(num_cpus=0)(os.path.exists)
-    strategies = [NodeAffinitySchedulingStrategy(node, soft=False) for node in _nodes()]
-    return len(strategies) - sum(ray.get([look.options(scheduling_strategy=one).remote(path) for one in strategies]))
+    asked = {
+        node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(path)
+        for node in _nodes()
+    }
+    blind = 0
+    for node, answer in asked.items():
+        try:
+            blind += not ray.get(answer)
+        except RayError:
+            if node in _nodes():
+                raise
+    return blind
 
 
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:

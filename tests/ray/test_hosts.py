@@ -22,6 +22,15 @@ def node():
 print(*sorted(set(ray.get([node.remote() for _ in range(8)]))))
 """
 
+VISIBLE = """
+import ray
+from ham_ray.cluster import alive_nodes, check_visible
+ray.init(logging_level="ERROR", log_to_driver=False)
+print(len(alive_nodes()))
+check_visible("{}", "--data")
+print(len(alive_nodes()))
+"""
+
 
 def test_tasks_run_on_both_hosts(two_hosts: Hosts):
     done = two_hosts[1].python(TASKS, 60)
@@ -61,12 +70,13 @@ def test_signals_reach_the_process_itself(two_hosts: Hosts):
     assert not any(process.name() == "sleep" for process in two_hosts[0].processes())
 
 
-def test_a_lost_host_is_gone_and_can_join_again(make_hosts):
+def test_a_host_that_is_lost_while_it_is_asked_counts_no_more_and_can_join_again(make_hosts):
     made = make_hosts(cpus=(1, 1))
     lost = made[1].processes()
     made[1].kill()
     assert len(lost) > 3 and not any(process.is_running() for process in lost)
-    made.wait_for_nodes()
+    done = made[0].python(VISIBLE.format(made.shared), 120)  # Ray has not noticed yet
+    assert done.stdout.split() == ["2", "1"], done.stderr
     made[1].boot()
     made[1].start_ray()
     made.wait_for_nodes()
