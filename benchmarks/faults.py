@@ -485,18 +485,19 @@ def main(
     outcomes, references = list[Outcome](), dict[str, Reference]()
     with hosts(out, cpus=(2,), ray=False) as alone, hosts(out, cpus=(2, 2), ray=False) as cluster:
         ground, end = Ground(alone[0], cluster), time.monotonic() + 60 * minutes
-        for number in count() if only is None else [only]:
-            if time.monotonic() > end or sum(len(outcome.kills) for outcome in outcomes) >= kills:
-                break
-            outcome = _drawn(number, seed, *chosen, out)
-            if outcome.job not in references:
-                folder = out / f"reference-{outcome.job}"
-                references[outcome.job] = reference(ground, outcome.job, inputs, folder, deadline or 1800)
-                print(f"reference {outcome.job}: {references[outcome.job]}", flush=True)
-            expected = references[outcome.job]
-            experiment(ground, outcome, inputs, expected, deadline or 180 + 4 * expected.seconds)
-            outcomes.append(outcome)
-            print(outcome, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # the table is of what was done
+            for number in count() if only is None else [only]:
+                if time.monotonic() > end or sum(len(outcome.kills) for outcome in outcomes) >= kills:
+                    break
+                outcome = _drawn(number, seed, *chosen, out)
+                if outcome.job not in references:
+                    folder = out / f"reference-{outcome.job}"
+                    references[outcome.job] = reference(ground, outcome.job, inputs, folder, deadline or 1800)
+                    print(f"reference {outcome.job}: {references[outcome.job]}", flush=True)
+                expected = references[outcome.job]
+                experiment(ground, outcome, inputs, expected, deadline or 180 + 4 * expected.seconds)
+                outcomes.append(outcome)
+                print(outcome, flush=True)
     print(*table(outcomes), sep="\n")
     sys.exit(any(outcome.failure for outcome in outcomes))
 
