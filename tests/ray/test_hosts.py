@@ -76,7 +76,8 @@ def test_a_host_that_is_lost_while_it_is_asked_counts_no_more_and_can_join_again
     made[1].kill()
     assert len(lost) > 3 and not any(process.is_running() for process in lost)
     done = made[0].python(VISIBLE.format(made.shared), 120)  # Ray has not noticed yet
-    assert done.stdout.split() == ["2", "1"], done.stderr
+    nodes = done.stdout.split()
+    assert [nodes[0], nodes[-1]] == ["2", "1"] and done.returncode == 0, done.stdout + done.stderr
     made[1].boot()
     made[1].start_ray()
     made.wait_for_nodes()
