@@ -46,11 +46,10 @@ _END_LENGTH, _END64_LENGTH, _MOST_COMMENT = 22, 20, 1 << 16
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A checked file: its bytes, the side in pixels of the images that it takes, and how many arrays it holds."""
+    """A checked file: its bytes, and the side in pixels of the images that its classifier takes."""
 
     content: bytes
     size: int
-    arrays: int
 
 
 def open_file(uri: str) -> KerasFile:
@@ -66,10 +65,10 @@ def open_file(uri: str) -> KerasFile:
     try:
         config, weights = _unpacked(content)
         size = _image_size(config)
-        arrays = _count_arrays(weights)
+        _check_weights(weights)
     except _Refused as reason:
         raise UserError(f"--model {uri} {reason}") from None
-    return KerasFile(content, size, arrays)
+    return KerasFile(content, size)
 
 
 class _Refused(Exception):
@@ -192,8 +191,8 @@ def _member(part: Any, name: str) -> Any:
     return part.get(name) if isinstance(part, dict) else None
 
 
-def _count_arrays(content: bytes) -> int:
-    """How many arrays there are; none may lie elsewhere, be larger than it may be, or hold NaN or infinity."""
+def _check_weights(content: bytes) -> None:
+    """Refuse arrays that lie elsewhere, are larger than they may be, or hold NaN or infinity."""
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             links: dict[str, Any] = {}
@@ -202,7 +201,6 @@ def _count_arrays(content: bytes) -> int:
                 raise _Refused(f"is not taken: its {WEIGHTS} holds links: {elsewhere[0]!a}")
             arrays = {name: file[name] for name in links if isinstance(file[name], h5py.Dataset)}
             _check_arrays(arrays)
-            return len(arrays)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, MemoryError, UnicodeError) as error:
         raise _Refused(f"is damaged: its {WEIGHTS} cannot be read ({type(error).__name__}); copy it again") from None
 

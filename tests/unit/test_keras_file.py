@@ -298,7 +298,7 @@ def test_missing_or_other_variables_are_one_line_at_loading(members, tmp_path):
         array = first_array(file)
         del array.parent[array.name.rpartition("/")[2]]
 
-    def remove_all(file: h5py.File) -> None:  # of this Keras warns only, and predicts with random weights
+    def remove_all(file: h5py.File) -> None:
         del file["layers/functional"]
 
     def remove_group(file: h5py.File) -> None:
