@@ -42,7 +42,7 @@ def run(
     _process = supervised()
     _accept_any_encoding()
     if _process:
-        _process.end(_worked(_app(main), _process))
+        _process.end(_worked(_app(main), _process, kept))
     _app(functools.wraps(main)(lambda **options: _supervise(loads, kept)))()
 
 
@@ -72,7 +72,7 @@ def _supervise(loads: str, kept: str) -> None:
     raise typer.Exit(ending.code)
 
 
-def _worked(app: typer.Typer, process: Supervised) -> Ending:
+def _worked(app: typer.Typer, process: Supervised, kept: str) -> Ending:
     """Work, and tell how it ended."""
     try:
         code = app(standalone_mode=False)
@@ -85,8 +85,10 @@ def _worked(app: typer.Typer, process: Supervised) -> Ending:
     except BaseException as error:  # the last resort: of any library
         trace = tracebacks.format_exc()
         print(trace, file=sys.stderr, flush=True)
-        line = f"error: {in_words(error)}".replace("\n", " ")
-        expected = isinstance(cause(error), (UserError, OSError))
+        line, root = f"error: {in_words(error)}".replace("\n", " "), cause(error)
+        expected = isinstance(root, (UserError, OSError))
+        if type(root).__module__.startswith("ray."):  # a node, a process or Ray itself is gone: no fault of the job's
+            line += f"; {kept}"
         if not expected:
             line += f"; its traceback is in {process.log}, and --traceback prints it"
         return Ending(2 if expected else 1, f"{trace}{line}" if "--traceback" in sys.argv else line)

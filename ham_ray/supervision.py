@@ -89,6 +89,8 @@ def supervise(kept: str) -> Ending:
     status = watch.job.wait()
     signal.alarm(0)
     _end_orphans()
+    if status < 0 and os.isatty(2):
+        os.write(2, b"\r\n\x1b[?25h")  # killed under a progress bar, which hides the cursor
     ending = _ending(said, status, watch.signal, kept, log)
     shutil.rmtree(folder / "keras", ignore_errors=True)
     if str(log) not in ending.line:

@@ -109,6 +109,10 @@ def test_an_expected_error_is_one_line(temporary: Path, work: str, line: str):
         ("raise Exception('Ray is old\\n[2026] some.log line\\nanother')", "Exception: Ray is old"),
         ("raise MemoryError", "MemoryError"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
+        (
+            "from ray.exceptions import NodeDiedError; raise NodeDiedError('10.88.0.2 is gone')",
+            f"a node is gone (10.88.0.2 is gone); {KEPT}",
+        ),
     ],
 )
 def test_any_other_error_is_one_line_too_and_its_traceback_is_in_the_log(temporary: Path, work: str, line: str):
