@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from ham_ray.cluster import Node, alive_nodes, free_cpus
@@ -38,7 +38,7 @@ class _Watch:
 
     def __init__(self, what: str, awaited: str) -> None:
         self.what, self.awaited = what, awaited
-        self.seen = {node.id: node for node in alive_nodes()}
+        self.seen: dict[str, Node] = {}
         self.gone: dict[str, datetime] = {}  # node id to when it was missed
         self.begun = False
         self.last, self.clock, self.said = time.monotonic(), datetime.now(), time.monotonic()
@@ -50,17 +50,19 @@ class _Watch:
 
     def run(self, done: threading.Event) -> None:
         """Look at the nodes and the clock until `done`."""
-        while not done.wait(_LOOK):
-            try:
-                alive = alive_nodes()
-                free = free_cpus()
-            except Exception:  # Ray's head does not answer, or Ray was shut down: who waits for it gets the error
-                continue
-            self._compare(alive)
-            now = time.monotonic()
-            if now - max(self.last, self.said) >= (CALM if self.begun and not self.gone else EVERY):
-                self.said = now
-                print(self._line(alive, free, now - self.last), flush=True)
+        while True:
+            with suppress(Exception):  # Ray's head does not answer, or Ray was shut down: who waits gets the error
+                self.look(alive_nodes(), free_cpus())
+            if done.wait(_LOOK):
+                return
+
+    def look(self, alive: list[Node], free: float) -> None:
+        """Compare these nodes, with so many free CPUs, with those before; say what is waited for once it is time."""
+        self._compare(alive)
+        now = time.monotonic()
+        if now - max(self.last, self.said) >= (CALM if self.begun and not self.gone else EVERY):
+            self.said = now
+            print(self._line(alive, free, now - self.last), flush=True)
 
     def _compare(self, alive: list[Node]) -> None:
         """Say which nodes have gone since the last look. One that comes back is a new node at the same address."""

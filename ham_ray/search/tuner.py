@@ -28,6 +28,7 @@ from ham_ray.runs import CHECKPOINTS
 from ham_ray.search.controller import failures_stay_with_their_trial, reason
 from ham_ray.search.study import STOPPED, Study
 from ham_ray.search.trial import Shared, trial_folder
+from ham_ray.waiting import watched
 
 _FOLDER = "ray-"  # what Tune and Train leave on disk, in a folder of this beginning; deleted when they end
 
@@ -63,8 +64,10 @@ def run(
         TUNE_DISABLE_SIGINT_HANDLER="1",  # it would swallow the first Ctrl-C
     )
     told = _Told(study, shared, means.max_failures, time_left)
-    while (error := _run_tune(told, means, trainable)) is not None:
-        told.tune_failed(error)
+    awaited = f"the next epoch of a trial, {means.concurrent} at once × {means.cpus:g} CPU"
+    with watched("search", awaited) as told.heard:
+        while (error := _run_tune(told, means, trainable)) is not None:
+            told.tune_failed(error)
 
 
 def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exception | None:
@@ -114,6 +117,7 @@ class _Told:
         self.failures: Counter[int] = Counter()  # of processes, by trial
         self.before: Counter[int] = Counter()  # of those, in earlier runs of Tune
         self.error: Exception | None = None
+        self.heard: Callable[[], None] = lambda: None  # called at each sign of life of a trial
 
     def begin(self) -> None:
         """Another run of Tune starts."""
@@ -135,6 +139,7 @@ class _Told:
 
     def scores(self, number: int, result: dict[str, Any]) -> bool:
         """A trial has these scores; True where it was not worth going on after one of them."""
+        self.heard()
         stops = [self.study.report(number, epoch, score) for epoch, score in result["scores"]]
         stop = any(stops[:-1] if result["finished"] else stops)  # after the last epoch there is nothing to stop
         self.study.note(number, seconds=result["seconds"], **({STOPPED: True} if stop else {}))
@@ -148,6 +153,7 @@ class _Told:
 
     def failed(self, number: int, error: Exception) -> None:
         """A trial's process died or raised."""
+        self.heard()
         if self.error is not None:  # of ours, which Tune takes for the trial's
             return
         self.failures[number] += 1
