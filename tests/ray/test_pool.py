@@ -74,7 +74,10 @@ def test_an_actor_that_cannot_start_says_why(cluster: str):
 
 @ray.remote(num_cpus=0)
 class Holder:
-    """Lets others go on when it is told to."""
+    """Holds CPUs until it is killed."""
+
+    def holds(self) -> bool:
+        return True
 
 
 def test_who_waits_for_a_cpu_says_so(cluster: str, tmp_path: Path, monkeypatch, capsys):
@@ -82,6 +85,7 @@ def test_who_waits_for_a_cpu_says_so(cluster: str, tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(waiting, "_LOOK", 0.2)
     cpus = sum(node.cpus for node in alive_nodes())
     holder = Holder.options(num_cpus=cpus).remote()
+    assert ray.get(holder.holds.remote())
     threading.Timer(6.0, lambda: ray.kill(holder)).start()
     assert squares(tmp_path, [1, 2]) == {1: 1, 2: 4}
     told = capsys.readouterr().out
