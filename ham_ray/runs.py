@@ -59,6 +59,13 @@ def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
         raise UserError(f"{uri} is another run: {'; '.join(changed)}. {remedy}")
 
 
+def remove_leftovers(uri: str) -> None:
+    """Delete what Ray Train or Ray Tune was killed in: their folders in the folder at `uri`."""
+    for folder in storage.folders(uri):
+        if storage.basename(folder).startswith("ray-"):
+            storage.remove(folder)
+
+
 def record_start(uri: str) -> None:
     """Add this start to the run's manifest: a run that goes on may do so with other code or on another machine."""
     starts = storage.read_object(uri).get("starts", [])

@@ -22,15 +22,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from ham_ray import storage
+from ham_ray import runs, storage
 from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.search.controller import failures_stay_with_their_trial, reason
 from ham_ray.search.study import STOPPED, Study
 from ham_ray.search.trial import Shared, trial_folder
 from ham_ray.waiting import watched
-
-_FOLDER = "ray-"  # what Tune and Train leave on disk, in a folder of this beginning; deleted when they end
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def run(
 def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exception | None:
     """Run Tune until it has no more trials. Returns what it stumbled over, if anything."""
     # A new name each time: what Tune leaves on disk is never read back. The study is.
-    name, place = f"{_FOLDER}{time.time_ns()}", told.shared.place
+    name, place = f"ray-{time.time_ns()}", told.shared.place
     told.begin()
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": means.cpus, **({"GPU": means.gpus} if means.gpus else {})}),
@@ -281,12 +279,10 @@ def forget_checkpoints(study: Study, place: str) -> None:
 
 
 def remove_leftovers(place: str) -> None:
-    """Delete the folders that Tune and Train were killed in, of the search at `place` and of its trials."""
-    for folder in storage.folders(place):
-        inner = storage.folders(folder) if storage.basename(folder).startswith("trial-") else []
-        for uri in (folder, *inner):
-            if storage.basename(uri).startswith(_FOLDER):
-                storage.remove(uri)
+    """Of the search at `place` and of its trials, what Tune and Train were killed in."""
+    for folder in (place, *storage.folders(place)):
+        if folder == place or storage.basename(folder).startswith("trial-"):
+            runs.remove_leftovers(folder)
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from ray.data import ExecutionOptions
 from ray.train.tensorflow import TensorflowTrainer
 
-from ham_ray import storage
+from ham_ray import runs, storage
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
@@ -77,6 +77,7 @@ def train(
         "gate": gate,
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
+    runs.remove_leftovers(uri)
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
