@@ -45,6 +45,8 @@ def reason(error: BaseException) -> str:
         return str(error)
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [""]
+    if lines[0].startswith("Traceback") or (isinstance(cause, RayActorError) and cause.actor_init_failed):
+        return lines[-1][:300]  # of a traceback: what was raised in Tune, or in the process's setup
     text = lines[0]
     if isinstance(cause, OutOfMemoryError) and (used := _USED.search(text)):
         text = f"{text.partition('. ')[0]} ({used[0]})"

@@ -96,7 +96,7 @@ def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exc
             tuner.fit()
     except Exception as error:
         told.raise_own_error()
-        return error
+        return error.with_traceback(None)  # whose frames would keep Tune's processes alive, and their CPUs
     told.raise_own_error()
     storage.remove(storage.join(place, name))
     return None

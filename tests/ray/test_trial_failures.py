@@ -26,13 +26,14 @@ SPACE = Space(
 
 
 def trainable(fault: Callable[[int, bool], None], where: str = "step") -> Any:
-    """A trial of one epoch in which `fault` gets its number and whether it is its first start, in `step` or `reset`."""
+    """A trial of one epoch; `fault` gets its number and whether it is its first, in `setup`, `step` or `reset`."""
     from ray import tune
 
     class FaultyTrial(tune.Trainable):
         def setup(self, config, marks):
             self.marks = marks
             self.trial = config["trial"]
+            self.strike("setup")
 
         def reset_config(self, config):
             self.trial = config["trial"]
@@ -84,6 +85,16 @@ def test_a_process_that_dies_between_two_trials_is_replaced(cluster: str, tmp_pa
     out, errors = capfd.readouterr()
     assert "restart 1 of at most 2" in out and errors == ""
     assert all(line.startswith("trial ") for line in out.splitlines()), out
+
+
+def test_a_process_that_cannot_be_set_up_fails_its_trial_alone(cluster: str, tmp_path: Path):
+    def fault(trial: int, first: bool) -> None:
+        if trial == 0:
+            raise OSError("no space left on device")
+
+    study = search(tmp_path, trainable(fault, "setup"), trials=2, max_failures=1)
+    assert states(study) == ["fail", "complete"]
+    assert study.table()["reason"][0] == "OSError: no space left on device"
 
 
 def test_errors_that_cannot_be_carried_over_fail_their_trial_alone(cluster: str, tmp_path: Path):
