@@ -40,8 +40,8 @@ def shown(url: str) -> str:
 
 
 def settings(url: str) -> dict[str, Any]:
-    """What `create_engine` takes so that a locked SQLite file is waited for."""
-    return {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {}
+    """What `create_engine` takes: a locked SQLite file is waited for, a server's connection renewed where it broke."""
+    return {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
 
 
 def engine(url: str) -> Engine:
