@@ -130,6 +130,7 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "shares", lambda count: cluster.process_shares(count, [{"CPU": 2.0}]))
     monkeypatch.setattr(tuning, "cluster_resources", lambda workers, cpus: cluster.plan(workers, [2.0], 0, cpus))
     monkeypatch.setattr(tuning, "check_shared", lambda place: None)
+    monkeypatch.setattr(tuning, "check_visible", lambda place, option: None)
     monkeypatch.setattr(tuning.choices, "images", lambda *given: None)
     monkeypatch.setattr(tuning.Options, "check_images", lambda *given: None)
     monkeypatch.setattr(tuning.choices, "weights", lambda *given: None)
