@@ -25,7 +25,7 @@ MISSING = frozenset(
 _ZEROS = frozenset(("0", "0.0", "-1", "-1.0"))  # missing as an id, unless ids are numbers
 AGES = (0.0, 120.0)  # years
 _AGE = re.compile(
-    r"(\d+(?:[.,]\d+)?)\s*(y|yr|yrs|yo|y/o|year|years|years old|a|m|mo|mos|month|months)?\.?", re.IGNORECASE
+    r"(\d+(?:[.,]\d+)?)\s*(y|yr|yrs|yo|y/o|year|years|years old|a|mo|mos|month|months)?\.?", re.IGNORECASE
 )
 _SEXES = {"m": "male", "man": "male", "f": "female", "woman": "female"}
 

@@ -121,7 +121,7 @@ def read_labels(member: Member) -> tuple[pd.DataFrame, list[str]]:
     table, notes = _read_table(member), list[str]()
     if isic_cli.is_export(set(table.columns)):
         table = isic_cli.in_ham_columns(table, notes)
-    elif "image" in table and len(_one_hot(table)) > 1:
+    elif "image" in table and len({*_one_hot(table).values()} & {*CODES}) > 1:
         table = _isic_table(member, "test", None)
     else:
         spare = {name: wanted for name, wanted in _LABEL_NAMES.items() if name in table and wanted not in table}
@@ -227,8 +227,7 @@ def _read_huggingface(files: Files, members: list[Member], notes: list[str]) -> 
     if not packed:
         raise UserError(f"no Parquet file with image and dx in {files.path}; {_hint(members)}")
     table = huggingface.read_metadata(packed)
-    for member in packed:
-        _require(table, member, _REQUIRED)
+    _require(table, packed[0], _REQUIRED)
     splits = sorted({match[1].lower() for member in packed if (match := _SPLIT.search(member.label))})
     if splits:
         notes.append(f"the splits of the files ({', '.join(splits)}) are not used: folds are dealt by lesion")

@@ -43,8 +43,9 @@ def read_truth(place: str) -> Truth:
     else:
         archive = layouts.open_archive(place)
         table, notes = archive.metadata, archive.notes
-    single = once(table[table["image_id"] != ""])
-    if lost := table["image_id"].nunique() - len(single):
+    named = table[table["image_id"] != ""]
+    single = once(named)
+    if lost := named["image_id"].nunique() - len(single):
         notes = [*notes, f"{lost:,} images have rows that differ and are left out"]
     unknown = single.set_index("image_id")["dx"]
     return Truth(

@@ -58,6 +58,7 @@ def test_lesions_that_differ_in_case_alone_are_one():
         ("inf", None),
         ("1e400", None),
         ("old", None),
+        ("70m", None),
         ("60-70", None),
         ("", None),
     ],

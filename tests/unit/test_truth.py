@@ -96,7 +96,7 @@ def test_words_for_missing_leave_images_unlabelled(tmp_path: Path, table: str):
 
 
 def test_rows_that_contradict_are_counted(tmp_path: Path):
-    (tmp_path / "t.csv").write_text("image_id;dx\na;nv\na;mel\nb;nv\nb;nv\n")
+    (tmp_path / "t.csv").write_text("image_id;dx\na;nv\na;mel\nb;nv\nb;nv\nNA;nv\n")
     truth = read_truth(str(tmp_path / "t.csv"))
     assert truth.rows["label"].to_dict() == {"b": 5} and truth.notes == [
         "1 images have rows that differ and are left out"
@@ -110,6 +110,11 @@ def test_one_hot_truth_of_isic_2019_has_two_classes_more(tmp_path: Path):
     )
     truth = read_truth(str(tmp_path / "t.csv"))
     assert truth.rows["label"].fillna(-1).tolist() == [4, 0, -1, -1] and truth.unknown.to_dict() == {"c": "scc"}
+
+
+def test_flags_beside_a_diagnosis_are_no_classes(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("image,dx,biopsy,hairy\na,nv,1,0\nb,mel,0,1\n")
+    assert read_truth(str(tmp_path / "t.csv")).rows["label"].tolist() == [5, 4]
 
 
 def test_a_workbook_as_truth_is_named(tmp_path: Path):
