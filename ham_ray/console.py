@@ -66,7 +66,10 @@ def _app(command: Callable[..., None]) -> typer.Typer:
 def _supervise(loads: str, kept: str) -> None:
     if loads:
         print(f"loading {loads} …", flush=True)
-    ending = supervise(kept)
+    try:
+        ending = supervise(kept)
+    except OSError as error:  # no temporary folder, no process
+        ending = Ending(2, f"error: {in_words(error)}")
     if ending.line:
         print(ending.line, file=sys.stderr, flush=True)
     raise typer.Exit(ending.code)

@@ -103,6 +103,15 @@ def test_an_expected_error_is_one_line(temporary: Path, work: str, line: str):
     assert not list(temporary.iterdir())
 
 
+def test_a_temporary_folder_that_cannot_be_written_is_one_line():
+    job = f"import tempfile; tempfile.tempdir = '/no/such'{JOB}"
+    done = subprocess.run([sys.executable, "-c", job, "print('done')"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "loading nothing …\n")
+    assert (
+        done.stderr.startswith("error: No such file or directory: /no/such/ham_ray-") and done.stderr.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize(
     ("work", "line"),
     [
