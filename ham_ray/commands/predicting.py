@@ -91,7 +91,8 @@ def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
     if chosen == "bfloat16":
         member = next(iter(models[0].members))
         pixels = gallery.load(slice(0, _COMPARED)).pixels
-        found = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
+        with step("comparing bfloat16 with float32"):
+            found = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
         greatest = float(np.abs(found[0] - found[1]).max()) if len(pixels) else 0.0
         print(f"precision: no probability of the first {len(pixels)} images differs by more than {greatest:.4f}")
     return chosen

@@ -17,6 +17,7 @@ from ham_ray.evaluation.intervals import HOW
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.looking import attention
 from ham_ray.experiments.setting import Setting
+from ham_ray.progress import step
 from ham_ray.recipe import Recipe
 from ham_ray.runs import METRICS, MODEL_CARD, REPORT
 from ham_ray.training import feed
@@ -36,24 +37,22 @@ def publish(
     saved models, of those runs that have one; `pairs` names runs whose difference is told.
     """
     splits = [feed.split_rows(setting.images, recipe) for recipe in recipes]
-    print("\nfloors: always the most frequent class; logistic regression on 12×9 thumbnails", flush=True)
-    floor = _pooled([floors(setting.images, rows) for rows in splits])
-    card = setting.images.card
-    ham10000 = of_ham10000(setting.images.rows["image_id"])
-    result = summary.summarise(trained, floor, setting.data, card["synthetic"], references=ham10000)
-    summary.write(result, setting.out)
-    evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
-    storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
-    differences = paired.differences(trained, floor, pairs)
-    looked = {
-        name: attention(uri, frame, setting.images)
-        for name, uri in models.items()
-        if (frame := trained[name].predictions) is not None
-    }
+    print()
+    with step("trivial baselines", "always the most frequent class; logistic regression on 12×9 thumbnails"):
+        floor = _pooled([floors(setting.images, rows) for rows in splits])
+    with step("figures, intervals, comparisons"):
+        synthetic, ham10000 = setting.images.card["synthetic"], of_ham10000(setting.images.rows["image_id"])
+        result = summary.summarise(trained, floor, setting.data, synthetic, references=ham10000)
+        summary.write(result, setting.out)
+        evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
+        storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
+        differences = paired.differences(trained, floor, pairs)
+    looked = _looked(models, trained, setting)
     counted = splits[0] if len(splits) == 1 else {"each a test image once": pd.concat(rows["test"] for rows in splits)}
-    page = _report(result, trained, floor, counted, setting, recipes, title, differences, looked)
-    report.write(page, storage.join(setting.out, REPORT))
-    storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
+    with step("report"):
+        page = _report(result, trained, floor, counted, setting, recipes, title, differences, looked)
+        report.write(page, storage.join(setting.out, REPORT))
+        storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
         if (found.model, found.other) in pairs:
             values = ", ".join(f"{summary.METRIC_NAMES[name]} {_told(value)}" for name, value in found.by.items())
@@ -62,6 +61,15 @@ def publish(
                 flush=True,
             )
     return result
+
+
+def _looked(models: dict[str, str], trained: dict[str, Run], setting: Setting) -> dict[str, Attention]:
+    """Where the saved models looked, of those runs that have predictions."""
+    frames = {name: frame for name in models if (frame := trained[name].predictions) is not None}
+    if not frames:
+        return {}
+    with step("saliency maps", ", ".join(frames)):
+        return {name: attention(models[name], frame, setting.images) for name, frame in frames.items()}
 
 
 def _source(card: dict[str, Any]) -> str:
