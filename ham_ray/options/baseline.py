@@ -110,7 +110,10 @@ def _parsed(changes: list[str]) -> dict[str, str]:
     wrong = [change for change in changes if "=" not in change]
     if wrong:
         raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")
-    parsed = {key.strip(): value.strip() for key, value in (change.split("=", 1) for change in changes)}
+    parsed: dict[str, str] = {}
+    for name, value in (map(str.strip, change.split("=", 1)) for change in changes):
+        if parsed.setdefault(name, value) != value:
+            raise UserError(f"--set {name}: given as {parsed[name]} and as {value}; leave one of them out")
     if "family" in parsed:
         raise UserError("--set family=…: families are chosen with --families")
     return parsed

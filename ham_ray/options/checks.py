@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import h5py
+
 from ham_ray import storage
 from ham_ray.data import layouts
 from ham_ray.data.images import CARD, Images, open_images
@@ -142,6 +144,8 @@ def weights(spec: str) -> None:
     file("--weights", spec, "imagenet, none, or the path of a ResNet50 no-top .h5 file")
     if not spec.partition("?")[0].endswith(".h5"):
         raise UserError(f"--weights {shown(spec)}: not a .h5 file (Keras weights without top)")
+    if not storage.is_remote(spec) and not h5py.is_hdf5(_local(spec)):
+        raise UserError(f"--weights {shown(spec)}: named .h5, but no HDF5 file; download it again")
 
 
 def table(option: str, place: str) -> Images:

@@ -66,6 +66,7 @@ SHARED = [  # of jobs that train: options, and what the line must say
     ("--weights nothere.h5", "--weights nothere.h5: no such file or folder; give imagenet, none, or the path"),
     ("--weights {empty}", "a folder; give imagenet, none, or the path"),
     ("--weights {text}", "not a .h5 file"),
+    ("--weights {words}", "words.h5: named .h5, but no HDF5 file"),
     ("--name a/b", "--name a/b: it holds /"),
     ("--name ..", "--name ..: it starts with a dot"),
     ("--name=", "--name '': it is empty"),
@@ -105,6 +106,7 @@ JOBS = {
             ("--set batch_size=1e99", "batch_size"),
             ("--set seed=", "seed"),
             ("--set precision=bf16", "precision: Input should be 'float32' or 'bfloat16', got 'bf16'"),
+            ("--set seed=1 --set seed=2", "--set seed: given as 1 and as 2; leave one of them out"),
             ("--set test_fold=1", "test_fold and validation_fold are both 1: choosing on the test fold"),
             (
                 "--set unfreeze_depth=2",
@@ -208,10 +210,12 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for path in names.values():
         path.mkdir()
     (folder / "text.csv").write_text("words, no table\n")
+    (folder / "words.h5").write_text("words, no weights")
     (folder / "torn.keras").write_bytes(b"PK\x03\x04 torn")
     (names["pictures"] / "a.jpg").write_bytes(b"no picture")
     write_sample(folder / "sample.zip", size=(40, 30))
-    return {**names, "text": folder / "text.csv", "torn": folder / "torn.keras", "archive": folder / "sample.zip"}
+    files = {"text": "text.csv", "torn": "torn.keras", "words": "words.h5", "archive": "sample.zip"}
+    return {**names, **{name: folder / file for name, file in files.items()}}
 
 
 def replaced(arguments: list[str], options: str, places: dict[str, Path]) -> list[str]:
