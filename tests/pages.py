@@ -47,7 +47,7 @@ def rows(count: int, fold: int, prefix: str) -> pd.DataFrame:
 @cache
 def splits() -> dict[str, pd.DataFrame]:
     """Rows of training, validation and test."""
-    return {"training": rows(1200, 2, "r"), "validation": rows(400, 1, "v"), "test": rows(400, 0, "t")}
+    return {"training": rows(1200, 2, "r"), "validation": rows(250, 1, "v"), "test": rows(250, 0, "t")}
 
 
 def predicted(right: float, seed: int = 0) -> pd.DataFrame:
