@@ -169,6 +169,7 @@ JOBS = {
             ("--predictions nothere.csv", "--predictions nothere.csv: no such file or folder; give a table"),
             ("--predictions {empty}", "a folder; give a table"),
             ("--truth nothere.csv", "--truth nothere.csv: no such file or folder; give an archive"),
+            ("--split tests", "--split tests: choose test, new, all or both"),
             ("--images nothere", "--images nothere: no such file or folder"),
             ("--out {text}", "cannot be written: a file is in the way"),
             ("--out=", "--out: an empty path"),
