@@ -30,7 +30,7 @@ for arguments in cases:
         job = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(job)
         from ham_ray import console
-        ending = console._worked(console._app(job.main), types.SimpleNamespace(log="log"))
+        ending = console._worked(console._app(job.main), types.SimpleNamespace(log="log"), "kept")
     line = ending.line if ending.code == 2 else log.getvalue()
     print(json.dumps([ending.code, line, time.monotonic() - started]), flush=True)
 """
