@@ -106,16 +106,16 @@ JOBS = {
     "baseline": Job(
         _baseline,
         {
-            "training": "simple_cnn epoch 1/",
-            "activations": "resnet50_frozen: run folder",
-            "training on activations": "resnet50_frozen epoch 1/",
-            "report": f"resnet50_frozen epoch {EPOCHS}/",
+            "training": r"^simple_cnn: epoch \d",
+            "activations": "^resnet50_frozen: run folder",
+            "training on activations": r"^resnet50_frozen: epoch \d",
+            "report": f"^resnet50_frozen: epoch {EPOCHS}/",
         },
         _tables("b/*/history.parquet", "b/*/predictions.parquet"),
     ),
     "search": Job(
         _search,
-        {"trials": "trial 0 epoch", "finals": "run folder", "report": f"simple_cnn epoch {EPOCHS}/"},
+        {"trials": r"^trial \d+ epoch", "finals": ": run folder", "report": f"^simple_cnn: epoch {EPOCHS}/"},
         _tables("s/trials.parquet", "s/finals/*/history.parquet", "s/finals/*/predictions.parquet"),
     ),
     "predict": Job(_predict, {"prediction": "^model:"}, _tables("predictions.parquet")),
@@ -317,7 +317,7 @@ def reference(ground: Ground, name: str, inputs: Path, folder: Path, deadline: f
     """Run a job to its end, on the host without Ray.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: it fails, or its log has not the line that begins a phase.
     """
     ground.clear()
     folder.mkdir()
@@ -332,6 +332,10 @@ def reference(ground: Ground, name: str, inputs: Path, folder: Path, deadline: f
     start.wait(note_phases)
     if start.process.returncode != 0:
         raise RuntimeError(f"{name} fails without any fault, see {start.log}")
+    if unseen := [phase for phase in job.phases if phase not in begun]:
+        raise RuntimeError(
+            f"{name}: no line of {start.log} begins {', '.join(unseen)}; mend the patterns of its phases"
+        )
     ends = [*begun.values(), time.monotonic()][1:]
     seconds = {phase: end - begun[phase] for phase, end in zip(begun, ends, strict=True)}
     return Reference(job.result(folder), _files(folder), seconds)

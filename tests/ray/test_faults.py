@@ -91,6 +91,9 @@ def test_the_reference_is_timed_by_phase(ground, tmp_path, monkeypatch):
     found = faults.reference(ground, "job", tmp_path, tmp_path / "reference", 20)
     assert found.tables["rows"]["epoch"].tolist() == [*range(1, 11)]
     assert [*found.phases] == ["start", "training", "end"] and found.phases["training"] > 0.5
+    faults.JOBS["job"].phases["never"] = "such a line"
+    with pytest.raises(RuntimeError, match="no line of .*start-1.log begins never"):
+        faults.reference(ground, "job", tmp_path, tmp_path / "again", 20)
 
 
 def test_the_same_seed_draws_the_same_experiments(tmp_path):
