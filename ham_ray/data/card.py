@@ -110,10 +110,10 @@ def odd_lesions(rows: pd.DataFrame) -> Iterable[str]:
     lesions = rows.groupby("lesion_id")
     sizes, diagnoses = lesions.size(), lesions["dx"].agg(lambda dx: sorted(set(dx)))
     for name, size in sizes[sizes > USUAL_LESION].items():
-        yield f"lesion {name} has {size:,} images, more than {USUAL_LESION}: is it one lesion?"
+        yield f"lesion {name!r} has {size:,} images, more than {USUAL_LESION}: is it one lesion?"
     mixed = diagnoses[diagnoses.map(len) > 1]
     if len(mixed):
-        some = "; ".join(f"{name} {', '.join(dx)}" for name, dx in mixed.head(3).items())
+        some = "; ".join(f"{name!r} {', '.join(dx)}" for name, dx in mixed.head(3).items())
         yield f"{len(mixed):,} lesions have images of several diagnoses, are they one each? {some}"
 
 

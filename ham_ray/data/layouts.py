@@ -164,7 +164,7 @@ def _hint(members: list[Member]) -> str:
 def _columns(member: Member) -> str:
     """The columns of a table in words, or why it cannot be read."""
     try:
-        return f" (columns {', '.join(list(_read_table(member).columns)[:8])})"
+        return f" (columns {', '.join(name[:40] for name in _read_table(member).columns[:8])})"
     except UserError as error:
         return f" ({error})"
 
@@ -315,7 +315,8 @@ def _read_table(member: Member) -> pd.DataFrame:
 def _require(table: pd.DataFrame, member: Member, names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in table]
     if missing:
-        raise UserError(f"{member.label} has no column {', '.join(missing)}; found {', '.join(table.columns)}")
+        found = ", ".join(name[:40] for name in table.columns[:12]) + ", …" * (len(table.columns) > 12)
+        raise UserError(f"{member.label} has no column {', '.join(missing)}; found {found}")
 
 
 _READERS: dict[str, Callable[[Files, list[Member], list[str]], list[pd.DataFrame]]] = {

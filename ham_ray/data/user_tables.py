@@ -54,7 +54,7 @@ def read_table(data: bytes, label: str) -> pd.DataFrame:
     _refuse_foreign(data, label)
     text = _decoded(data, label)
     header, *rows = _rows(text, label)
-    names = [_clean(name) for name in header]
+    names = [_one_line(name) for name in header]
     _refuse_repeated(names, label)
     cells = [[_clean(cell) for cell in row] for row in rows]
     table = pd.DataFrame(cells, columns=range(len(names)), dtype=object)
@@ -149,6 +149,11 @@ def _clean(cell: str) -> str:
     return cell.translate(_INVISIBLE).strip()  # str.strip knows the no-break space
 
 
+def _one_line(name: str) -> str:
+    """A column's name as messages can show it."""
+    return " ".join("".join(letter for letter in _clean(name) if letter.isprintable() or letter.isspace()).split())
+
+
 def _refuse_repeated(names: list[str], label: str) -> None:
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names, start=1):
@@ -178,6 +183,6 @@ def text_columns(table: pa.Table) -> pd.DataFrame:
             texts = column.cast(pa.string())
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             continue  # pictures, lists
-        found[name.strip()] = [_clean(text or "") for text in texts.to_pylist()]
+        found[_one_line(name)] = [_clean(text or "") for text in texts.to_pylist()]
     _refuse_repeated(list(found), "the table")
     return pd.DataFrame(found, dtype=object)

@@ -68,8 +68,8 @@ def test_what_looks_like_no_one_lesion_is_said(builder, draw, tmp_path):
     many_images_of_one_lesion(builder, draw, 21)
     builder.rows[-1]["dx"] = "df"
     notes = ingest(builder.to_folder(), tmp_path / "out", size=32, max_lesion=0.5).notes
-    assert "lesion clinic has 21 images, more than 20: is it one lesion?" in notes
-    assert "1 lesions have images of several diagnoses, are they one each? clinic akiec, df" in notes
+    assert "lesion 'clinic' has 21 images, more than 20: is it one lesion?" in notes
+    assert "1 lesions have images of several diagnoses, are they one each? 'clinic' akiec, df" in notes
 
 
 def test_twenty_images_of_a_lesion_are_accepted(builder, draw, tmp_path):

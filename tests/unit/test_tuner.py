@@ -212,5 +212,5 @@ def test_the_memory_monitors_reason_is_short_and_has_the_memory():
 
 
 def test_of_an_error_that_is_a_traceback_its_last_line_is_the_reason():
-    wrapped = "Traceback (most recent call last):\n  File \"x.py\", line 1, in y\nOSError: no space left on device\n"
+    wrapped = 'Traceback (most recent call last):\n  File "x.py", line 1, in y\nOSError: no space left on device\n'
     assert reason(RuntimeError(wrapped)) == "OSError: no space left on device"

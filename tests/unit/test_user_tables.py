@@ -114,6 +114,10 @@ def test_what_is_no_table_is_refused_by_name_on_one_line(data, message):
     assert "t.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_names_of_columns_are_one_line():
+    assert list(read_table(b'"image\r\n id",d\x1bx\n1,2\n', "t.csv")) == ["image id", "dx"]
+
+
 def test_numbers_with_a_decimal_comma_and_words():
     found = numbers(pd.Series(["0,25", ".5", "1e-3", "2,5E-1", "-1", "", "1,2,3", "much"], dtype=object))
     assert found.tolist() == [0.25, 0.5, 0.001, 0.25, -1, None, "1,2,3", "much"]
