@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import zipfile
 import zlib
@@ -27,6 +28,7 @@ MAX_RATIO = 100  # unpacked to packed; Keras does not pack at all, and weights p
 MAX_BYTES = sum(LIMITS.values())
 MAX_DEPTH = 100  # of the description; ResNet50's is 17
 MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
+MAX_BUILT = 4 << 30  # bytes of all kernels by the bound below, which is 0.5 GB for ResNet50
 # What the models of this project are made of. Not all of Keras: some of its layers read files or run graphs of others.
 _LAYERS = (
     *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer"),
@@ -156,12 +158,39 @@ def _image_size(config: Any) -> int:
             f"{named[2]!r} of {units or 'unknown'} classes; expected 'ham_ray', uint8 images and 'probabilities' of "
             f"{len(CODES)}"[:400]
         )
-    widths = [part[name] for part in objects for name in ("units", "filters") if name in part]
-    if not all(isinstance(width, int) and 0 < width <= MAX_WIDTH for width in widths):
-        raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
+    _check_widths(objects)
     if not (isinstance(shape[1], int) and 0 < shape[1] <= MAX_SIDE):
         raise _Refused(f"is not taken: images of {shape[1]!r} pixels, at most {MAX_SIDE:,} are possible")
     return shape[1]
+
+
+def _check_widths(objects: list[dict[str, Any]]) -> None:
+    """Refuse layers that would take more memory than any weights do: they are built before weights are loaded.
+
+    What enters a layer has at most as many channels as the widest layer or shape of the description.
+    """
+    widths = [part[name] for part in objects for name in ("units", "filters") if name in part]
+    shapes = [part[name] for part in objects for name in ("batch_shape", "input_shape") if part.get(name)]
+    channels = [last for shape in shapes for last in _channels(shape)]
+    areas = [part["kernel_size"] for part in objects if "kernel_size" in part]
+    sides = [side for area in areas for side in (area if isinstance(area, list) else [area])]
+    if not all(isinstance(number, int) and 0 < number <= MAX_WIDTH for number in (*widths, *channels, *sides)):
+        raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
+    kernels = [
+        part.get("units", part.get("filters", 0)) * math.prod(part.get("kernel_size", [1]))
+        for part in objects
+        if "units" in part or "filters" in part
+    ]
+    if (most := 4 * max([*widths, *channels]) * sum(kernels)) > MAX_BUILT:
+        raise _Refused(f"is not taken: its layers may take {most:,} bytes, more than {MAX_BUILT:,}")
+
+
+def _channels(shape: Any) -> list[Any]:
+    """The last number of a shape, or of each of a list of shapes."""
+    if not isinstance(shape, list):
+        return [shape]
+    nested = any(isinstance(part, list) for part in shape)
+    return [last for part in shape for last in _channels(part)] if nested else shape[-1:]
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:

@@ -226,6 +226,22 @@ def test_layers_of_absurd_width_are_not_built(members, tmp_path, width):
     assert "no width from 1 to 16,384" in refusal(packed(tmp_path / "m.keras", changed))
 
 
+def test_many_wide_layers_are_not_built(members, tmp_path):
+    """Each is allowed; built, they would take 16 GB."""
+
+    def change(config: dict[str, Any]) -> None:
+        for name in ("conv1", "conv2"):
+            layer(config, name)["config"].update(filters=16384, kernel_size=[3, 3])
+
+    assert "its layers may take" in refusal(packed(tmp_path / "m.keras", described(members, change)))
+
+
+@pytest.mark.parametrize("shape", [[None, 10**9], [[None, 4], [None, 10**9]], "wide", [None, "3"]])
+def test_layers_are_not_built_for_absurd_shapes(members, tmp_path, shape):
+    changed = described(members, lambda config: layer(config, "logits")["build_config"].update(input_shape=shape))
+    assert "no width from 1 to 16,384" in refusal(packed(tmp_path / "m.keras", changed))
+
+
 @pytest.mark.parametrize("shape", [[None, 10**6, 10**6, 3], [None, 0, 0, 3], [None, None, None, 3]])
 def test_images_of_absurd_size_are_refused(members, tmp_path, shape):
     changed = described(members, lambda config: config["config"]["layers"][0]["config"].update(batch_shape=shape))
