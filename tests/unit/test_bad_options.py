@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 
 pytestmark = pytest.mark.unit
@@ -19,20 +20,23 @@ LONG = "x" * 300
 # Runs one job with each list of arguments in turn, as its working process does. Ray and TensorFlow cannot be imported:
 # a job whose options are accepted ends there.
 DRIVER = """
-import contextlib, importlib.util, io, json, sys, time, types
+import contextlib, importlib.util, io, json, sys, time, traceback
 
 path, cases = sys.argv[1], json.loads(sys.stdin.read())
 sys.modules.update(dict.fromkeys(("ray", "tensorflow", "keras")))
 spec = importlib.util.spec_from_file_location("job", path)
 for arguments in cases:
-    sys.argv, started = [path, *arguments], time.monotonic()
-    with contextlib.redirect_stderr(io.StringIO()) as log, contextlib.redirect_stdout(io.StringIO()):
+    started, code, line = time.monotonic(), 0, ""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         job = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(job)
-        from ham_ray import console
-        ending = console._worked(console._app(job.main), types.SimpleNamespace(log="log"), "kept")
-    line = ending.line if ending.code == 2 else log.getvalue()
-    print(json.dumps([ending.code, line, time.monotonic() - started]), flush=True)
+        from ham_ray import console, errors
+        try:
+            console._app(job.main)(args=arguments, standalone_mode=False)
+        except Exception as error:
+            expected = isinstance(errors.cause(error), (errors.UserError, OSError))
+            code, line = (2, f"error: {errors.in_words(error)}") if expected else (1, traceback.format_exc())
+    print(json.dumps([code, line, time.monotonic() - started]), flush=True)
 """
 ACCEPTED = ("import of ray halted", "import of tensorflow halted", "import of keras halted")
 # Of any option. A number beyond a float's, a snowman, two lines, bytes that are no text, folders, devices, addresses.
@@ -97,6 +101,8 @@ JOBS = {
             ("--families simple_cnm", "did you mean simple_cnn?"),
             ("--families=", "--families: name at least one"),
             ("--workers 0", "--workers 0: at least 1"),
+            ("--data {table} --workers 7", "batch_size 64 does not divide over 7 workers; for example 63 does"),
+            ("--data {table} --set batch_size=9999", "batch_size 9999 is more than the"),
             ("--workers 1000000000", "--workers 1000000000: at most 1,000"),
             ("--set nope=1", "--set: unknown recipe field 'nope'"),
             ("--set dropout", "--set 'dropout': write it as field=value"),
@@ -123,6 +129,7 @@ JOBS = {
             ("--space {empty}", "cannot read the space"),
             ("--space {text}", "text.csv:1: expected names and values"),
             ("--trials 0", "--trials 0: at least 1"),
+            ("--data {table} --workers-per-trial 7", "does not divide over 7 workers"),
             ("--max-concurrent 1000000000", "--max-concurrent 1000000000: at most 1,000"),
             ("--workers-per-trial -3", "--workers-per-trial -3: at least 1"),
             ("--max-failures -1", "--max-failures -1: at least 0"),
@@ -169,7 +176,6 @@ JOBS = {
             ("--predictions nothere.csv", "--predictions nothere.csv: no such file or folder; give a table"),
             ("--predictions {empty}", "a folder; give a table"),
             ("--truth nothere.csv", "--truth nothere.csv: no such file or folder; give an archive"),
-            ("--split tests", "--split tests: choose test, new, all or both"),
             ("--images nothere", "--images nothere: no such file or folder"),
             ("--out {text}", "cannot be written: a file is in the way"),
             ("--out=", "--out: an empty path"),
@@ -215,7 +221,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "torn.keras").write_bytes(b"PK\x03\x04 torn")
     (names["pictures"] / "a.jpg").write_bytes(b"no picture")
     write_sample(folder / "sample.zip", size=(40, 30))
-    files = {"text": "text.csv", "torn": "torn.keras", "words": "words.h5", "archive": "sample.zip"}
+    ingest(folder / "sample.zip", folder / "table", size=16)
+    files = {"table": "table", "text": "text.csv", "torn": "torn.keras", "words": "words.h5", "archive": "sample.zip"}
     return {**names, **{name: folder / file for name, file in files.items()}}
 
 
