@@ -21,6 +21,7 @@ from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
 SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
 POINT_NAMES = {name: f"{rate} {100 * wanted:.0f} %" for name, (rate, wanted) in thresholds.POINTS.items()}
+HISTOLOGY = (assessment.GROUPS["dx_type"], "histo")  # the subgroup
 SURE = 0.9  # a probability above which nobody would look again
 LESION_SPLIT = (
     "Whole lesions, not images, were split into folds: no lesion has images on both sides, and neither have known "
@@ -150,7 +151,7 @@ def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> di
         "dashes": any(
             None in (group.accuracy, group.balanced_accuracy, group.melanoma_auc) for group in found.subgroups
         ),
-        "by_label": any(group.fact == assessment.GROUPS["dx_type"] for group in found.subgroups),
+        "histology": any((group.fact, group.value) == HISTOLOGY for group in found.subgroups),
         "wrong": int((metrics.predicted(p) != truth).sum()),
         "confidence": confidence(errors),
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),

@@ -381,3 +381,13 @@ def test_text_from_data_cannot_change_the_model_card(runs):
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "other" and "keras" in head["tags"] and "f1" in head["metrics"]
     assert "melanocytic nevus" in card and "| nv | 10 |" in card and "ECE |" in card
+
+
+def test_histology_is_spoken_of_where_there_is_some(runs, table):
+    only = summary.Summary("HAM10000", False, table.rows[:1])
+    pages = {
+        way: render(only, {"simple_cnn": Run(predicted(8).assign(dx_type=way), None, {"weights": "w"})}, {})
+        for way in ("histo", "synthetic")
+    }
+    assert "Histology was done" in pages["histo"] and "how the label was made" in pages["synthetic"]
+    assert "Histology was done" not in pages["synthetic"]
