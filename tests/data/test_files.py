@@ -274,7 +274,7 @@ def test_a_file_that_becomes_a_pipe_or_vanishes_or_grows_is_a_finding(builder, d
     loaded = found.load(slice(0, 9))
     assert loaded.image_ids == ["d"]
     assert {f.image_id: (f.reason, f.detail) for f in loaded.findings} == {
-        "a": ("unreadable", "No such file or directory"),
+        "a": ("cannot be opened", "No such file or directory"),
         "b": ("unreadable", "a pipe (FIFO) by now, no plain file"),
         "c": ("unreadable", "100,001 bytes by now, more than any image has"),
     }
