@@ -41,14 +41,16 @@ def main(
 
     Options(**given).check()
     from ham_ray.cluster import connected
+    from ham_ray.data.chunks import over_threads
     from ham_ray.data.ingest import ingest
     from ham_ray.data.sample import write_sample
 
     if sample and not Path(archive).exists():
         write_sample(archive)
+    executor = over_threads if sample else None  # other nodes may not see what was drawn here
     started = time.perf_counter()
     with connected() if "RAY_ADDRESS" in os.environ else nullcontext(), console.progress("ingest") as told:
-        report = ingest(archive, out, size, geometry, layout, max_quarantined, max_lesion, told)
+        report = ingest(archive, out, size, geometry, layout, max_quarantined, max_lesion, told, executor)
     _summarise(report, time.perf_counter() - started)
 
 

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from ham_ray import runs, storage
-from ham_ray.cluster import Resources, check_shared, check_visible, cluster_resources, shares
+from ham_ray.cluster import Resources, alive_nodes, check_shared, check_visible, cluster_resources, shares
 from ham_ray.commands import baselines, choices
 from ham_ray.console import for_tables
 from ham_ray.data.images import Images, open_images
@@ -332,19 +332,26 @@ def _final_images(options: Options, images: Images) -> Images:
 
 def _means(options: Options) -> tuner.Means:
     """Trials at once, with what each takes; told with the reason."""
-    cluster = ray.cluster_resources()
-    cpus, gpus = cluster.get("CPU", 1.0), int(cluster.get("GPU", 0))
+    nodes = alive_nodes()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if options.workers_per_trial > 1:
         concurrent = options.max_concurrent or 1
         print(f"resources: {cluster_resources(concurrent * options.workers_per_trial, options.cpus_per_worker).reason}")
         return tuner.Means(concurrent, _WATCHER, 0.0, options.max_failures)
-    reason = "" if options.max_concurrent else " (one a GPU)" if gpus else " (one for each 4 CPUs, at least 1)"
-    concurrent = options.max_concurrent or gpus or max(1, int(cpus // 4))
+    automatic = " (one a GPU)" if gpus else " (one for each 4 CPUs of a node, at least 1)"
+    reason = "" if options.max_concurrent else automatic
+    concurrent = options.max_concurrent or gpus or _trials_at_once([node.cpus for node in nodes])
     share, gpu_share = shares(concurrent)
     if share < min(1.0, cpus):
         raise UserError(f"--max-concurrent {concurrent}: more than the cluster has CPUs for ({cpus:g} in all)")
-    print(f"trials at once: {concurrent}{reason}, {share:g} of {cpus:g} CPUs each")
+    where = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
+    print(f"trials at once: {concurrent}{reason}, {share:g} of {cpus:g} CPUs each{where}")
     return tuner.Means(concurrent, share, gpu_share, options.max_failures)
+
+
+def _trials_at_once(node_cpus: list[float]) -> int:
+    """One for each four CPUs of a node and at least one a node, so that none has nothing to do."""
+    return max(1, sum(max(1, int(cpus // 4)) for cpus in node_cpus if cpus >= 1))
 
 
 def _write(table: pd.DataFrame, place: str) -> None:

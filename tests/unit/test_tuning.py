@@ -23,6 +23,13 @@ from ham_ray.search.study import Study, open_study
 from ham_ray.training import activations
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(("cpus", "trials"), [([2], 1), ([8], 2), ([2, 2], 2), ([8, 2, 0], 3), ([0], 1), ([0.5], 1)])
+def test_every_node_has_a_trial(cpus: list[float], trials: int):
+    assert tuning._trials_at_once(cpus) == trials
+
+
 SPACE = Space(
     family="simple_cnn",
     scheduler={"name": "none"},
@@ -126,7 +133,7 @@ def options(folder: Path, **changes) -> tuning.Options:
 @pytest.fixture
 def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of two CPUs, and images that need not be there."""
-    monkeypatch.setattr(tuning.ray, "cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr(tuning, "alive_nodes", lambda: [cluster.Node("id", "10.0.0.1", 2.0, 0)])
     monkeypatch.setattr(tuning, "shares", lambda count: cluster.process_shares(count, [{"CPU": 2.0}]))
     monkeypatch.setattr(tuning, "cluster_resources", lambda workers, cpus: cluster.plan(workers, [2.0], 0, cpus))
     monkeypatch.setattr(tuning, "check_shared", lambda place: None)
