@@ -12,8 +12,10 @@ from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 
 
-def check_trainable(images: Images, recipe: Recipe, name: str, workers: int) -> None:
+def check_trainable(images: Images, recipe: Recipe, name: str, workers: int, other_folds: bool = True) -> None:
     """Refuse a training by the recipe of this name for which there are too few images.
+
+    Where it may train on `other_folds`, those are named on which nothing is missing.
 
     Raises:
         UserError: fewer than two classes, an empty fold that validates or tests, a class that is never learned from, or
@@ -26,7 +28,9 @@ def check_trainable(images: Images, recipe: Recipe, name: str, workers: int) -> 
         classes = f"all {total:,} images in its folds are {counts.index[0]}" if total else "no image is in a fold"
         raise UserError(f"{images.uri} cannot be trained on: {classes}; add images of other diagnoses")
     if problem := _problem(counts, recipe):
-        raise UserError(f"{images.uri} cannot be trained on by {name}: {problem}; {_remedy(counts, recipe)}")
+        folds = _folds(counts, recipe) if other_folds else None
+        remedy = folds or "add images of more lesions, or leave out what is too rare"
+        raise UserError(f"{images.uri} cannot be trained on by {name}: {problem}; {remedy}")
     check_batch(int(counts[recipe.training_folds].to_numpy().sum()), recipe.batch_size, workers)
 
 
@@ -47,10 +51,10 @@ def _where(dx: str, counts: pd.DataFrame) -> str:
     return ", ".join(f"{count:,} {dx} in fold {fold}" for fold, count in counts.loc[dx].items() if count)
 
 
-def _remedy(counts: pd.DataFrame, recipe: Recipe) -> str:
-    """Other folds, where there are some on which nothing is missing; else other images."""
+def _folds(counts: pd.DataFrame, recipe: Recipe) -> str | None:
+    """Other folds on which nothing is missing, in words; None where there are none."""
     for test, validation in itertools.permutations(range(FOLDS), 2):
         chosen = recipe.changed(test_fold=test, validation_fold=validation)
         if recipe.validation_fold is not None and not _problem(counts, chosen):
             return f"with test_fold={test} and validation_fold={validation} none is missing"
-    return "add images of more lesions, or leave out what is too rare"
+    return None

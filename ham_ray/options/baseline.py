@@ -56,8 +56,11 @@ class Options:
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for one of the trainings."""
         for name, recipe in make_recipes(self, "float32").items():
-            for split in recipe.crossed() if self.cross_validate else [recipe]:
-                check_trainable(images, split, name, self.workers)
+            if not self.cross_validate:
+                check_trainable(images, recipe, name, self.workers)
+                continue
+            for split in recipe.crossed():
+                check_trainable(images, split, f"{name} with test fold {split.test_fold}", self.workers, False)
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,14 +45,14 @@ def size(option: str, given: int | None) -> None:
 
 
 def name(option: str, given: str | None) -> None:
-    """Refuse what is no name of one new folder on every file system; None is an option that was left out."""
+    """Refuse what is no name of one folder, in paths and in URIs; None is an option that was left out."""
     if given is None:
         return
     if not given.strip() or given != given.strip():
         problem = "it is empty, or starts or ends with a blank"
     elif not given.isprintable():
         problem = "it holds control characters, or bytes that are no text"
-    elif forbidden := sorted(set(given) & set('/\\?*:"<>|#%')):
+    elif forbidden := sorted(set(given) & set("/\\?#%")):
         problem = f"it holds {' '.join(forbidden)}"
     elif given.startswith("."):
         problem = "it starts with a dot"
@@ -71,7 +72,7 @@ def there(option: str, place: str, expected: str) -> None:
     try:
         exists = storage.exists(place)
     except (OSError, ValueError) as error:
-        reason = str(error).rpartition("Detail: [errno ")[2]  # of pyarrow: without the path, which stands before it
+        reason = re.sub(r".*Detail: \[errno \d+\] ", "", str(error), flags=re.DOTALL)  # pyarrow puts the path before it
         raise UserError(f"{option} {shown(place)} cannot be read: {shown(reason)}; give {expected}") from None
     if not exists:
         raise UserError(f"{option} {shown(place)}: no such file or folder; give {expected}")

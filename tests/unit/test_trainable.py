@@ -63,6 +63,8 @@ def test_the_folds_named_as_remedy_are_accepted():
     assert found
     chosen = RECIPE.changed(test_fold=int(found[1]), validation_fold=int(found[2]))
     check_trainable(table, chosen, "simple_cnn", 1)
+    with pytest.raises(UserError, match="df in fold 1.; add images of more lesions"):
+        check_trainable(table, RECIPE, "simple_cnn with test fold 0", 1, other_folds=False)
 
 
 def test_each_fold_of_a_cross_validation_tests_once_and_the_next_validates():
