@@ -162,8 +162,11 @@ def test_files_that_a_node_does_not_see_are_refused(monkeypatch: pytest.MonkeyPa
 def test_a_temporary_folder_too_long_for_rays_sockets_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/scratch/" + 60 * "x")  # 69 bytes; a session and its socket take 68
-    with pytest.raises(UserError, match=r"/scratch/x+: 30 bytes too long a path for Ray's sockets; set RAY_TMPDIR"):
-        module.check_temporary()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+    refused = pytest.raises(UserError, match=r"/scratch/x+: 30 bytes too long a path for Ray's sockets; set RAY_TMPDIR")
+    with refused, module.connected():
+        pass
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     module.check_temporary()
 
