@@ -25,10 +25,9 @@ PATIENCE = 10  # seconds for a job to end by itself after the first signal
 _REAPING = 5.0  # seconds for the kernel to end what was killed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPT = signal.SIGUSR2  # to the working process; Tune and Train take SIGINT and SIGUSR1 for themselves
-_MARK = "HAM_RAY_SUPERVISED"  # in its environment: two file descriptors and the log
-_ERROR = re.compile(
-    r"^\[[-\d]+ [:,\d]+ [EFC] \d+ \d+\] \S+: (?!:info_message:)(.+?)(?:\. |\.?$)", re.MULTILINE
-)  # Ray's format
+_MARK = "HAM_RAY_SUPERVISED"  # in its environment: the supervisor's pid, two file descriptors and the log
+# Of Ray's C++ code: [date time level pid thread] file:line: message
+_ERROR = re.compile(r"^\[[-\d]+ [:,\d]+ [EFC] \d+ \d+\] \S+: (?!:info_message:)(.+?)(?:\. |\.?$)", re.MULTILINE)
 _SET_PARENT_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 
 
@@ -180,7 +179,10 @@ def _last_error(log: Path) -> str:
 
 
 def _end_orphans() -> None:
-    """Kill what the job has left, and what that leaves, until nothing is."""
+    """Kill what the job has left, and what that leaves, until nothing is.
+
+    `ray.shutdown` alone leaves the dashboard's processes to process 1 (Ray 2.60), a killed driver all of Ray's.
+    """
     deadline = time.monotonic() + _REAPING
     while time.monotonic() < deadline:
         for pid in _children():
