@@ -63,4 +63,4 @@ def _summarise(report: IngestReport, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main, "pandas and Pillow", "finished images are kept beside --out; the same command goes on")
+    console.run(main, "pandas and Pillow", "finished images are kept; the same command goes on")

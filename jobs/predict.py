@@ -43,4 +43,4 @@ def main(
 
 
 if __name__ == "__main__":
-    console.run(main, "Ray and TensorFlow", "what was predicted is kept beside --out; the same command goes on")
+    console.run(main, "Ray and TensorFlow", "what was predicted is kept; the same command goes on")
