@@ -115,7 +115,7 @@ JOBS = {
     ),
     "search": Job(
         _search,
-        {"trials": r"^trial \d+ epoch", "finals": ": run folder", "report": f"^simple_cnn: epoch {EPOCHS}/"},
+        {"trials": r"^trial \d+ epoch", "finals": ": run folder", "report": f": epoch {EPOCHS}/"},
         _tables("s/trials.parquet", "s/finals/*/history.parquet", "s/finals/*/predictions.parquet"),
     ),
     "predict": Job(_predict, {"prediction": "^model:"}, _tables("predictions.parquet")),
