@@ -26,7 +26,7 @@ class Ahead:
 
 
 def time_left(study: Study, at_once: int, ahead: Ahead) -> str:
-    """`trials: about 12 min; finals then about 40 s`; empty where nothing is left."""
+    """Such as `trials: about 12 min; finals then: 3 trainings, about 9 min …`; empty where nothing is left."""
     trials, still, words = study.table(), study.open(), []
     timed = trials if trials.empty else trials.query("seconds > 0 and state != 'running'")
     if still and len(timed) < _TELLING:
@@ -35,7 +35,8 @@ def time_left(study: Study, at_once: int, ahead: Ahead) -> str:
         words.append(f"trials: about {duration(still * timed['seconds'].mean() / min(at_once, still))}")
     if ahead.trainings and len(timed):
         seconds = ahead.trainings * ahead.epochs * ahead.scale * _epoch(timed, study, ahead.finalists)
-        words.append(f"finals then about {duration(seconds)}" if still else f"finals: about {duration(seconds)}")
+        trainings = f"{ahead.trainings} training{'s' if ahead.trainings > 1 else ''}, about {duration(seconds)}"
+        words.append(f"finals{' then' if still else ''}: {trainings} without start and evaluation")
     return "; ".join(words)
 
 

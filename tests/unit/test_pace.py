@@ -40,18 +40,21 @@ def test_one_trial_says_nothing_of_the_others(study: Study):
 def test_trials_by_the_mean_and_finals_by_the_best(study: Study):
     end(study, 0.5, 480)
     end(study, 0.9, 20)
+    finals = "finals then: 3 trainings, about {} min without start and evaluation"
     # 2 × (480 + 20) / 2 = 500 s; 3 trainings × 4 epochs × 20 / 2 s = 120 s
-    assert time_left(study, 1, AHEAD) == "trials: about 8 min; finals then about 2 min"
-    assert time_left(study, 2, AHEAD) == "trials: about 4 min; finals then about 2 min"
+    assert time_left(study, 1, AHEAD) == f"trials: about 8 min; {finals.format(2)}"
+    assert time_left(study, 2, AHEAD) == f"trials: about 4 min; {finals.format(2)}"
     assert time_left(study, 9, Ahead(1, 0, 4)) == "trials: about 4 min"
-    assert time_left(study, 1, Ahead(2, 3, 4)) == "trials: about 8 min; finals then about 25 min"
-    assert time_left(study, 1, Ahead(1, 3, 2, scale=0.5)) == "trials: about 8 min; finals then about 30 s"
+    assert time_left(study, 1, Ahead(2, 3, 4)) == f"trials: about 8 min; {finals.format(25)}"
+    assert time_left(study, 1, Ahead(1, 1, 2, scale=0.5)).endswith(
+        "finals then: 1 training, about 10 s without start and evaluation"
+    )
 
 
 def test_at_the_end_the_finals_are_left(study: Study):
     for _ in range(4):
         end(study, 0.5, 10)
-    assert time_left(study, 1, AHEAD) == "finals: about 60 s"
+    assert time_left(study, 1, AHEAD) == "finals: 3 trainings, about 60 s without start and evaluation"
     assert time_left(study, 1, Ahead(0, 0, 4)) == ""
 
 
