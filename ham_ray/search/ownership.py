@@ -170,8 +170,10 @@ def _claim(engine: Engine, me: _Owner) -> None:
 def _create_table(engine: Engine) -> None:
     try:
         _OWNERS.create(engine, checkfirst=True)
-    except StudyError:  # perhaps another process created it just now
-        if not sql.inspect(engine).has_table(_OWNERS.name):
+    except IntegrityError:
+        pass  # on PostgreSQL: another process created it just now
+    except StudyError as error:
+        if "already exists" not in str(error):
             raise
 
 
