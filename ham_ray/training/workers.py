@@ -81,7 +81,7 @@ def train(
     # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
     name = f"ray-{time.time_ns()}"
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
-    with messages.printed(recipe.family, workers, time_left) as config["mailbox"]:
+    with messages.printed(storage.basename(uri), workers, time_left) as config["mailbox"]:
         told = _trainer(config, splits, resources, name, restarts).fit().return_value
     storage.remove(storage.join(uri, name))
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
