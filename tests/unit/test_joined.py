@@ -39,6 +39,9 @@ class Remote:
     def remote(self, *arguments: Any) -> Any:
         return self.answer
 
+    def options(self, **where: Any) -> Remote:
+        return self
+
 
 class Gate:
     allow, close, told = Remote(), Remote(), Remote({})
@@ -48,6 +51,7 @@ class Gate:
 def trial(monkeypatch: pytest.MonkeyPatch) -> JoinedTrial:
     """A trial whose workers are not started."""
     monkeypatch.setattr(joined, "Gate", Remote(Gate()))
+    monkeypatch.setattr(joined, "this_node", lambda: None)
     monkeypatch.setattr(joined.ray, "get", lambda answer: answer)
     monkeypatch.setattr(joined.ray, "kill", lambda gate: None)
     monkeypatch.setattr(joined.feed, "split", lambda *arguments, **more: None)
@@ -75,7 +79,7 @@ def test_a_process_that_nobody_restarts_restarts_the_trial(trial: JoinedTrial, e
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (WorkerGroupError("rank 0 died\nout of memory", {}), "out of memory"),
+        (WorkerGroupError("rank 0 died\nout of memory", {}), "WorkerGroupError (out of memory)"),
         (RayTaskError("read", "trace", OSError("no such file")), "OSError: no such file"),
         (ValueError("a wrong shape\nand more"), "ValueError: a wrong shape"),
     ],
