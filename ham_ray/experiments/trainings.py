@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import ray.train
+from ray.exceptions import RayActorError
 
 from ham_ray import runs, storage
 from ham_ray.data import card
@@ -103,7 +104,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
             uri,
             time_left=functools.partial(time_left.advance, name),
         )
-    except ray.train.TrainingFailedError as error:
+    except (ray.train.TrainingFailedError, RayActorError) as error:
         return _failed(name, recipe, in_words(error), setting)
     finally:
         time_left.finish(name)

@@ -15,12 +15,13 @@ import ray
 import ray.train
 import tensorflow as tf
 from ray.data import ExecutionOptions
+from ray.exceptions import RayActorError
 from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, in_words
 from ham_ray.models.families import Network, build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
@@ -60,12 +61,14 @@ def train(
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
-    A killed worker is restarted with all others, at most `restarts` times. A non-finite loss is an Outcome, no
-    exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without leave the training
-    fails as STOPPED. Such a training leaves no model and predicts nothing. Each epoch's line ends in `time_left`.
+    A killed worker is restarted with all others, at most `restarts` times; Ray Train's controller too. A non-finite
+    loss is an Outcome, no exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without
+    leave the training fails as STOPPED. Such a training leaves no model and predicts nothing, and is not started again
+    with a new controller: its trial is. Each epoch's line ends in `time_left`.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
+        ray.exceptions.RayActorError: the controller died more often than that.
     """
     config: dict[str, Any] = {
         "recipe": recipe.model_dump(),
@@ -77,14 +80,27 @@ def train(
         "gate": gate,
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
-    runs.remove_leftovers(uri)
-    # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
-    name = f"ray-{time.time_ns()}"
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
     with messages.printed(storage.basename(uri), workers, time_left) as config["mailbox"]:
-        told = _trainer(config, splits, resources, name, restarts).fit().return_value
-    storage.remove(storage.join(uri, name))
+        told = _fit(config, splits, resources, restarts)
+    runs.remove_leftovers(uri)
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
+
+
+def _fit(config: dict[str, Any], splits: feed.Splits, resources: Resources, restarts: int) -> dict[str, Any]:
+    """Run Ray Train to its end; where its controller died, again from the latest checkpoint."""
+    left = restarts if config["gate"] is None else 0
+    while True:
+        runs.remove_leftovers(config["uri"])
+        # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
+        name = f"ray-{time.time_ns()}"
+        try:
+            return _trainer(config, splits, resources, name, restarts).fit().return_value
+        except RayActorError as error:
+            if not left:
+                raise
+            left -= 1
+            print(f"{storage.basename(config['uri'])}: {in_words(error)}; starting again from its latest checkpoint")
 
 
 def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str, restarts: int) -> Any:

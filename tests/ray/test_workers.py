@@ -90,7 +90,7 @@ def killed(cluster: str, images: Images, folder: Path) -> workers.Outcome:
     """A run of two workers, one of which was killed after the first epoch."""
     pids: list[int] = []
     place = folder / "killed"
-    threading.Thread(target=_kill_a_worker, args=(place / CHECKPOINTS, pids), daemon=True).start()
+    threading.Thread(target=_kill, args=("RayTrainWorker", place / CHECKPOINTS, pids), daemon=True).start()
     outcome = run(images, place, 2)
     assert len(pids) == 1, "the worker was done before it could be killed"
     return outcome
@@ -107,6 +107,17 @@ def test_two_workers_give_the_losses_and_predictions_of_one(single: workers.Outc
     np.testing.assert_allclose(killed.probabilities["test"], single.probabilities["test"], atol=5e-3)
 
 
+def test_a_killed_controller_is_replaced(single: workers.Outcome, images: Images, folder: Path, capsys):
+    pids: list[int] = []
+    place = folder / "controller"
+    threading.Thread(target=_kill, args=("TrainController", place / CHECKPOINTS, pids), daemon=True).start()
+    outcome = run(images, place, 1)
+    assert len(pids) == 1, "the training was done before its controller could be killed"
+    assert "controller: a process died" in capsys.readouterr().out
+    assert outcome.failed is None and not list(place.glob("ray-*"))
+    np.testing.assert_allclose(losses(outcome), losses(single), rtol=1e-5)
+
+
 def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: Images, folder: Path, capsys):
     outcome = run(images, folder / "streamed", 1, RECIPE.changed(epochs=2), memory=1000)
     assert "streamed every epoch (--shard-memory 0 MiB)" in capsys.readouterr().out
@@ -120,11 +131,12 @@ def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: 
         feed.split(images, RECIPE, 3, 1e9)
 
 
-def _kill_a_worker(checkpoints: Path, killed: list[int]) -> None:
-    """SIGKILL one training worker as soon as the first epoch is saved; it is looked for before, epochs are short."""
+def _kill(kind: str, checkpoints: Path, killed: list[int]) -> None:
+    """SIGKILL one process of a training once the first epoch is saved; it is looked for before: epochs are short."""
     found: list[psutil.Process] = []
+    before = psutil.pids()  # of trainings that have just ended
     while not found:
-        found = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in _command(p)]
+        found = [p for p in psutil.Process().children(recursive=True) if p.pid not in before and kind in _command(p)]
     while not list(checkpoints.glob("epoch-*.npz")):
         time.sleep(0.002)
     found[-1].kill()
