@@ -39,6 +39,7 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share a Ray in one process of pytest-xdist; those on hosts of their own may run beside it."""
     for item in items:
