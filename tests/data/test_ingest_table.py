@@ -182,8 +182,9 @@ class FakeRay(SimpleNamespace):
     """The calls of Ray that the executor makes; the last task started is the first to end."""
 
     def __init__(self, nodes: int) -> None:
-        alive = [{"Alive": True}] * nodes + [{"Alive": False}]
-        super().__init__(tasks={}, most=0, is_initialized=lambda: True, nodes=lambda: alive)
+        node = {"Alive": True, "NodeID": "n", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 1.0}}
+        super().__init__(tasks={}, most=0, is_initialized=lambda: True)
+        self.nodes = lambda: [node] * nodes + [{**node, "Alive": False}]
         self.cluster_resources = lambda: {"CPU": 2.0}
 
     def remote(self, **resources):
@@ -210,12 +211,15 @@ def test_on_a_cluster_chunks_are_ray_tasks_a_bounded_number_at_once(drawn, repor
     monkeypatch.setattr("ham_ray.data.ingest.CHUNK", 32)
     ray = FakeRay(nodes=2)
     monkeypatch.setitem(sys.modules, "ray", ray)
+    looked_at = []
+    monkeypatch.setattr("ham_ray.data.chunks.check_visible", lambda path, option: looked_at.append((path, option)))
     distributed = ingest(drawn, tmp_path / "out", size=32)
+    assert looked_at == [(str(drawn), "archive")]  # on every node, before any task
     assert distributed.notes[0] == "ran on Ray tasks on 2 nodes"
     assert ray.most == 4 and len(ray.tasks) == -(-report.card["images"] // 32)
     assert distributed.card["fingerprint"] == report.card["fingerprint"]
     monkeypatch.setitem(sys.modules, "ray", FakeRay(nodes=1))
-    assert chunks.default_executor()[0] is chunks.over_threads
+    assert chunks.default_executor(str(drawn))[0] is chunks.over_threads
 
 
 def test_uploads_to_a_uri_end_with_the_data_card(drawn, report, tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ pipeline.CHUNK_IMAGES, activations.BLOCK = 8, 8
 
 class SlowGallery(TableGallery):
     def load(self, rows):
-        time.sleep(1)
+        time.sleep(2.5)  # longer than Ray takes to notice a lost host, over all chunks
         return TableGallery.load(self, rows)
 
 class SlowBuilder(activations._Builder):
