@@ -29,7 +29,7 @@ def table(truth: list[str], called: list[str], split: str = "test", sure: float 
 def test_only_images_that_no_model_knows_are_reported():
     known = [table(["nv"] * 3, ["nv"] * 3, split) for split in ("training", "validation")]
     both = pd.concat([*known, table(["mel"], ["nv"]), table(["nv"], ["nv"], "new")], ignore_index=True)
-    assert assessment.reported(both)["image_id"].tolist() == ["test-0"]
+    assert assessment.reported(both)["image_id"].tolist() == ["test-0", "new-0"]
     unlabelled = both.assign(y_true=both["y_true"].astype("Int32").where(both["split"] != "test"))
     assert assessment.reported(unlabelled)["image_id"].tolist() == ["new-0"]
     with pytest.raises(UserError, match="nothing to report: .*3 training, 3 validation"):

@@ -24,12 +24,13 @@ console.run(main, "nothing", "{KEPT}")
 WAIT = "import time; print('working', flush=True); time.sleep(60)"
 STUBBORN = """
 import time
-print("working", flush=True)
+line = "working"
 while True:
     try:
+        print(line, flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
-        print("goes on", flush=True)
+        line = "goes on"
 """
 
 
