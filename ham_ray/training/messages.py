@@ -15,9 +15,12 @@ from ham_ray.waiting import watched
 TimeLeft = Callable[[int, float], str]  # in words, from the epochs left after one and the seconds that it took
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Mailbox:
-    """Keeps lines until the job takes them: that of an epoch with the epochs left after it, and its seconds."""
+    """Keeps lines until the job takes them: that of an epoch with the epochs left after it, and its seconds.
+
+    Where its process dies it starts again, empty: what is said later still arrives.
+    """
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, Any]] = []

@@ -21,7 +21,7 @@ from ham_ray.models.weights import RANDOM
 from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
-from ham_ray.training import feed, workers
+from ham_ray.training import feed, messages, workers
 
 pytestmark = pytest.mark.ray
 # Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.
@@ -116,6 +116,21 @@ def test_a_killed_controller_is_replaced(single: workers.Outcome, images: Images
     assert "controller: a process died" in capsys.readouterr().out
     assert outcome.failed is None and not list(place.glob("ray-*"))
     np.testing.assert_allclose(losses(outcome), losses(single), rtol=1e-5)
+
+
+def test_lines_arrive_after_the_mailbox_died(cluster: str, capsys):
+    with messages.printed("run", "1 worker") as mailbox:
+        say = messages.sender(mailbox, 0, "run")
+        say("one")
+        time.sleep(2)
+        before = {p.pid for p in psutil.Process().children(recursive=True) if "_Mailbox" in _command(p)}
+        assert before
+        for pid in before:
+            psutil.Process(pid).kill()
+        say("two")
+        time.sleep(2)
+    said = capsys.readouterr().out
+    assert "run: one" in said and "run: two" in said
 
 
 def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: Images, folder: Path, capsys):
