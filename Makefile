@@ -9,7 +9,8 @@ baseline: $(INSTALLED)  ## the baselines on the built-in synthetic sample: a tab
 	$(VENV)/python jobs/baseline.py
 
 test: $(INSTALLED)  ## all tests; those on real data run where HAM_RAY_TEST_DATA names its folder
-	$(VENV)/python -m pytest -n 2 --dist loadgroup
+	$(VENV)/python -m pytest -m "not ray" -n 2 --dist loadfile
+	$(VENV)/python -m pytest -m ray
 
 lint: $(INSTALLED)
 	$(VENV)/ruff check .

@@ -39,15 +39,6 @@ def pytest_report_header() -> list[str]:
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share a Ray in one process of pytest-xdist; those on hosts of their own may run beside it."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            own = {"two_hosts", "make_hosts"} & set(getattr(item, "fixturenames", ()))
-            item.add_marker(pytest.mark.xdist_group("hosts" if own else "ray"))
-
-
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """IMAGES of the synthetic sample at 32 pixels: 431 images."""
