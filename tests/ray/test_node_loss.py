@@ -15,7 +15,8 @@ from ham_ray.data.sample import write_sample
 
 pytestmark = pytest.mark.ray
 
-# Slow chunks, so that there is a moment to lose a host in. The classes lie in the script: they go to actors by value.
+# Slow chunks, so that there is a moment to lose a host in, and one that is computed again takes longer than a look at
+# the nodes. The classes lie in the script: they go to actors by value.
 WORK = """
 import sys, time
 from pathlib import Path
@@ -36,7 +37,7 @@ pipeline.CHUNK_IMAGES, activations.BLOCK = 8, 8
 
 class SlowGallery(TableGallery):
     def load(self, rows):
-        time.sleep(2.5)  # longer than Ray takes to notice a lost host, over all chunks
+        time.sleep(3)
         return TableGallery.load(self, rows)
 
 class SlowBuilder(activations._Builder):
@@ -45,7 +46,7 @@ class SlowBuilder(activations._Builder):
         activations._Builder.__init__(self, work)
 
     def __call__(self, place):
-        time.sleep(1)
+        time.sleep(3)
         return activations._Builder.__call__(self, place)
 
 activations._Builder = SlowBuilder
