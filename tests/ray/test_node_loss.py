@@ -111,7 +111,7 @@ def test_work_goes_on_when_hosts_are_lost_and_when_one_joins(make_hosts, tmp_pat
         said(out, "prediction: node 10.88.0.2 is gone", 60, job)
         told = said(out, "prediction done", 180, job)
         assert told.count("predicted ") == len({line for line in told.splitlines() if line.startswith("predicted ")})
-        told = said(out, "simple_cnn: waiting for the next epoch of 2 worker(s) × 1 CPU since ", 120, job)
+        told = said(out, "run: waiting for the next epoch of 2 worker(s) × 1 CPU since ", 120, job)
         assert "1 node(s) with 1 CPUs are there" in told
         made[1].boot()
         made[1].start_ray()
