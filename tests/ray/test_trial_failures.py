@@ -146,7 +146,7 @@ sys.path.insert(0, sys.argv[2])
 from test_trial_failures import search, states, trainable
 
 whole = get_system_memory()
-limit = (get_used_memory() + 2.5 * 2**30) / whole
+limit = (get_used_memory() + 3.5 * 2**30) / whole
 ray.init(
     num_cpus=1, include_dashboard=False, object_store_memory=10**8, logging_level="ERROR", log_to_driver=False,
     _system_config={"memory_usage_threshold": limit, "memory_monitor_refresh_ms": 100},
@@ -155,7 +155,7 @@ ray.init(
 def fault(trial, first):
     if trial == 0 or trial == 1 and first:
         kept = []
-        for _ in range(40):  # 5 GiB, unless it is killed before
+        for _ in range(56):  # 7 GiB, unless it is killed before
             kept.append(bytearray(b"x") * 2**27)
             time.sleep(0.02)
         time.sleep(60)
