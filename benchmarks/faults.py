@@ -52,6 +52,8 @@ parameters:
   learning_rate: {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}
   dropout: {{type: float, low: 0.0, high: 0.5}}
 """
+# Ray's own processes: idle workers, agents (their loss ends the raylet), and helpers of Ray Data
+RAYS_OWN = r"^ray::IDLE|Agent$|^ray::_StatsActor|^ray::_AutoscalingCoordinator"
 TIMINGS = ["seconds", "images_per_second", "run"]  # columns that differ from run to run
 
 
@@ -280,8 +282,8 @@ def _is(process: psutil.Process, fault: str) -> bool:
         first = (process.cmdline() or [""])[0]
     except psutil.Error:
         return False
-    if fault == "worker":  # not the agents of a node, whose loss ends its raylet
-        return first.startswith("ray::") and not first.startswith("ray::IDLE") and not first.endswith("Agent")
+    if fault == "worker":  # one that works for the job
+        return first.startswith("ray::") and not re.search(RAYS_OWN, first)
     return Path(first).name == {"raylet": "raylet", "gcs": "gcs_server"}[fault]
 
 
