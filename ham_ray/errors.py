@@ -23,6 +23,12 @@ def listed(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first of the names as a message lists them: `a, b, …`; each as `shown` has it."""
+    names = [*names]
+    return ", ".join([*map(shown, names[:most]), *(["…"] if len(names) > most else [])])
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is in no list, with the near ones (or all, where none is near)."""
     names = sorted(known)

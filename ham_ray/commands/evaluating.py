@@ -16,7 +16,7 @@ from ham_ray.data.card import LICENCE
 from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import Truth, read_truth
 from ham_ray.diagnoses import CODES, PROBABILITIES, listed
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, some
 from ham_ray.evaluation import intervals, isic, metrics, model_card, paired, predictions, report, summary
 from ham_ray.evaluation.floors import of_ham10000
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
@@ -179,21 +179,17 @@ def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
         warnings.append(f"columns that the challenge does not have were left out: {', '.join(surplus)}")
     if (tied := isic.ties(p)).any():
         warnings.append(
-            f"{tied.sum():,} images have no single greatest probability: {_some(ids[tied])}; the first of the "
+            f"{tied.sum():,} images have no single greatest probability: {some(ids[tied])}; the first of the "
             "tied classes counts here, the challenge's scorer counts them as wrong"
         )
     sums = p.sum(axis=1, keepdims=True)
     if (scaled := np.abs(sums[:, 0] - 1) > metrics.SUM_TOLERANCE).any():
         warnings.append(
-            f"{scaled.sum():,} images whose probabilities do not sum to 1, scaled to do so: {_some(ids[scaled])}"
+            f"{scaled.sum():,} images whose probabilities do not sum to 1, scaled to do so: {some(ids[scaled])}"
         )
         p = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
     columns = {isic.COLUMNS[name]: p[:, place] for place, name in enumerate(isic.COLUMNS)}
     return pd.DataFrame({"image_id": ids, "group_id": ids, "fold": -1, "split": NEW, **columns})
-
-
-def _some(ids: pd.Series) -> str:
-    return ", ".join(ids.head(3)) + (", …" if len(ids) > 3 else "")
 
 
 def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]) -> pd.DataFrame:
@@ -206,8 +202,8 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]
     if label.notna().sum() == 0 and unknown:
         raise UserError(f"--truth has none of the seven diagnoses for the images of {uri}: {unknown}")
     if label.notna().sum() == 0:
-        some, its = (", ".join(names[:3]) for names in (frame["image_id"], truth.rows.index))
-        raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {some}; it has {its}, …")
+        asked, its = some(frame["image_id"], 3), some(truth.rows.index, 3)
+        raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {asked}; it has {its}")
     if unknown:
         warnings.append(f"--truth: diagnoses that are none of the seven, their images are left out: {unknown}")
     both = frame["y_true"].notna() & label.notna()

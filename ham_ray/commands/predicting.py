@@ -21,7 +21,7 @@ from ham_ray.data import quarantine
 from ham_ray.data.gallery import BESIDE, Gallery
 from ham_ray.data.quarantine import Finding
 from ham_ray.diagnoses import CODES, PROBABILITIES
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, some
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
@@ -212,8 +212,7 @@ def show(manifest: dict[str, Any], out: str) -> None:
     if manifest.get("left_out"):
         print(f"left out: {_counted(manifest['left_out'])}; listed there too")
     if hidden := manifest.get("hidden"):
-        some = ", ".join([*hidden][:5]) + (", …" if len(hidden) > 5 else "")
-        print(f"hidden files, folders and those of tools, not looked into: {sum(hidden.values()):,} ({some})")
+        print(f"hidden files, folders and those of tools, not looked into: {sum(hidden.values()):,} ({some(hidden)})")
     learned = {split: count for split, count in manifest["splits"].items() if split in ("training", "validation")}
     if learned:
         told = ", ".join(f"{count:,} {split}" for split, count in learned.items())

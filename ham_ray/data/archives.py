@@ -22,7 +22,7 @@ from typing import BinaryIO, NamedTuple
 
 from ham_ray import parts, storage
 from ham_ray.data import formats
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, some
 
 MAX_MEMBER_BYTES = 256 << 20  # the largest original is under 1 MB: anything near this is no picture
 _INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+)\.zip", re.IGNORECASE)
@@ -154,7 +154,7 @@ class Files:
             (len(others), "files that are no pictures left out", sorted({*others})),
             (self.hidden.total(), "hidden files, folders and those of tools, not looked into", sorted(self.hidden)),
         ]
-        return [f"{what}: {count:,}" + (f" ({_some(names)})" if names else "") for count, what, names in lines if count]
+        return [f"{what}: {count:,}" + (f" ({some(names)})" if names else "") for count, what, names in lines if count]
 
 
 def list_files(archive: str | Path) -> Files:
@@ -177,7 +177,7 @@ def list_files(archive: str | Path) -> Files:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     if not found:
         rest = [f"{entry.file} ({entry.detail})" for entry in skipped] + sorted(hidden)
-        raise UserError(f"{path} is empty: no image in it" + (f"; left out: {_some(rest)}" if rest else ""))
+        raise UserError(f"{path} is empty: no image in it" + (f"; left out: {some(rest)}" if rest else ""))
     members = sorted(found, key=lambda member: (member.label, member.name))
     # The time is part of it: damaged bytes may leave a zip's size and its recorded checksums as they were.
     seed = "" if path.is_dir() else f"{status.st_size} {status.st_mtime_ns}"
@@ -364,10 +364,6 @@ def _hidden_part(name: str) -> str | None:
     """The part of a path that is hidden or a tool's, such as `.ipynb_checkpoints`."""
     parts = name.replace("\\", "/").split("/")
     return next((part for part in parts if part.lower() in _TOOLS or (part[:1] == "." and part.strip("."))), None)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def _is_named(name: str) -> bool:

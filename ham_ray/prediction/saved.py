@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ham_ray import storage
 from ham_ray.data import cells
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, some
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
 from ham_ray.prediction import beside, keras_file
@@ -73,7 +73,7 @@ def find(place: str) -> Saved:
         if storage.exists(storage.join(folder, WINNER)):
             return _winner(place, folder)
     found = [folder for folder in storage.folders(uri) if storage.exists(storage.join(folder, MODEL))]
-    hint = f"; name one of {', '.join(found)}" if found else ""
+    hint = f"; name one of {some(found, 3)}" if found else ""
     raise UserError(
         f"--model {place}: no model there: neither a .keras file, nor a run folder with {MODEL}, nor a search that "
         f"named a winner{hint}"
@@ -123,10 +123,9 @@ def name_notes(saved: list[Saved], image_ids: Iterable[str]) -> list[str]:
     ]
     if not differing:
         return []
-    some = ", ".join(differing[:3]) + (", …" if len(differing) > 3 else "")
     return [
-        f"{len(differing):,} images have names that a model knows in another case or without suffix ({some}): "
-        "they count as those"
+        f"{len(differing):,} images have names that a model knows in another case or without suffix "
+        f"({some(differing)}): they count as those"
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
-from ham_ray.errors import UserError, cause, in_words
+from ham_ray.errors import UserError, cause, in_words, some
 
 pytestmark = pytest.mark.unit
 GONE = FileNotFoundError(2, "No such file or directory", "/data/images-00000.parquet")
@@ -65,3 +65,9 @@ def test_an_error_without_a_file_names_none():
 )
 def test_ends_of_processes_are_told_in_one_line(error: Exception, told: str):
     assert told in in_words(error) and "\n" not in in_words(error) and "advice" not in in_words(error)
+
+
+def test_many_or_long_names_are_cut():
+    assert some(["a", "b"]) == "a, b"
+    assert some(["a", "b", "c", "d"], 3) == "a, b, c, …"
+    assert len(some(["x" * 5000] * 100)) < 700
