@@ -198,6 +198,18 @@ def test_equal_pixels_under_two_ids_are_kept_in_one_group(builder, tmp_path):
     assert "same pixels, different dx: ISIC_0000000 akiec, ISIC_0000040 vasc" in report.notes
 
 
+def test_lesions_that_share_pixels_are_in_one_fold(builder, tmp_path):
+    """Ten pairs of lesions, the second of each with a picture of the first: dealt one by one, most pairs would part."""
+    of_lesion = {row["lesion_id"]: number for number, row in enumerate(builder.rows)}
+    pairs = list(zip(sorted(of_lesion)[:20:2], sorted(of_lesion)[1:20:2], strict=True))
+    for first, second in pairs:
+        builder.files[builder.name(of_lesion[second])] = builder.files[builder.name(of_lesion[first])]
+    rows = open_images(ingest(builder.to_folder(), tmp_path / "out", size=32).uri).rows
+    fold_of = rows.groupby("lesion_id")["fold"].agg(set)
+    assert all(len(fold_of[first] | fold_of[second]) == 1 for first, second in pairs)
+    assert rows["fold"].nunique() == 5 and (rows.groupby("group_id")["fold"].nunique() == 1).all()
+
+
 def test_missing_values_are_null_and_counted(builder, tmp_path):
     builder.rows[0] |= {"age": "", "sex": "unknown", "localization": "unknown"}
     builder.rows[1] |= {"age": "0.0"}

@@ -11,7 +11,9 @@ import pytest
 from here import train_here
 
 from ham_ray.data.augment import view
-from ham_ray.data.images import Images, read_pixels
+from ham_ray.data.images import Images, open_images, read_pixels
+from ham_ray.data.ingest import ingest
+from ham_ray.data.sample import write_sample
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
@@ -145,6 +147,20 @@ def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Pa
     found += [place(recipe) for recipe in others] + [place(FROZEN, shape=(2, 2, 8))]
     assert len(set(found)) == len(found)
     assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
+
+
+def test_images_of_one_archive_in_another_geometry_share_no_table(tmp_path: Path):
+    archive = write_sample(tmp_path / "synthetic.zip", lesions=35, size=(80, 60))
+
+    def paths(geometry: str) -> set[Path]:
+        images = open_images(ingest(archive, tmp_path / geometry, size=32, geometry=geometry).uri)
+        rows = {name: images.fold(*folds) for name, folds in (("training", (2, 3, 4)), ("validation", (1,)))}
+        planned = activations.planned(images, rows, FROZEN, RANDOM, str(tmp_path / "tables"), 2**30)
+        assert planned is not None
+        return set(planned.sizes())
+
+    crop, squash = paths("crop"), paths("squash")
+    assert len(crop) == len(squash) == 2 and crop.isdisjoint(squash)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.utils.class_weight import compute_class_weight
 
 from ham_ray.data.shards import epoch_order
 from ham_ray.errors import UserError
@@ -105,6 +107,79 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path):
         run(recipe(epochs=5), tmp_path)
 
 
+def keras_model(net: Network) -> keras.Model:
+    """The test's network as one plain Keras model of logits."""
+    images = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    return keras.Model(images, net.head(net.body(images)))
+
+
+def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
+    """Three steps each, with class weights and a cosine, by `fit` on the same batches: it shares no code with the loop.
+
+    The class weights are scikit-learn's, of the training labels.
+    """
+    learned, held_out = slice(0, 48), slice(48, ROWS)
+    chosen = recipe(
+        epochs=2,
+        augmentation="off",
+        dropout=0.0,
+        label_smoothing=0.0,
+        warmup_epochs=0,
+        class_weight_scale=0.5,
+        weight_decay=0.5,
+    )
+    labels = {"training": LABELS[learned], "validation": LABELS[held_out]}
+
+    def plain() -> tuple[Any, Part]:
+        batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
+        return lambda epoch: iter(batches), Part(PIXELS[held_out], LABELS[held_out])
+
+    ours = network()
+    trainer_task = loop.make_task(chosen, labels, None, plain)
+    replica = Replica(tf.distribute.get_strategy())
+    progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), lambda row: None, print)
+
+    theirs = keras_model(network())
+    decay = keras.optimizers.AdamW(
+        keras.optimizers.schedules.CosineDecay(chosen.learning_rate, 6), weight_decay=chosen.weight_decay
+    )
+    decay.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    theirs.compile(decay, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    present = np.unique(LABELS[learned])
+    balanced = compute_class_weight("balanced", classes=present, y=LABELS[learned]) ** 0.5
+    fitted = theirs.fit(
+        PIXELS[learned],
+        LABELS[learned],
+        batch_size=16,
+        epochs=2,
+        shuffle=False,
+        class_weight=dict(zip(present.tolist(), balanced.tolist(), strict=True)),
+        validation_data=(PIXELS[held_out], LABELS[held_out]),
+        verbose=0,
+    ).history
+    assert losses(progress) == pytest.approx(fitted["loss"], rel=1e-4)
+    assert [row["validation_loss"] for row in progress.history] == pytest.approx(fitted["val_loss"], rel=1e-4)
+    last = progress.history[-1]
+    called = theirs.predict(PIXELS[held_out], verbose=0).argmax(axis=1)
+    truth = LABELS[held_out]
+    assert last["validation_macro_f1"] == pytest.approx(
+        f1_score(truth, called, labels=range(7), average="macro", zero_division=0)
+    )
+    assert last["validation_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, called))
+
+
+def test_class_weights_are_of_the_training_labels_and_of_the_recipes_scale():
+    labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
+    weights = [
+        loop.make_task(recipe(class_weight_scale=scale), labels, None, lambda: (lambda epoch: iter([]), None))
+        for scale in (0.0, 1.0)
+    ]
+    np.testing.assert_array_equal(weights[0].class_weights, np.ones(7))
+    balanced = compute_class_weight("balanced", classes=np.arange(7), y=labels["training"])
+    np.testing.assert_allclose(weights[1].class_weights, balanced, rtol=1e-6)
+    assert weights[1].steps == 56 // 16
+
+
 def test_it_learns(tmp_path: Path):
     progress, _, _ = run(recipe(epochs=30, dropout=0.0, warmup_epochs=0, learning_rate=3e-2), tmp_path)
     assert progress.history[-1]["train_loss"] < 0.6 * progress.history[0]["train_loss"]
@@ -120,15 +195,42 @@ def test_the_head_phase_leaves_the_body_alone(tmp_path: Path):
     assert not any(np.array_equal(a, b) for a, b in zip(bodies[0], bodies[3], strict=True) if a.size > 8)
 
 
-def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path):
+def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """Validation scores of the coming epochs, whatever is predicted."""
+    coming = iter(scores)
+    monkeypatch.setattr(loop.metrics, "macro_f1", lambda truth, p: next(coming))
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scripted(monkeypatch, [0.2, 0.6, 0.4, 0.6, 0.5])
     net = network()
-    heads = {0: net.head.get_weights()}
-    chosen = recipe(epochs=12, learning_rate=0.3, warmup_epochs=0)
-    progress, _, _ = run(chosen, tmp_path, lambda row: heads.update({row["epoch"]: net.head.get_weights()}), net)
-    scores = [row["validation_macro_f1"] for row in progress.history]
-    assert progress.best_epoch == int(np.argmax(scores)) + 1
-    assert [row["best"] for row in progress.history][progress.best_epoch - 1]
-    for kept, best in zip(net.head.get_weights(), heads[progress.best_epoch], strict=True):
+    weights = {0: net.head.get_weights()}
+    progress, _, _ = run(
+        recipe(epochs=5), tmp_path, lambda row: weights.update({row["epoch"]: net.head.get_weights()}), net
+    )
+    assert (progress.best_epoch, progress.epoch, progress.best_score) == (2, 5, 0.6)
+    assert [row["best"] for row in progress.history] == [True, True, False, False, False]
+    for kept, best, last in zip(net.head.get_weights(), weights[2], weights[5], strict=True):
+        np.testing.assert_array_equal(kept, best)
+        assert not np.array_equal(kept, last)
+
+
+def test_the_best_epoch_of_before_an_interruption_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scripted(monkeypatch, [0.2, 0.6, 0.4])
+    weights = {}
+
+    def interrupt(row: dict) -> None:
+        weights[row["epoch"]] = net.head.get_weights()
+        if row["epoch"] == 3:
+            raise Killed
+
+    net = network()
+    with pytest.raises(Killed):
+        run(recipe(epochs=5), tmp_path, interrupt, net)
+    scripted(monkeypatch, [0.5, 0.1])
+    progress, again, _ = run(recipe(epochs=5), tmp_path)
+    assert (progress.best_epoch, progress.epoch) == (2, 5)
+    for kept, best in zip(again.head.get_weights(), weights[2], strict=True):
         np.testing.assert_array_equal(kept, best)
 
 
@@ -227,6 +329,32 @@ def test_phases_of_a_recipe():
     assert phases(recipe()) == [Phase("all", 0, 4, 3e-3)]
     with_head = recipe(head_epochs=1, head_learning_rate=1e-2)
     assert phases(with_head) == [Phase("head", 0, 1, 1e-2), Phase("all", 1, 3, 3e-3)]
+
+
+def test_each_epoch_augments_anew(tmp_path: Path):
+    """The same batch twice, by weights that do not move: what differs are the random numbers of its step."""
+    chosen = recipe(epochs=2, learning_rate=1e-12, weight_decay=0.0, augmentation="strong", dropout=0.0)
+    same = dataclasses.replace(task(chosen), batches=lambda epoch: iter([(PIXELS[:16], LABELS[:16])]), steps=1)
+    replica, kept = Replica(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
+    first, second = losses(loop.train(chosen, network(), same, replica, kept, lambda row: None, print))
+    assert abs(first - second) > 1e-4
+
+
+def test_dropout_keeps_the_mean_of_the_features():
+    """4,096 features of 1 whose mean is the logit of class 0: the loss of that class is log(1 + 6 / e)."""
+    features = keras.Input((4096,))
+    kernel = np.zeros((4096, 7), np.float32)
+    kernel[:, 0] = 1 / 4096
+    head = keras.Model(
+        features, keras.layers.Dense(7, kernel_initializer=keras.initializers.Constant(kernel))(features)
+    )
+    nothing = keras.Model(features, keras.layers.Identity()(features))
+    net = Network(nothing, nothing, head, whole=nothing, trains_statistics=False)
+    chosen = recipe(dropout=0.5, augmentation="off", label_smoothing=0.0)
+    trainer = Trainer(chosen, net, Replica(tf.distribute.get_strategy()), np.ones(7, np.float32), cached=True)
+    trainer.enter(phases(chosen)[0])
+    loss, _ = trainer.step(np.ones((16, 4096), np.float32), np.zeros(16, np.int32), 0).numpy()
+    assert loss == pytest.approx(np.log1p(6 / np.e), rel=0.01)
 
 
 def test_a_seed_changes_the_order_of_training(tmp_path: Path):

@@ -1,12 +1,78 @@
-"""Batches that are made ahead of their use."""
+"""Which images are in which split, and batches that are made ahead of their use."""
 
+from __future__ import annotations
+
+import json
 import threading
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from ham_ray.data.augment import DRAWS, augment, draw, view
+from ham_ray.data.images import Images
+from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed
 
 pytestmark = pytest.mark.unit
+
+
+def test_the_splits_are_the_folds_of_the_recipe(images: Images):
+    fold_of = images.rows.set_index("image_id")["fold"]
+
+    def folds() -> dict[str, list[int]]:
+        rows = feed.split_rows(images, baseline("simple_cnn").changed(test_fold=3, validation_fold=0))
+        assert all(len(frame) == fold_of.isin(frame["fold"]).sum() for frame in rows.values())
+        return {name: sorted(set(fold_of[frame["image_id"]])) for name, frame in rows.items()}
+
+    assert folds() == {"training": [1, 2, 4], "validation": [0], "test": [3]}
+    refitted = feed.split_rows(images, baseline("simple_cnn").changed(test_fold=3, validation_fold=0).refit())
+    assert {name: sorted(set(frame["fold"])) for name, frame in refitted.items()} == {
+        "training": [0, 1, 2, 4],
+        "test": [3],
+    }
+
+
+CACHED = baseline("resnet50_frozen").changed(batch_size=64, augmentation="light", seed=5)
+LABELS = np.arange(300, dtype=np.int32)  # a label a row, so that a batch says which rows it has
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A table of activations of 300 images in eight views, each the number of its row and that of its view."""
+    folder = tmp_path_factory.mktemp("table")
+    values = np.stack(np.broadcast_arrays(LABELS[:, None], np.arange(8)), axis=-1).astype(np.float16)
+    blocks = {f"block-{number:05d}.npy": values[number * 128 : (number + 1) * 128] for number in range(3)}
+    for name, block in blocks.items():
+        np.save(folder / name, block.view(np.uint16))
+    about = {"rows": 300, "views": 8, "dtype": "float32", "stored": "float16", "checksums": dict.fromkeys(blocks, 0)}
+    (folder / "table.json").write_text(json.dumps(about))
+    return str(folder)
+
+
+def made_by_augmentation(recipe: Recipe, index: int) -> list[int]:
+    """The view that the augmentation of that step makes of each image of the batch."""
+    image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    uniform = draw(recipe.seed, index, recipe.batch_size, DRAWS, stream=0)
+    pictures = augment(tf.repeat(tf.constant(image), recipe.batch_size, axis=0), uniform, recipe.augmentation).numpy()
+    return [next(i for i in range(8) if np.array_equal(view(image, i)[0], picture)) for picture in pictures]
+
+
+def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(table: str):
+    for step, (inputs, labels) in enumerate(feed.cached_batches(table, LABELS, CACHED, 0, 1)(1)):
+        np.testing.assert_array_equal(inputs[:, 0], labels)
+        assert inputs[:, 1].astype(int).tolist() == made_by_augmentation(CACHED, 4 + step)
+    assert step == 3
+
+
+def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str):
+    plain = CACHED.changed(augmentation="off")
+    for inputs, labels in feed.cached_batches(table, LABELS, plain, 1, 2)(0):
+        np.testing.assert_array_equal(inputs, np.stack([labels, np.zeros(32)], axis=1))
+        assert (labels >= 150).all()
+    held_out = feed.cached_part(table, LABELS, 1, 2)
+    np.testing.assert_array_equal(held_out.inputs[5:130][:, 0], np.arange(155, 280))
+    np.testing.assert_array_equal(held_out.labels, LABELS[150:])
 
 
 def test_the_next_batch_is_made_while_one_is_used():

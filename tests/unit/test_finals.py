@@ -96,6 +96,15 @@ def test_an_ensemble_averages_trials(arranged):
     pd.testing.assert_frame_equal(shown["2 trials averaged"].predictions, expected.predictions)
 
 
+def test_trials_have_equal_weight_however_many_of_their_trainings_ended(arranged):
+    found = {"trial-4-seed-0": run(0.9, 0.5), "trial-4-seed-1": run(0.8, 0.9, 1)}
+    found |= {"trial-9-seed-0": run(0.7, 0.3, 2), "trial-9-seed-1": Run(None, None, {})}
+    shown = arranged(found, seeds=2, ensemble=2)
+    first, second, third = (arrays(found[name].predictions)[1] for name in list(found)[:3])
+    expected = first / 4 + second / 4 + third / 2
+    np.testing.assert_allclose(arrays(shown["2 trials averaged"].predictions)[1], expected, rtol=1e-6)
+
+
 def test_each_model_predicts_the_views_of_its_own_images(arranged, monkeypatch: pytest.MonkeyPatch, tmp_path):
     asked = []
 

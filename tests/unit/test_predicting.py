@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from ham_ray.commands import predicting
 from ham_ray.errors import UserError
+from ham_ray.evaluation.calibration import Calibration
+from ham_ray.prediction import pipeline
 from ham_ray.prediction.pipeline import Way
 from ham_ray.prediction.saved import Saved
 
@@ -48,3 +52,35 @@ def test_a_manifest_of_something_else_is_refused_by_name(tmp_path: Path):
     (tmp_path / "a.manifest.json").write_text('{"identity": 3}')
     with pytest.raises(UserError, match="holds predictions with other images"):
         predicting._same(str(tmp_path / "a.manifest.json"), {"images": "s"}, "a")
+
+
+def test_each_model_is_calibrated_by_itself_before_they_are_averaged():
+    """At temperature 1/2 the first model's probabilities are squared; the second has no calibration."""
+    squares = Calibration(0.5, 0.0, (1 / 7,) * 7)
+    models = [Saved("a", {}, 32, None, squares, {}), Saved("b", {}, 32, None, None, {})]
+    first, second = np.array([0.6, 0.2, 0.2, 0, 0, 0, 0]), np.array([0.1, 0.9, 0, 0, 0, 0, 0])
+    given = np.stack([first, second])[None]
+    squared = first**2 / (first**2).sum()
+    np.testing.assert_allclose(predicting._calibrated(given, models, raw=False)[0], (squared + second) / 2, atol=1e-9)
+    np.testing.assert_allclose(predicting._calibrated(given, models, raw=True)[0], (first + second) / 2)
+
+
+def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(monkeypatch: pytest.MonkeyPatch):
+    """Of each image, 3 bright pixels in the left corner above: one model calls by the row, the other by the column."""
+
+    def load(uri: str, precision: str):
+        axes = {"rows": [2, 3], "columns": [1, 3]}[uri]
+        return lambda pixels, training: tf.pad(tf.reduce_sum(tf.cast(pixels, tf.float32), axes) / 6.0, [[0, 0], [0, 5]])
+
+    monkeypatch.setattr(pipeline.saved, "load", load)
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, 0, 0] = 2
+    gallery = SimpleNamespace(load=lambda rows: SimpleNamespace(image_ids=["x"], findings=[], pixels=image))
+
+    def predicted(views: int) -> list[float]:
+        way = Way(({"rows": 0.25, "columns": 0.75},), views, batch_size=4)
+        return pipeline._Predictor(gallery, way)(pipeline._Chunk(0, 0, 1))["raw"][0].as_py()  # type: ignore[arg-type]
+
+    assert predicted(1) == [1, 0, 0, 0, 0, 0, 0]
+    # the second view is mirrored left to right: the columns change places, the rows do not
+    assert predicted(2) == [0.25 + 0.75 / 2, 0.75 / 2, 0, 0, 0, 0, 0]

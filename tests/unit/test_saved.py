@@ -15,6 +15,7 @@ import pytest
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
+from ham_ray.options.predict import Options
 from ham_ray.prediction import saved
 from ham_ray.recipe import baseline
 
@@ -41,6 +42,19 @@ def test_a_run_is_found_with_what_lies_beside_its_model(run: Path):
         assert found.members == {str(run / "model.keras"): 1.0}
         assert (found.size, found.geometry, found.views) == (32, "squash", 1)
         assert found.calibration is not None and found.calibration.temperature == 2.0
+
+
+def test_pictures_are_made_square_as_those_that_the_model_learned_from(run: Path, tmp_path: Path):
+    asked = {"images": "i", "out": "o", "format": "csv", "tta": False, "raw": False, "batch_size": 8}
+
+    def pixels(model: Path, geometry: str | None = None) -> tuple[int, str]:
+        return Options([str(model)], **asked, precision="float32", geometry=geometry).pixels  # type: ignore[arg-type]
+
+    assert pixels(run) == (32, "squash")
+    with pytest.raises(UserError, match="--geometry crop: the model was trained on images made by squash"):
+        pixels(run, "crop")
+    (tmp_path / "m.keras").write_bytes((run / "model.keras").read_bytes())
+    assert pixels(tmp_path / "m.keras", "squash") == (32, "squash")
 
 
 def test_a_model_alone_has_nothing_beside_it(run: Path, tmp_path: Path):

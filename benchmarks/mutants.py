@@ -1,0 +1,508 @@
+"""Mutants: single lines made wrong on purpose, and whether the test that should see each one does.
+
+    python benchmarks/mutants.py                    # all of them, a few minutes
+    python benchmarks/mutants.py folds resume       # those whose name holds one of these words
+    python benchmarks/mutants.py --table            # the table of docs/testing.md
+
+Works on a copy of the tree. Each mutant's test must pass on the code as it is and fail on the mutant ("killed"). Exit
+code 1 where a mutant survives, or where its old text is not in its file exactly once: the code was changed since, so
+the mutant has to be written anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT = 600  # seconds of one test
+
+
+class Mutant(NamedTuple):
+    """A line made wrong: `old` stands in `file` exactly once; `test` is a pytest id that fails on `new`."""
+
+    name: str
+    file: str
+    function: str
+    old: str
+    new: str
+    effect: str
+    test: str
+
+
+def _m(name: str, function: str, old: str, new: str, effect: str, test: str) -> Mutant:
+    """A mutant of `module.py::function`; its test is of `tests/`."""
+    file, _, where = function.partition("::")
+    return Mutant(name, f"ham_ray/{file}", where, old, new, effect, f"tests/{test}")
+
+
+LOOP, TRAININGS, INTERVALS = "ray/test_loop.py::", "unit/test_trainings.py::", "unit/test_intervals.py::"
+MUTANTS = [
+    # split
+    _m(
+        "folds by lesion",
+        "data/ingest.py::_rows",
+        '("image_id", "group_id", "label", "partition")',
+        '("image_id", "lesion_id", "label", "partition")',
+        "near-duplicates of a training lesion are tested on",
+        "data/test_ingest_bad_input.py::test_lesions_that_share_pixels_are_in_one_fold",
+    ),
+    _m(
+        "near-duplicates forgotten",
+        "data/splits.py::group_ids",
+        "        if first in lesion_of and second in lesion_of:",
+        "        if False:",
+        "known near-duplicates are dealt to different folds",
+        "unit/test_splits.py::test_lesions_of_near_duplicates_become_one_group",
+    ),
+    _m(
+        "folds exchanged",
+        "training/feed.py::split_rows",
+        '{"validation": recipe.validation_fold, "test": recipe.test_fold}',
+        '{"test": recipe.validation_fold, "validation": recipe.test_fold}',
+        "the test fold chooses the epoch",
+        "unit/test_feed.py::test_the_splits_are_the_folds_of_the_recipe",
+    ),
+    _m(
+        "validation fold trained on",
+        "recipe.py::Recipe.training_folds",
+        "if fold not in (self.test_fold, self.validation_fold)",
+        "if fold not in (self.test_fold,)",
+        "validation scores are of images learned from",
+        "unit/test_feed.py::test_the_splits_are_the_folds_of_the_recipe",
+    ),
+    _m(
+        "conflicting rows kept",
+        "data/quarantine.py::_problem",
+        '    if repeated:\n        return "conflicting metadata", "its rows differ"\n',
+        "",
+        "an image with two diagnoses is trained on",
+        "data/test_ingest_bad_input.py",
+    ),
+    # weights of classes and images
+    _m(
+        "class counts of validation",
+        "training/loop.py::make_task",
+        'counts = np.bincount(labels["training"]',
+        'counts = np.bincount(labels["validation"]',
+        "class weights are of other images",
+        LOOP + "test_class_weights_are_of_the_training_labels_and_of_the_recipes_scale",
+    ),
+    _m(
+        "class weights without scale",
+        "training/loop.py::make_task",
+        "class_weights(counts, recipe.class_weight_scale)",
+        "class_weights(counts, 1.0)",
+        "the scale that a search chooses does nothing",
+        LOOP + "test_class_weights_are_of_the_training_labels_and_of_the_recipes_scale",
+    ),
+    _m(
+        "class weights ignored",
+        "models/losses.py::weighted_cross_entropy",
+        "tf.reduce_sum(losses * tf.gather(weights, labels))",
+        "tf.reduce_sum(losses)",
+        "rare classes weigh as common ones",
+        LOOP + "test_two_epochs_are_those_of_keras_fit",
+    ),
+    _m(
+        "dropout not scaled",
+        "training/step.py::Trainer._drop",
+        "features / (1.0 - rate)",
+        "features",
+        "features are larger in prediction than in training",
+        LOOP + "test_dropout_keeps_the_mean_of_the_features",
+    ),
+    _m(
+        "biases decay",
+        "training/step.py::Trainer._compile",
+        'var_names=["bias", "gamma", "beta"]',
+        'var_names=["bias"]',
+        "normalisation is pulled to zero",
+        LOOP + "test_two_epochs_are_those_of_keras_fit",
+    ),
+    # the epoch that is kept
+    _m(
+        "last epoch kept",
+        "training/loop.py::Training.run_epoch",
+        "                self._best = _arrays(trainer.network)",
+        "            self._best = _arrays(trainer.network)",
+        "the model is that of the last epoch under the score of the best",
+        LOOP + "test_the_best_epoch_is_kept_and_not_the_last",
+    ),
+    _m(
+        "last of equal epochs",
+        "training/loop.py::Training.run_epoch",
+        "score > progress.best_score",
+        "score >= progress.best_score",
+        "another epoch is kept",
+        LOOP + "test_the_best_epoch_is_kept_and_not_the_last",
+    ),
+    _m(
+        "chosen by another score",
+        "training/loop.py::Training.run_epoch",
+        'row.get(f"validation_{select_by}"',
+        'row.get("validation_macro_f1"',
+        "`select_by` does nothing",
+        LOOP + "test_selection_by_balanced_accuracy",
+    ),
+    _m(
+        "validation mirrored",
+        "training/step.py::Trainer.predict",
+        "return predict(self.forward, inputs)",
+        "return predict(self.forward, inputs[:, :, ::-1])",
+        "validation scores are of other images",
+        LOOP + "test_two_epochs_are_those_of_keras_fit",
+    ),
+    # resume
+    _m(
+        "optimizer not resumed",
+        "training/loop.py::_resume",
+        '    _assign(trainer.optimizer.variables, _listed(checkpoint, "optimizer"))\n',
+        "",
+        "an interrupted run ends in other losses",
+        LOOP + "test_resumed_equals_uninterrupted",
+    ),
+    _m(
+        "best of before forgotten",
+        "training/loop.py::_resume",
+        'return progress, _listed(checkpoint, "best")',
+        'return progress, _listed(checkpoint, "network")',
+        "a resumed run keeps the epoch it was interrupted after",
+        LOOP + "test_the_best_epoch_of_before_an_interruption_is_kept",
+    ),
+    # schedule, moving average, random numbers
+    _m(
+        "schedule restarts each epoch",
+        "training/loop.py::_train_epoch",
+        "rate = learning_rate(phase.peak, before + index,",
+        "rate = learning_rate(phase.peak, index,",
+        "the learning rate never falls",
+        LOOP + "test_two_epochs_are_those_of_keras_fit",
+    ),
+    _m(
+        "average not taken",
+        "training/step.py::Trainer.averaged",
+        "        self.optimizer.finalize_variable_values(self.variables)\n",
+        "",
+        "`averaging` does nothing",
+        LOOP + "test_validation_sees_the_average_of_the_weights_and_training_does_not",
+    ),
+    _m(
+        "average starts old",
+        "training/step.py::Trainer._replica_step",
+        "tf.minimum(recipe.averaging, (1.0 + age) / (10.0 + age))",
+        "tf.constant(recipe.averaging)",
+        "the first epochs are judged by their random start",
+        LOOP + "test_validation_sees_the_average_of_the_weights_and_training_does_not",
+    ),
+    _m(
+        "each epoch augmented alike",
+        "training/loop.py::_train_epoch",
+        "epoch * task.steps + index).numpy()",
+        "index).numpy()",
+        "each image is seen in one augmentation alone",
+        LOOP + "test_each_epoch_augments_anew",
+    ),
+    # activations
+    _m(
+        "fingerprint not in the key",
+        "training/activations.py::_table",
+        "digest(images.fingerprint, start,",
+        "digest(start,",
+        "crop and squash of one archive share activations",
+        "ray/test_activations.py::test_images_of_one_archive_in_another_geometry_share_no_table",
+    ),
+    _m(
+        "cached views all alike",
+        "training/feed.py::cached_batches",
+        'if recipe.augmentation == "light" else np.zeros(share, int)',
+        'if recipe.augmentation == "dark" else np.zeros(share, int)',
+        "training from activations does not augment",
+        "unit/test_feed.py::test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes",
+    ),
+    _m(
+        "cached rows of the first worker",
+        "training/activations.py::Activations.take",
+        "(places + self._rows.start).tolist()",
+        "places.tolist()",
+        "the second worker learns other images' labels",
+        "unit/test_feed.py::test_cached_batches_of_the_second_worker_and_without_augmentation",
+    ),
+    # a run's files
+    _m(
+        "probabilities reversed",
+        "experiments/trainings.py::_finish",
+        "predictions.predictions(parts.rows[name], name, p)",
+        "predictions.predictions(parts.rows[name], name, p[::-1])",
+        "each figure is of other images",
+        TRAININGS + "test_each_image_has_its_own_probabilities_label_and_split",
+    ),
+    _m(
+        "identity without weights",
+        "experiments/trainings.py::_identity",
+        '"weights": {"sha256": setting.weights.sha256 if pretrained else None}',
+        '"weights": {"sha256": None}',
+        "a run goes on from other weights under its old name",
+        TRAININGS + "test_a_run_from_other_weights_is_another_run",
+    ),
+    _m(
+        "prior of validation",
+        "experiments/trainings.py::_accompany",
+        'prior(rows["training"])',
+        'prior(rows["validation"])',
+        "probabilities are adjusted for other class shares",
+        TRAININGS + "test_the_calibration_knows_the_class_shares_of_the_training_images",
+    ),
+    # search and its finals
+    _m(
+        "pruned trials complete",
+        "search/study.py::Study.prune",
+        "state=TrialState.PRUNED",
+        "state=TrialState.COMPLETE, values=0.0",
+        "the sampler learns from scores of a few epochs",
+        "unit/test_study.py::test_stopped_trials_are_pruned_and_failed_ones_keep_their_reason",
+    ),
+    _m(
+        "trial has its last score",
+        "search/study.py::Study.complete",
+        "value = max(self._frozen(number).intermediate_values.values())",
+        "value = list(self._frozen(number).intermediate_values.values())[-1]",
+        "a trial's value is not that of the epoch it keeps",
+        "unit/test_study.py",
+    ),
+    _m(
+        "worst trials are finalists",
+        "search/study.py::Study.best",
+        "key=lambda trial: -(trial.value or 0.0)",
+        "key=lambda trial: trial.value or 0.0",
+        "the finals train the worst trials",
+        "unit/test_study.py::test_trials_ranked_since_come_before_those_of_higher_value",
+    ),
+    _m(
+        "trainings weigh alike",
+        "experiments/finals.py::_joined",
+        "average([average([*found.values()]) for found in members.values()])",
+        "average([run for found in members.values() for run in found.values()])",
+        "a trial of which a training failed weighs less",
+        "unit/test_finals.py::test_trials_have_equal_weight_however_many_of_their_trainings_ended",
+    ),
+    # prediction
+    _m(
+        "ensemble of equal shares",
+        "prediction/saved.py::_winner",
+        "1.0 / len(winner.members) / len(runs)",
+        "1.0 / len(names)",
+        "the ensemble predicted with is not the one evaluated",
+        "unit/test_saved.py::test_a_winner_is_the_mean_of_its_trials_and_of_their_trainings",
+    ),
+    _m(
+        "shares ignored",
+        "prediction/pipeline.py::_Predictor._mean",
+        "mean += share / len(pictures)",
+        "mean += 1 / len(members) / len(pictures)",
+        "the ensemble predicted with is not the one evaluated",
+        "unit/test_predicting.py::test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views",
+    ),
+    _m(
+        "geometry forgotten",
+        "options/predict.py::Options.pixels",
+        "asked or (known.pop() if known else DEFAULT_GEOMETRY)",
+        "asked or DEFAULT_GEOMETRY",
+        "pictures are cropped for a model that learned whole ones",
+        "unit/test_saved.py::test_pictures_are_made_square_as_those_that_the_model_learned_from",
+    ),
+    _m(
+        "calibration after the mean",
+        "commands/predicting.py::_calibrated",
+        "else model.calibration.apply(given[:, place])",
+        "else models[0].calibration.apply(given[:, place])",
+        "a model has the calibration of another",
+        "unit/test_predicting.py::test_each_model_is_calibrated_by_itself_before_they_are_averaged",
+    ),
+    _m(
+        "columns in another order",
+        "evaluation/isic.py::COLUMNS",
+        "PROBABILITIES[label] for label, diagnosis in enumerate(DIAGNOSES)",
+        "PROBABILITIES[-label] for label, diagnosis in enumerate(DIAGNOSES)",
+        "ISIC's scorer reads other classes",
+        "unit/test_isic.py::test_columns_and_values",
+    ),
+    # figures
+    _m(
+        "balanced over absent classes",
+        "evaluation/metrics.py::balanced_accuracy",
+        "labels=np.unique(y_true)",
+        "labels=CLASSES, zero_division=0",
+        "absent classes lower balanced accuracy",
+        "unit/test_metrics.py::test_balanced_accuracy_is_over_present_classes",
+    ),
+    _m(
+        "training images reported",
+        "evaluation/assessment.py::reported",
+        'isin(["test", NEW])',
+        'isin(["test", NEW, "validation"])',
+        "figures are of images that chose the epoch",
+        "unit/test_assessment.py::test_only_images_that_no_model_knows_are_reported",
+    ),
+    _m(
+        "images resampled",
+        "evaluation/intervals.py::intervals",
+        'draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed, names)\n    drawn',
+        'draws = _bootstrap(y_true, p, frame["image_id"], resamples, seed, names)\n    drawn',
+        "intervals are too narrow where lesions have several images",
+        INTERVALS + "test_images_of_one_lesion_widen_the_interval",
+    ),
+    _m(
+        "strata forgotten",
+        "evaluation/intervals.py::resampled_weights",
+        "    for start in range(0, resamples, _BLOCK):",
+        "    stratum[:] = 0\n    for start in range(0, resamples, _BLOCK):",
+        "rare classes are absent from some resamples",
+        INTERVALS + "test_resamples_draw_whole_lesions_and_keep_the_strata",
+    ),
+    _m(
+        "difference not paired",
+        "evaluation/intervals.py::paired_differences",
+        "resamples, seed, names) for p in (p_a, p_b)]",
+        "resamples, seed + (p is p_b), names) for p in (p_a, p_b)]",
+        "intervals of differences are too wide",
+        INTERVALS + "test_paired_difference_is_a_minus_b_and_narrower_than_unpaired",
+    ),
+    _m(
+        "tables not aligned",
+        "evaluation/intervals.py::_aligned",
+        'b.set_index("image_id").loc[a["image_id"]].reset_index()',
+        "b.reset_index(drop=True)",
+        "models are compared on different images",
+        INTERVALS + "test_paired_difference_of_a_table_with_itself_is_zero",
+    ),
+    _m(
+        "tau of the wrong sign",
+        "evaluation/calibration.py::Calibration.apply",
+        "- self.tau * _logs",
+        "+ self.tau * _logs",
+        "calibration favours the classes it should hold back",
+        "unit/test_calibration.py::test_it_is_the_formula",
+    ),
+    _m(
+        "fitted on test",
+        "evaluation/calibration.py::fit",
+        'validation = of_split(predictions, "validation")',
+        'validation = predictions[predictions["split"] != "training"]',
+        "test images choose temperature and thresholds",
+        "unit/test_calibration.py::test_test_images_do_not_matter",
+    ),
+    _m(
+        "cross-fitted by image",
+        "evaluation/calibration.py::_cross_fitted",
+        'validation["group_id"].tolist()',
+        'validation["image_id"].tolist()',
+        "a calibration is judged on lesions it was fitted on",
+        "unit/test_calibration.py::test_cross_fitting_keeps_lesions_whole",
+    ),
+    _m(
+        "threshold one image low",
+        "evaluation/thresholds.py::choose",
+        "float(np.nextafter(of_interest[needed - 1], np.inf))",
+        "float(of_interest[needed - 1])",
+        "the specificity asked for is missed",
+        "unit/test_thresholds.py::test_by_hand",
+    ),
+    _m(
+        "thresholds of the test fold",
+        "experiments/comparison.py::_test",
+        "thresholds.choose(*arrays(validation))",
+        "thresholds.choose(*arrays(test))",
+        "sensitivity at a threshold is that of the images that chose it",
+        "unit/test_cross_validation.py::test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images",
+    ),
+    _m(
+        "comparisons not adjusted",
+        "evaluation/assessment.py::holm",
+        "(len(p_values) - rank) * p_values[place]",
+        "p_values[place]",
+        "among many comparisons one is always significant",
+        "unit/test_assessment.py::test_holm_by_hand",
+    ),
+]
+
+
+def _copied(folder: Path) -> Path:
+    """The tree, without what is not its own."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs", "shared")
+    return Path(shutil.copytree(ROOT, folder / "tree", ignore=ignored))
+
+
+def _passes(tree: Path, tests: list[str]) -> tuple[bool, str]:
+    """Whether these tests pass in the tree; the end of what pytest printed. No test at all is no pass."""
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"pytest could not run {' '.join(tests)}:\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.returncode == 0, done.stdout[-2000:]
+
+
+def _killed(tree: Path, mutant: Mutant) -> bool:
+    """Whether the mutant's test fails on it; the tree is as before afterwards."""
+    path = tree / mutant.file
+    text = path.read_text()
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        return not _passes(tree, [mutant.test])[0]
+    finally:
+        path.write_text(text)
+
+
+def _stale(mutant: Mutant) -> str:
+    """Why the mutant cannot be made; empty where it can."""
+    path = ROOT / mutant.file
+    found = path.read_text().count(mutant.old) if path.exists() else 0
+    if found != 1:
+        return f"{mutant.name}: {mutant.file} holds {mutant.old.strip()!r} {found} times, not once"
+    name = mutant.test.partition("::")[2]
+    if f"def {name}" not in (ROOT / mutant.test.partition("::")[0]).read_text():
+        return f"{mutant.name}: no test {mutant.test}"
+    return ""
+
+
+def main(
+    words: Annotated[list[str] | None, typer.Argument(help="parts of names; all mutants without any")] = None,
+    table: Annotated[bool, typer.Option(help="print the table of docs/testing.md and run nothing")] = False,
+) -> None:
+    """Make each mutant and run its test."""
+    if table:
+        print("| mutant | of | what it would change | killed by |\n|---|---|---|---|")
+        for one in MUTANTS:
+            print(
+                f"| {one.name} | `{one.file}` `{one.function}` | {one.effect} | `{one.test.removeprefix('tests/')}` |"
+            )
+        return
+    chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
+    stale = list(filter(None, map(_stale, chosen)))
+    print(*stale, sep="\n", end="\n" if stale else "")
+    survived = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = _copied(Path(folder))
+        sound, said = _passes(tree, sorted({one.test for one in chosen}))
+        if not sound:
+            raise SystemExit(f"tests fail on the code as it is:\n{said}")
+        for one in (one for one in chosen if not _stale(one)):
+            started = time.monotonic()
+            killed = _killed(tree, one)
+            survived += [] if killed else [one.name]
+            print(f"{'killed  ' if killed else 'SURVIVED'} {one.name} ({time.monotonic() - started:.0f} s)", flush=True)
+    print(f"{len(chosen)} mutants: {len(survived)} survived, {len(stale)} could not be made")
+    raise SystemExit(bool(survived or stale))
+
+
+if __name__ == "__main__":
+    typer.run(main)
