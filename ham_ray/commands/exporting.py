@@ -16,6 +16,7 @@ import tensorflow as tf
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.sample import write_sample
 from ham_ray.errors import UserError
+from ham_ray.models.saving import save
 from ham_ray.options.export import SUFFIXES, Options
 from ham_ray.options.predict import DEFAULT_GEOMETRY
 from ham_ray.prediction import saved
@@ -141,7 +142,7 @@ def _read_onnx(place: Path) -> Predict:
 
 
 def _write_keras(model: keras.Model, place: Path) -> None:
-    model.save(place)
+    save(model, place)
 
 
 def _read_keras(place: Path) -> Predict:

@@ -21,8 +21,9 @@ import numpy as np
 from ham_ray import storage
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
+from ham_ray.models.saving import CLASSES, METADATA
 
-CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; ResNet50 has 180 kB and 97 MB
 MAX_RATIO = 100  # unpacked to packed; Keras does not pack at all, and weights pack little
 MAX_BYTES = sum(LIMITS.values())
@@ -58,15 +59,17 @@ def open_file(uri: str) -> KerasFile:
     """Read and check a `.keras` file; no layer of it is built.
 
     Raises:
-        UserError: not a Keras 3 file, over a limit, damaged, with code or weights that are no numbers in it, or none of
-            this project's classifiers.
+        UserError: not a Keras 3 file, over a limit, damaged, with code or weights that are no numbers in it, none of
+            this project's classifiers, or one of other classes or in another order. Files of older code do not name
+            their classes and are taken.
     """
     if not storage.exists(uri):
         raise UserError(f"--model {uri}: no such file")
     content = storage.read_limited(uri, MAX_BYTES, "--model")
     try:
-        config, weights = _unpacked(content)
+        config, metadata, weights = _unpacked(content)
         size = _image_size(config)
+        _check_classes(metadata)
         _check_weights(weights)
     except _Refused as reason:
         raise UserError(f"--model {uri} {reason}") from None
@@ -80,23 +83,38 @@ class _Refused(Exception):
 _OTHER = f"is no Keras 3 file (.keras: a zip with a {CONFIG}); other kinds of files are not opened, they may hold code"
 
 
-def _unpacked(content: bytes) -> tuple[Any, bytes]:
-    """The description and the bytes of the weights."""
+def _unpacked(content: bytes) -> tuple[Any, Any, bytes]:
+    """The description, the metadata, and the bytes of the weights."""
     _check_end(content)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             _check_members(archive.infolist())
-            config = _read(archive, CONFIG)
-            _read(archive, METADATA)
-            weights = _read(archive, WEIGHTS)
+            config, metadata, weights = (_read(archive, name) for name in (CONFIG, METADATA, WEIGHTS))
     except (zipfile.BadZipFile, NotImplementedError, KeyError, ValueError, EOFError, struct.error):
         raise _Refused(_OTHER) from None
+    return _parsed(CONFIG, config), _parsed(METADATA, metadata), weights
+
+
+def _parsed(name: str, content: bytes) -> Any:
+    """The content of a member that is JSON."""
     try:
-        return json.loads(config), weights
+        return json.loads(content)
     except RecursionError:
-        raise _Refused(f"is not taken: its {CONFIG} is nested too deep") from None
+        raise _Refused(f"is not taken: its {name} is nested too deep") from None
     except ValueError as error:
-        raise _Refused(f"is damaged: its {CONFIG} is no JSON ({type(error).__name__}); copy it again") from None
+        raise _Refused(f"is damaged: its {name} is no JSON ({type(error).__name__}); copy it again") from None
+
+
+def _check_classes(metadata: Any) -> None:
+    """Refuse a classifier that names other classes than this project's, or these in another order."""
+    recorded = _member(metadata, CLASSES)
+    if recorded is None or recorded == list(CODES):
+        return
+    names = isinstance(recorded, list) and all(isinstance(name, str) for name in recorded)
+    raise _Refused(
+        f"gives probabilities of {ascii(', '.join(recorded))[:200] if names else 'no list of names'}, in this order; "
+        f"here they are of {', '.join(CODES)!r}: predict with the version of ham_ray that saved it"
+    )
 
 
 def _check_end(content: bytes) -> None:

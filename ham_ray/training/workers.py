@@ -23,6 +23,7 @@ from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError, in_words
 from ham_ray.models.families import Network, build
+from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS, MODEL, cores
@@ -248,6 +249,6 @@ def _finish(
     classifier = final.classifier()
     if replica.rank == 0:
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
-            classifier.save(path)
+            save(classifier, path)
     forward = tf.function(lambda images: classifier(images, training=False))
     return {name: replica.gather(predict(forward, part.inputs)) for name, part in parts.items()}

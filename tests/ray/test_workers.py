@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import keras
@@ -11,17 +13,20 @@ import numpy as np
 import psutil
 import pyarrow.dataset as pads
 import pytest
+import tensorflow as tf
 from here import train_here
 
 from ham_ray.cluster import plan
 from ham_ray.data.augment import view
 from ham_ray.data.images import Images, decode, read_pixels
 from ham_ray.errors import UserError
+from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import feed, messages, workers
+from ham_ray.training.step import Replica
 
 pytestmark = pytest.mark.ray
 # Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.
@@ -46,6 +51,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def single(cluster: str, images: Images, folder: Path) -> workers.Outcome:
     """The uninterrupted run of one worker."""
     return run(images, folder / "single", 1)
+
+
+def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions(tmp_path: Path):
+    """In float32, in the order of the images, which are 300: three batches, the last of them padded."""
+    network = build(RECIPE.changed(precision="bfloat16", seed=3), 32, RANDOM)
+    for variable in network.variables:  # as after a training, BatchNorm's statistics too
+        variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
+    pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+    part = feed.Part(pixels, np.zeros(300, np.int32))
+    replica, config = Replica(tf.distribute.get_strategy()), {"size": 32, "uri": str(tmp_path)}
+    predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]
+    kept = keras.models.load_model(tmp_path / MODEL)
+    np.testing.assert_allclose(predicted, kept.predict(pixels, verbose=0), atol=1e-6)
+    assert predicted.std(axis=0).max() > 1e-4, "the images look alike to this network: their order would not show"
+    for variable, trained in zip(kept.variables, network.variables, strict=True):
+        assert variable.dtype == "float32"
+        np.testing.assert_array_equal(variable, trained)
+    with zipfile.ZipFile(tmp_path / MODEL) as archive:
+        recorded = json.loads(archive.read("metadata.json"))["ham_ray_classes"]
+    assert recorded == ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 
 
 def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Outcome, images: Images):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,9 @@ def test_it_takes_bytes_and_agrees(model: Path, tmp_path: Path, to: str):
     found = FORMATS[to].read(Path(done.place))(pixels)
     assert found.shape == (3, 7) and found.dtype == np.float32
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    if to == "keras":
+        with zipfile.ZipFile(done.place) as archive:
+            assert json.loads(archive.read("metadata.json"))["ham_ray_classes"][4:6] == ["mel", "nv"]
 
 
 def test_few_images_are_compared_as_many_as_there_are(model: Path, tmp_path: Path):

@@ -20,6 +20,7 @@ import pytest
 
 from ham_ray.errors import UserError
 from ham_ray.models.families import build, families
+from ham_ray.models.saving import CLASSES, save
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import keras_file, saved
 from ham_ray.prediction.keras_file import CONFIG, METADATA, WEIGHTS
@@ -151,6 +152,56 @@ def test_a_name_twice_is_refused(members, tmp_path):
         for name in (CONFIG, WEIGHTS, CONFIG):
             archive.writestr(name, members[name])
     assert "two of its members have one name" in refusal(str(path))
+
+
+OURS = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
+
+
+def recorded(members: dict[str, bytes], classes: Any) -> dict[str, bytes]:
+    """The members with these classes in the metadata."""
+    return members | {METADATA: json.dumps(json.loads(members[METADATA]) | {CLASSES: classes}).encode()}
+
+
+def test_a_saved_classifier_names_its_classes_and_loads_anywhere(members, tmp_path):
+    classifier = build(baseline("simple_cnn"), 32, RANDOM).classifier()
+    save(classifier, tmp_path / "run.keras")
+    (tmp_path / "elsewhere").mkdir()
+    alone = tmp_path / "elsewhere" / "copy.keras"
+    alone.write_bytes((tmp_path / "run.keras").read_bytes())
+    with zipfile.ZipFile(alone) as archive:
+        metadata = json.loads(archive.read(METADATA))
+    assert metadata[CLASSES] == OURS and metadata["keras_version"] == keras.__version__
+    assert saved.find(str(alone)).size == 32
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    for loaded in (saved.load(str(alone)), keras.models.load_model(alone)):
+        np.testing.assert_array_equal(loaded(pixels), classifier(pixels))
+
+
+def test_a_model_of_other_classes_or_another_order_is_refused_and_both_are_named(members, tmp_path):
+    another_order, another = ["bcc", "akiec", *OURS[2:]], [*OURS[:6], "scc"]
+    for number, classes in enumerate((another_order, another)):
+        place = packed(tmp_path / f"{number}.keras", recorded(members, classes))
+        for opened in (saved.find, saved.load):
+            text = refusal(place, opened)
+            assert f"gives probabilities of '{', '.join(classes)}', in this order" in text
+            assert f"here they are of '{', '.join(OURS)}'" in text
+
+
+def test_a_model_that_names_no_classes_is_one_of_older_code_and_is_taken(members, tmp_path):
+    assert CLASSES not in json.loads(members[METADATA])
+    assert saved.find(packed(tmp_path / "m.keras", members)).size == 32
+    assert saved.find(packed(tmp_path / "n.keras", recorded(members, OURS))).size == 32
+
+
+@pytest.mark.parametrize("classes", ["mel", 7, [1, 2], [["mel"] * 7], {"mel": 4}, ["\x1b[31m\n" * 10_000] * 7, []])
+def test_what_is_no_list_of_classes_is_refused(members, tmp_path, classes):
+    text = refusal(packed(tmp_path / "m.keras", recorded(members, classes)))
+    assert "gives probabilities of " in text and "\x1b" not in text
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff"])
+def test_damaged_metadata_is_one_line(members, tmp_path, content):
+    assert "its metadata.json is n" in refusal(packed(tmp_path / "m.keras", members | {METADATA: content}))
 
 
 @pytest.mark.parametrize("missing", [CONFIG, METADATA, WEIGHTS])

@@ -179,6 +179,15 @@ def test_stopped_trials_are_pruned_and_failed_ones_keep_their_reason(url: str):
     assert study.ask() is None and study.failing_alike() is None
 
 
+def test_a_trials_value_is_that_of_its_best_epoch(url: str):
+    study = opened(url, 1)
+    number = study.ask().number
+    for epoch, score in enumerate((0.2, 0.7, 0.5), start=1):
+        study.report(number, epoch, score)
+    assert study.complete(number) == 0.7
+    assert study.table()["balanced_accuracy"][number] == 0.7
+
+
 def test_nobody_is_stopped_before_the_grace_or_without_a_scheduler(tmp_path: Path):
     for name, scheduler in (("grace", {"name": "asha", "grace": 3}), ("none", {"name": "none"})):
         space = Space(**{**SPACE.model_dump(), "scheduler": scheduler})

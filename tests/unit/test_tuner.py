@@ -11,7 +11,8 @@ from optuna.trial import TrialState
 from ray.exceptions import OutOfMemoryError
 
 from ham_ray.errors import UserError
-from ham_ray.search import tuner
+from ham_ray.recipe import baseline
+from ham_ray.search import trial, tuner
 from ham_ray.search.controller import LostProcessError, reason
 from ham_ray.search.database import StudyError
 from ham_ray.search.space import Space
@@ -76,6 +77,12 @@ def test_nor_does_it_complete_where_the_new_epochs_were_its_last(tune: Tune):
     tune.start("bad")
     tune.tell("bad", [0.1, 0.1, 0.2, 0.2], finished=True)
     assert tune.states() == [TrialState.COMPLETE, TrialState.PRUNED]
+
+
+@pytest.mark.parametrize(("objective", "expected"), [("macro_f1", 0.1), ("balanced_accuracy", 0.4)])
+def test_a_trial_is_scored_by_the_objective_of_its_search(objective: str, expected: float):
+    row = {"epoch": 3, "validation_macro_f1": 0.1, "validation_balanced_accuracy": 0.4, "validation_accuracy": 0.9}
+    assert trial.scores([row], baseline("simple_cnn").changed(select_by=objective)) == [(3, expected)]
 
 
 def test_the_last_epoch_stops_nothing(tune: Tune):
