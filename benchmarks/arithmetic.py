@@ -24,29 +24,29 @@ def main(
     validation: Annotated[int, typer.Option(help="validation images of an epoch")] = 2003,
 ) -> None:
     """Print a table, a line an unfreeze depth."""
-    from ham_ray.models.backbones import RESNET50
+    from ham_ray.models.architectures import resnet50
     from ham_ray.models.folding import folded
-    from ham_ray.training.activations import DEEPEST
 
-    network = RESNET50.build(include_top=False, weights=None, input_shape=(size, size, 3))
-    plain, thinned = _multiply_adds(network), _multiply_adds(folded(network))
+    network = resnet50.ARCHITECTURE.build(size)
+    plain, thinned = _multiply_adds(network), _multiply_adds(folded(network, resnet50.unread_positions))
     millions = (f"{sum(counts.values()) / 1e6:.0f}" for counts in (plain, thinned))
     print("forward, an image: {} million, ours {} million\n".format(*millions))
     print("| unfreeze depth | plain fit, 10¹² multiply-adds an epoch | ours | ratio |\n|---|---|---|---|")
-    stages = tuple(RESNET50.stages)
+    deepest = resnet50.ARCHITECTURE.deepest_cached
+    stages = tuple(stage.name for stage in resnet50.STAGES)
     for depth in range(1, len(stages) + 1):
         trained = stages[len(stages) - depth :]
-        above = {name: count for name, count in thinned.items() if depth > DEEPEST or name.startswith(trained)}
+        above = {name: count for name, count in thinned.items() if depth > deepest or name.startswith(trained)}
         theirs, ours = (_epoch(counts, trained, training, validation) for counts in (plain, above))
         print(f"| {depth} | {theirs / 1e12:.2f} | {ours / 1e12:.2f} | {theirs / ours:.2f} |")
 
 
 def _multiply_adds(model: Any) -> dict[str, int]:
     """Of each convolution, for one image."""
-    convolutions = {layer.name: (layer, getattr(layer, "conv", layer)) for layer in model.layers}
+    convolutions = [(layer, getattr(layer, "conv", layer)) for layer in model.layers]
     return {
-        name: math.prod(layer.output.shape[1:3]) * math.prod(convolution.kernel.shape)
-        for name, (layer, convolution) in convolutions.items()
+        convolution.name: math.prod(layer.output.shape[1:3]) * math.prod(convolution.kernel.shape)
+        for layer, convolution in convolutions
         if hasattr(convolution, "kernel")
     }
 

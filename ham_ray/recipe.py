@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from ham_ray.data.images import FOLDS
 from ham_ray.errors import UserError, unknown_name
+from ham_ray.models import registry
 
 VIEWS = {"off": 1, "light": 8}  # different images that an augmentation makes of one; others make no end of them
 
@@ -38,7 +39,9 @@ class Recipe(BaseModel):
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
     hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
-    unfreeze_depth: int = Field(0, ge=0, le=5, description="residual stages trained, from the top; 5 = everything")
+    unfreeze_depth: int = Field(
+        0, ge=0, description="stages trained, from the top, of a pretrained network; as many as it has = everything"
+    )
     class_weight_scale: float = Field(0.0, ge=0, description="weights (N/(K·n_c))^scale; 0 = none, 1 = balanced")
     augmentation: Literal["off", "light", "strong"] = "strong"
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -54,8 +57,8 @@ class Recipe(BaseModel):
             raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
         if self.validation_fold is None and self.patience:
             raise ValueError(f"patience={self.patience} without a validation fold: nothing says when to stop")
-        if self.family == "resnet50_frozen" and self.unfreeze_depth:
-            raise ValueError(f"unfreeze_depth={self.unfreeze_depth} of resnet50_frozen; unfrozen is resnet50_finetuned")
+        if fault := registry.architecture(self.family).depth_fault(self.family, self.unfreeze_depth):
+            raise ValueError(fault)
         if self.head_epochs and self.head_epochs >= self.epochs:
             raise ValueError(f"head_epochs={self.head_epochs} leaves no epoch of epochs={self.epochs} for the rest")
         return self
@@ -78,43 +81,14 @@ class Recipe(BaseModel):
         return make_recipe(**{**self.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
 
 
-# The three of the study, with what experience (docs/LOG.md) adds: right preprocessing, augmentation, warm-up.
-BASELINES: dict[str, dict[str, Any]] = {
-    "simple_cnn": {
-        "epochs": 40,
-        "learning_rate": 1e-3,
-        "class_weight_scale": 0.5,
-        "weight_decay": 0.05,
-        "dropout": 0.3,
-        "patience": 10,
-    },
-    "resnet50_frozen": {
-        "epochs": 16,
-        "learning_rate": 1e-3,
-        "class_weight_scale": 0.5,
-        "hidden_units": 256,
-        "augmentation": "light",
-        "patience": 6,
-    },
-    "resnet50_finetuned": {
-        "epochs": 18,
-        "head_epochs": 1,
-        "batch_size": 64,
-        "learning_rate": 3e-4,
-        "averaging": 0.995,
-        "unfreeze_depth": 5,
-        "class_weight_scale": 0.65,
-        "label_smoothing": 0.1,
-        "patience": 8,
-    },
-}
+BASELINES = registry.RECIPES  # the named recipes of all architectures
 
 
 def baseline(family: str) -> Recipe:
     """The named baseline's recipe."""
     if family not in BASELINES:
         raise unknown_name("family", family, BASELINES)
-    return make_recipe(family=family, **BASELINES[family])
+    return make_recipe(family=family, **BASELINES[family].fields)
 
 
 def make_recipe(**fields: Any) -> Recipe:

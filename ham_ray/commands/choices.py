@@ -8,7 +8,8 @@ from ham_ray.console import progress
 from ham_ray.data.images import Images
 from ham_ray.data.prepare import prepare, prepare_sample
 from ham_ray.errors import UserError
-from ham_ray.models.families import build, pretrained
+from ham_ray.models import registry
+from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import Recipe
 
@@ -35,7 +36,7 @@ def weights(spec: str, recipes: list[Recipe], images: Images) -> Weights:
     Raises:
         UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
     """
-    wanting = [recipe for recipe in recipes if pretrained(recipe.family)]
+    wanting = [recipe for recipe in recipes if registry.architecture(recipe.family).pretrained]
     if not wanting:
         return RANDOM
     try:

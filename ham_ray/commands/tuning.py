@@ -23,7 +23,7 @@ from ham_ray.evaluation import search_report
 from ham_ray.evaluation.summary import Run, Summary, labels
 from ham_ray.experiments.finals import Plan, finals
 from ham_ray.experiments.setting import Setting, make_setting
-from ham_ray.models.families import pretrained
+from ham_ray.models import registry
 from ham_ray.models.weights import Weights
 from ham_ray.options.search import Options
 from ham_ray.recipe import Recipe, digest
@@ -270,7 +270,7 @@ class _Search:
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""
         around, card = runs.environment(), self.images.card
-        random = self.weights.content is None and pretrained(self.base.family)
+        random = self.weights.content is None and registry.architecture(self.base.family).pretrained is not None
         return search_report.SearchData(
             name=self.name,
             labels=labels(card["synthetic"], random),

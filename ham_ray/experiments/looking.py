@@ -10,28 +10,35 @@ from ham_ray.data.images import Images, read_pixels
 from ham_ray.evaluation import assessment, attention_sheet, metrics, thresholds
 from ham_ray.evaluation.attention_sheet import Attention, Corners
 from ham_ray.evaluation.predictions import arrays
-from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
+from ham_ray.models import registry
+from ham_ray.models.architecture import Saliency
+from ham_ray.models.attention import CORNER, has_vignette, in_corners
 from ham_ray.prediction import saved
 
 _BRIGHT = 200  # images without dark corners that are looked at, of the 2,000
 _BATCH = 64
 
 
-def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention:
-    """Of the saved model at `model` on the reported images of its PREDICTIONS, which are in `images`."""
+def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | None:
+    """Of the saved model at `model` on the reported images of its PREDICTIONS, which are in `images`; None where its
+    architecture has no saliency map."""
+    network = saved.load(model)
+    architecture = registry.of_classifier(network)
+    if architecture is None or architecture.saliency is None:
+        return None
+    saliency = architecture.saliency
     test = assessment.reported(frame)
     rows = images.fold(*test["fold"].unique().tolist())
     pixels = read_pixels(images, rows)
     place = {image_id: number for number, image_id in enumerate(rows["image_id"])}
-    network = saved.load(model)
     shown = attention_sheet.choose(test)
     chosen = pixels[[place[image_id] for image_id in shown["image_id"]]]
-    sheet = attention_sheet.draw(shown, chosen, grad_cam(network, chosen, shown["called"].to_numpy()))
+    sheet = attention_sheet.draw(shown, chosen, saliency(network, chosen, shown["called"].to_numpy()))
     truth, p = arrays(test.set_index("image_id", drop=False).loc[rows["image_id"]])
     dark = has_vignette(pixels)
     bright = np.random.default_rng(0).permutation(np.flatnonzero(~dark))[:_BRIGHT]
     shares = {
-        name: _shares(network, pixels[taken], metrics.predicted(p)[taken])
+        name: _shares(saliency, network, pixels[taken], metrics.predicted(p)[taken])
         for name, taken in {"dark": np.flatnonzero(dark), "bright": bright}.items()
     }
     melanoma = truth == thresholds.MELANOMA
@@ -40,9 +47,9 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention:
     return Attention(sheet, corners)
 
 
-def _shares(network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:
+def _shares(saliency: Saliency, network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:
     found = [
-        in_corners(grad_cam(network, pixels[start : start + _BATCH], called[start : start + _BATCH]))
+        in_corners(saliency(network, pixels[start : start + _BATCH], called[start : start + _BATCH]))
         for start in range(0, len(pixels), _BATCH)
     ]
     return float(np.concatenate(found).mean()) if found else None

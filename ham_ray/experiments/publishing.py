@@ -64,12 +64,15 @@ def publish(
 
 
 def _looked(models: dict[str, str], trained: dict[str, Run], setting: Setting) -> dict[str, Attention]:
-    """Where the saved models looked, of those runs that have predictions."""
+    """Where the saved models looked, of those runs that have predictions and a saliency map."""
     frames = {name: frame for name in models if (frame := trained[name].predictions) is not None}
     if not frames:
         return {}
     with step("saliency maps", ", ".join(frames)):
-        return {name: attention(models[name], frame, setting.images) for name, frame in frames.items()}
+        maps = {name: attention(models[name], frame, setting.images) for name, frame in frames.items()}
+        if without := [name for name, one in maps.items() if one is None]:
+            print(f"saliency maps: none of {', '.join(without)}, whose architecture has none", flush=True)
+        return {name: one for name, one in maps.items() if one is not None}
 
 
 def _source(card: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from ham_ray.evaluation import calibration, predictions, summary
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments.setting import Setting
-from ham_ray.models import families
+from ham_ray.models import registry
 from ham_ray.prediction import beside
 from ham_ray.progress import TimeLeft, Work
 from ham_ray.recipe import Recipe
@@ -165,7 +165,7 @@ def prior(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _warnings(family: str, spread: float) -> list[str]:
-    if not families.pretrained(family) or spread >= LEAST_SPREAD:
+    if not registry.architecture(family).pretrained or spread >= LEAST_SPREAD:
         return []
     return [
         f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
@@ -208,7 +208,7 @@ def _place(setting: Setting, name: str) -> str:
 
 def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
-    pretrained = families.pretrained(recipe.family)
+    pretrained = registry.architecture(recipe.family).pretrained
     return {
         "recipe": recipe.model_dump(),
         "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
@@ -218,6 +218,6 @@ def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
 
 
 def _weights(family: str, setting: Setting) -> str:
-    if not families.pretrained(family):
+    if not registry.architecture(family).pretrained:
         return "from scratch"
     return setting.weights.name if setting.weights.content is not None else summary.RANDOM_WEIGHTS

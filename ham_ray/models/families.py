@@ -1,19 +1,19 @@
-"""The registry of model families: from a recipe to a network of body, head and exported classifier."""
+"""From a recipe to a network: its architecture cut where training begins, a head, and the classifier one saves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
 from ham_ray.diagnoses import CODES
-from ham_ray.errors import unknown_name
-from ham_ray.models.backbones import RESNET50, Backbone, unfreeze
-from ham_ray.models.folding import folded
+from ham_ray.errors import UserError
+from ham_ray.models import registry
+from ham_ray.models.architecture import Architecture
+from ham_ray.models.folding import Graph, folded
 from ham_ray.models.weights import Weights, load_backbone
 from ham_ray.recipe import Recipe
 
@@ -72,115 +72,71 @@ class Network:
         return ([] if frozen else self.body.variables) + self.head.variables
 
 
-Builder = Callable[[Recipe, int, Weights], Network]
-
-
-class Family(NamedTuple):
-    """How a family is built, and whether it starts from pretrained weights."""
-
-    build: Builder
-    pretrained: bool
-
-
-_FAMILIES: dict[str, Family] = {}
-
-
-def register(name: str, pretrained: bool) -> Callable[[Builder], Builder]:
-    """Make a builder known under a family's name."""
-
-    def add(builder: Builder) -> Builder:
-        if name in _FAMILIES:
-            raise KeyError(f"family {name!r} is registered twice")
-        _FAMILIES[name] = Family(builder, pretrained)
-        return builder
-
-    return add
-
-
-def families() -> list[str]:
-    """The names of all families."""
-    return sorted(_FAMILIES)
-
-
-def pretrained(name: str) -> bool:
-    """Whether a family starts from pretrained weights."""
-    return _family(name).pretrained
-
-
 def build(recipe: Recipe, size: int, weights: Weights) -> Network:
-    """The recipe's network for `size` × `size` images, freshly initialised from the recipe's seed or from weights."""
-    family = _family(recipe.family)
+    """The recipe's network for `size` × `size` images, freshly initialised from the recipe's seed or from weights.
+
+    Raises:
+        UserError: the weights are not of its architecture, or it takes no images of this size.
+    """
+    architecture = registry.architecture(recipe.family)
+    if size not in architecture.sizes:
+        sizes = architecture.sizes
+        raise UserError(f"{architecture.name} takes images of {sizes.start} to {sizes.stop - 1} pixels, not {size}")
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
-    return family.build(recipe, size, weights)
+    base, depth = architecture.build(size), len(architecture.stages)
+    if architecture.pretrained:
+        load_backbone(base, weights)
+        depth = recipe.unfreeze_depth
+    unfreeze(base, architecture, depth)
+    whole = _pooled(architecture, base)
+    computed = base if architecture.trains_statistics else folded(base, architecture.thin)
+    prefix, body = _cut(architecture, computed, depth)
+    return Network(prefix, body, _head(whole.output_shape[-1], recipe), whole, architecture.trains_statistics)
 
 
-def _family(name: str) -> Family:
-    if name not in _FAMILIES:
-        raise unknown_name("family", name, _FAMILIES)
-    return _FAMILIES[name]
+def unfreeze(base: keras.Model, architecture: Architecture, depth: int) -> None:
+    """Make the layers of the top `depth` stages trainable and the rest not.
+
+    BatchNorm stays as it was pretrained, statistics, scale and shift, unless the architecture trains it.
+    """
+    trained = [stage.layers for stage in architecture.stages[len(architecture.stages) - depth :]]
+    for layer in base.layers:
+        layer.trainable = any(re.match(names, layer.name) for names in trained)
+    if not architecture.trains_statistics:
+        _freeze_statistics(base)
 
 
-@register("simple_cnn", pretrained=False)
-def _simple_cnn(recipe: Recipe, size: int, weights: Weights) -> Network:
-    """Three convolution blocks (32, 64, 128 filters, BatchNorm, pooling) from scratch."""
-    images = _images(size)
-    x = layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)
-    for block, filters in enumerate((32, 64, 128), start=1):
-        x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}")(x)
-        x = layers.MaxPooling2D(name=f"pool{block}")(x)  # before the rest of the block, which costs a quarter then
-        # synchronized: statistics over the global batch, so that they do not depend on the number of workers
-        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9, synchronized=True, name=f"bn{block}")(x))
-    features = layers.GlobalAveragePooling2D(dtype="float32")(x)
-    body = keras.Model(images, features, name="simple_cnn")
-    return Network(_nothing(images), body, _head(128, recipe), whole=body, trains_statistics=True)
+def _freeze_statistics(model: keras.Model) -> None:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _freeze_statistics(layer)
+        elif isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
 
 
-@register("resnet50_frozen", pretrained=True)
-@register("resnet50_finetuned", pretrained=True)
-def _resnet50(recipe: Recipe, size: int, weights: Weights) -> Network:
-    """ResNet50 with the recipe's top stages trained (none = frozen), BatchNorm in inference mode."""
-    return _on_backbone(RESNET50, recipe, size, weights)
-
-
-def _on_backbone(backbone: Backbone, recipe: Recipe, size: int, weights: Weights) -> Network:
-    base = backbone.build(include_top=False, weights=None, input_shape=(size, size, 3))
-    load_backbone(base, weights)
-    unfreeze(base, backbone, recipe.unfreeze_depth)
-    whole = _pooled(backbone, base)
-    prefix, body = _cut(backbone, folded(base), recipe.unfreeze_depth)
-    return Network(prefix, body, _head(whole.output_shape[-1], recipe), whole, trains_statistics=False)
-
-
-def _pooled(backbone: Backbone, base: keras.Model) -> keras.Model:
-    """The backbone with preprocessing and pooling: uint8 images to features."""
+def _pooled(architecture: Architecture, base: keras.Model) -> keras.Model:
+    """The network with preprocessing and pooling: uint8 images to features."""
     images = _images(base.input_shape[1])
-    return keras.Model(images, _pool()(base(_prepared(backbone, images))), name=base.name)
+    features = architecture.pool(base(architecture.preprocess(images)))
+    return keras.Model(images, features, name=architecture.name)
 
 
-def _prepared(backbone: Backbone, images: keras.KerasTensor) -> keras.KerasTensor:
-    return backbone.preprocess(layers.Rescaling(1.0, dtype="float32")(images))
-
-
-def _pool() -> layers.Layer:
-    return layers.GlobalAveragePooling2D(dtype="float32", name="pooled")
-
-
-def _cut(backbone: Backbone, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
-    """The backbone with preprocessing and pooling, cut below its top `depth` stages."""
+def _cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
+    """The network with preprocessing and pooling, cut below its top `depth` stages."""
     if depth == 0:
-        prefix = _pooled(backbone, base)
+        prefix = _pooled(architecture, base)
         return prefix, _nothing(keras.Input(prefix.output_shape[1:], name="features"))
-    cut = backbone.cut(base, depth)
-    if cut is base.input:
-        body = _pooled(backbone, base)
+    if depth == len(architecture.stages):
+        body = _pooled(architecture, base)
         return _nothing(body.input), body
+    cut = Graph(base).output(architecture.stages[-depth - 1].output)
     images = _images(base.input_shape[1])
     below = keras.Model(base.input, cut, name=base.name + "_below")
     above = keras.Model(cut, base.output, name=base.name + "_above")
     activations = keras.Input(cut.shape[1:], dtype=cut.dtype, name="activations")
-    prefix = keras.Model(images, below(_prepared(backbone, images)), name=base.name + "_prefix")
-    return prefix, keras.Model(activations, _pool()(above(activations)), name=base.name + "_body")
+    prefix = keras.Model(images, below(architecture.preprocess(images)), name=base.name + "_prefix")
+    return prefix, keras.Model(activations, architecture.pool(above(activations)), name=base.name + "_body")
 
 
 def _images(size: int) -> keras.KerasTensor:

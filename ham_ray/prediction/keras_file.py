@@ -21,15 +21,16 @@ import numpy as np
 from ham_ray import storage
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
+from ham_ray.models import registry
 from ham_ray.models.saving import CLASSES, METADATA
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; ResNet50 has 180 kB and 97 MB
+LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; usual are 180 kB and 97 MB
 MAX_RATIO = 100  # unpacked to packed; Keras does not pack at all, and weights pack little
 MAX_BYTES = sum(LIMITS.values())
-MAX_DEPTH = 100  # of the description; ResNet50's is 17
+MAX_DEPTH = 100  # of the description; 17 are usual
 MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
-MAX_BUILT = 4 << 30  # bytes of all kernels by the bound below, which is 0.5 GB for ResNet50
+MAX_BUILT = 4 << 30  # bytes of all kernels by the bound below; usual are 0.5 GB
 # What the models of this project are made of. Not all of Keras: some of its layers read files or run graphs of others.
 _LAYERS = (
     *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer"),
@@ -161,7 +162,8 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 def _image_size(config: Any) -> int:
     """The side of the images that the described classifier takes."""
     objects = list(_objects(config))
-    if foreign := sorted(filter(None, map(_foreign, objects))):
+    allowed = _ALLOWED.union(*(architecture.layers for architecture in registry.architectures().values()))
+    if foreign := sorted(filter(None, (_foreign(part, allowed) for part in objects))):
         raise _Refused(f"cannot be loaded safely: it holds code or layers of its own: {', '.join(foreign[:5])}")
     inner = _member(config, "config")
     layers = _member(inner, "layers")
@@ -224,13 +226,13 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
         waiting.extend((child, depth + 1) for child in children)
 
 
-def _foreign(part: dict[str, Any]) -> str | None:
+def _foreign(part: dict[str, Any], allowed: set[tuple[str | None, str]]) -> str | None:
     """The name of what an object of the description builds, if it is not among what this project's models are made
     of."""
     if "class_name" not in part:
         return None
     module, name, registered = part.get("module"), part["class_name"], part.get("registered_name")
-    known = all(isinstance(text, str | None) for text in (module, name, registered)) and (module, name) in _ALLOWED
+    known = all(isinstance(text, str | None) for text in (module, name, registered)) and (module, name) in allowed
     return None if known and registered in (None, name) else f"{module or 'keras'}.{name}"[:100]
 
 

@@ -18,6 +18,7 @@ from ham_ray.data import cells
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
+from ham_ray.models import registry
 from ham_ray.prediction import beside, keras_file
 from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, WINNER
 
@@ -183,4 +184,5 @@ def _lowered(model: keras.Model) -> keras.Model:
 
     lowered = keras.models.clone_model(model, clone_function=clone, recursive=True)
     lowered.set_weights(model.get_weights())
-    return folded(lowered)
+    architecture = registry.of_classifier(lowered)
+    return folded(lowered, architecture.thin if architecture else None)

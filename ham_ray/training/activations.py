@@ -26,13 +26,14 @@ from ham_ray import pool, runs, storage
 from ham_ray.console import progress
 from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
-from ham_ray.models.families import build, pretrained
+from ham_ray.models import registry
+from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.progress import step
 from ham_ray.recipe import VIEWS, Recipe, digest
 
 BLOCK = 128  # images a file: as many as IMAGES has in a row group
-DEEPEST = 2  # unfreeze depth: what lies below that gives more bytes than it saves time (docs/performance.md)
+CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16"), "float32": np.dtype("float32")}
 
@@ -160,9 +161,10 @@ def planned(
 
 
 def _unfit(recipe: Recipe, folder: str) -> str | None:
-    if not pretrained(recipe.family):
+    architecture = registry.architecture(recipe.family)
+    if not architecture.pretrained:
         return f"{recipe.family} has no frozen part"
-    if recipe.unfreeze_depth > DEEPEST:
+    if recipe.unfreeze_depth > architecture.deepest_cached:
         return f"at unfreeze depth {recipe.unfreeze_depth} they are larger than they are worth"
     if recipe.augmentation not in VIEWS:
         return f"augmentation {recipe.augmentation!r} never gives the same image twice"
@@ -201,11 +203,22 @@ def _table(
     folder: str,
     shape: tuple[int, ...],
 ) -> _Table:
-    """The table, its folder named by what it depends on. Random weights come from the seed."""
-    ids = hashlib.sha256("\0".join(rows["image_id"]).encode()).hexdigest()
-    start = weights.sha256 or f"random from seed {recipe.seed}"
-    where = (images.size, recipe.unfreeze_depth, recipe.precision, shape)
-    return _Table(Path(folder, digest(images.fingerprint, start, *where, views, ids, BLOCK)), rows, views)
+    """The table, its folder named by all that its content depends on. Random weights come from the seed."""
+    depends_on = {
+        "code": CODE,
+        "architecture": registry.architecture(recipe.family).name,
+        "weights": weights.sha256 or f"random from seed {recipe.seed}",
+        "unfreeze_depth": recipe.unfreeze_depth,
+        "precision": recipe.precision,
+        "images": images.fingerprint,
+        "geometry": images.card.get("geometry"),
+        "size": images.size,
+        "ids": hashlib.sha256("\0".join(rows["image_id"]).encode()).hexdigest(),
+        "views": views,
+        "shape": shape,
+        "block": BLOCK,
+    }
+    return _Table(Path(folder, digest(depends_on)), rows, views)
 
 
 def _sound(table: _Table) -> bool:

@@ -14,14 +14,15 @@ import tensorflow as tf
 
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
-from ham_ray.models import families, folding
-from ham_ray.models.backbones import RESNET50, bgr_minus_imagenet_mean
-from ham_ray.models.folding import folded
+from ham_ray.models import families, folding, registry
+from ham_ray.models.architectures import resnet50
+from ham_ray.models.architectures.resnet50 import bgr_minus_imagenet_mean
+from ham_ray.models.folding import Graph, folded
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
-STAGES = list(RESNET50.stages)
+STAGES = [stage.name for stage in resnet50.STAGES]
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
 
 
@@ -29,14 +30,14 @@ def built(family: str, **changes) -> families.Network:
     return families.build(baseline(family).changed(**changes), 32, RANDOM)
 
 
-@pytest.mark.parametrize("family", families.families())
+@pytest.mark.parametrize("family", [*registry.RECIPES])
 def test_uint8_images_become_probabilities(family: str):
     probabilities = built(family).classifier()(PIXELS).numpy()
     assert probabilities.shape == (4, 7) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("family", families.families())
+@pytest.mark.parametrize("family", [*registry.RECIPES])
 def test_the_gradient_reaches_every_trained_variable(family: str):
     network = built(family)
     with tf.GradientTape() as tape:
@@ -49,7 +50,7 @@ def test_the_gradient_reaches_every_trained_variable(family: str):
 
 
 def test_a_saved_model_gives_the_same_in_a_process_without_this_package(tmp_path: Path):
-    classifiers = {family: built(family).classifier() for family in families.families()}
+    classifiers = {family: built(family).classifier() for family in [*registry.RECIPES]}
     for family, classifier in classifiers.items():
         classifier.save(tmp_path / f"{family}.keras")
     np.save(tmp_path / "pixels.npy", PIXELS)
@@ -117,13 +118,13 @@ def test_what_is_trained_and_what_is_saved_are_one_function_of_the_same_variable
 def test_positions_that_no_later_layer_reads_are_not_computed_and_none_other_is_left_out(size: int):
     """conv3 to conv5 begin with a stride of 2, which the block before takes: its activations have a quarter's bytes."""
     whole = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(size, size, 3), name="resnet50")
-    thin = folded(whole)
+    thin = folded(whole, resnet50.unread_positions)
     images = np.random.default_rng(0).normal(0, 50, (3, size, size, 3)).astype(np.float32)
     theirs = whole(images, training=False).numpy()
     np.testing.assert_allclose(thin(images).numpy(), theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())
     for end in ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"):
         every = whole.get_layer(end).output.shape[1]
-        assert thin.get_layer(end).output.shape[1] == -(-every // 2)
+        assert Graph(thin).output(end).shape[1] == -(-every // 2)
 
 
 @pytest.mark.parametrize("kernel_size", [(1, 1), (3, 3), (5, 3)])
@@ -151,7 +152,8 @@ def test_conv5_and_nothing_larger_counts_as_few_positions(monkeypatch: pytest.Mo
         return convolve(inputs, kernel)
 
     monkeypatch.setattr(folding, "_at_few_positions", told)
-    folded(keras.applications.ResNet50(include_top=False, weights=None, input_shape=(128, 128, 3)))
+    whole = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(128, 128, 3))
+    folded(whole, resnet50.unread_positions)
     conv5 = [(1, 1, 1024, 512), (1, 1, 1024, 2048), *[(1, 1, 512, 2048)] * 3, *[(3, 3, 512, 512)] * 3]
     assert sorted(map(tuple, shapes)) == sorted([*conv5, *[(1, 1, 2048, 512)] * 2, (1, 1, 256, 1024)])  # conv4's last
 

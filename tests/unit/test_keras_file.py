@@ -19,7 +19,8 @@ import pandas as pd
 import pytest
 
 from ham_ray.errors import UserError
-from ham_ray.models.families import build, families
+from ham_ray.models import registry
+from ham_ray.models.families import build
 from ham_ray.models.saving import CLASSES, save
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import keras_file, saved
@@ -87,7 +88,7 @@ def test_a_sound_file_is_taken_packed_or_not(members, tmp_path):
     assert saved.find(packed(tmp_path / "b.keras", members, zipfile.ZIP_DEFLATED)).size == 32
 
 
-@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("family", registry.RECIPES)
 def test_what_families_are_made_of_is_allowed(family):
     model = build(baseline(family), 32, RANDOM).classifier()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))

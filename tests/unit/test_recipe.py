@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from ham_ray.errors import UserError
-from ham_ray.models.families import families
-from ham_ray.recipe import BASELINES, Recipe, baseline, digest, make_recipe
+from ham_ray.models import registry
+from ham_ray.recipe import BASELINES, Recipe, baseline, digest
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize("family", BASELINES)
-def test_every_baseline_is_a_valid_recipe_of_a_registered_family(family: str):
-    assert baseline(family).family in families()
+def test_every_baseline_is_a_valid_recipe_of_a_registered_architecture(family: str):
+    assert family in registry.architecture(baseline(family).family).recipes
 
 
 def test_an_unknown_family_names_the_near_ones():
@@ -30,7 +30,7 @@ def test_an_unknown_field_names_the_near_one():
     ("changes", "message"),
     [
         ({"learning_rate": -1.0}, "learning_rate: .*greater than 0, got -1.0"),
-        ({"unfreeze_depth": 6}, "unfreeze_depth: .*less than or equal to 5, got 6"),
+        ({"unfreeze_depth": -1}, "unfreeze_depth: .*greater than or equal to 0, got -1"),
         ({"dropout": "much"}, "dropout: .*valid number"),
         ({"augmentation": "wild"}, "augmentation: .*'off', 'light' or 'strong'"),
         ({"test_fold": 1, "validation_fold": 1}, "both 1: choosing on the test fold"),
@@ -48,11 +48,7 @@ def test_words_of_the_command_line_become_the_fields_types():
 
 
 def test_training_folds_are_the_others():
-    assert make_recipe(family="f", epochs=1, learning_rate=1, test_fold=2, validation_fold=4).training_folds == [
-        0,
-        1,
-        3,
-    ]
+    assert baseline("simple_cnn").changed(test_fold=2, validation_fold=4).training_folds == [0, 1, 3]
 
 
 def test_a_digest_names_content_and_not_its_order():

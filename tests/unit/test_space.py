@@ -91,7 +91,7 @@ def test_fixed_fields_and_objective_reach_the_recipe(load):
         ("log: true", "log: true, step: 0.1", 6, "log and step exclude each other"),
         ("log: true", "logs: true", 6, "unknown name 'logs'; did you mean log"),
         ("type: float", "type: floats", 6, "floats"),
-        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: Input should be less than or equal to 5, got 6"),
+        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: resnet50 has 5 stages, got 6"),
         ("low: 0, high: 5", "low: 0.5, high: 5", 7, "type int needs whole numbers"),
         ("[0, 128]", "[0, 0]", 8, "choices are given twice"),
         ("[0, 128]", "[]", 10, "choices"),

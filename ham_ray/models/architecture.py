@@ -1,0 +1,120 @@
+"""What an architecture is: everything this project has to know of one network, as an object that one file makes.
+
+Reading it needs no Keras: what a recipe may say of an architecture is checked before TensorFlow starts. So files of
+`architectures/` import Keras inside their functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ham_ray.errors import listed
+
+if TYPE_CHECKING:
+    import keras
+
+    from ham_ray.models.folding import Thinning
+
+Saliency = Callable[["keras.Model", np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a network that is trained as a whole or not at all.
+
+    Args:
+        layers: a regular expression that the names of its layers begin with, and of no other stage.
+        output: the name of its last layer, whose output is all that the next stage reads.
+    """
+
+    name: str
+    layers: str
+    output: str
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """The fields of a recipe that `--families` and a space's `family:` choose by name; of a `frozen` one only the head
+    is trained."""
+
+    fields: dict[str, Any]
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where pretrained weights come from.
+
+    Args:
+        file: what a user's own file of them is, in words.
+        download: builds the network without top and with ImageNet weights, which it downloads or has in a cache.
+    """
+
+    file: str
+    download: Callable[[], keras.Model] | None = None
+
+
+def average_pooled(features: keras.KerasTensor) -> keras.KerasTensor:
+    """Features [B, H, W, C] as their mean over positions, float32[B, C]."""
+    from keras import layers
+
+    return layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(features)
+
+
+def grad_cam(model: keras.Model, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Grad-CAM, for networks that end in convolutions and `average_pooled`: see `ham_ray.models.attention.grad_cam`."""
+    from ham_ray.models import attention  # here: it imports TensorFlow
+
+    return attention.grad_cam(model, pixels, labels)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network, from images to features, and how it is trained.
+
+    Args:
+        build: the network without top for images of a side in pixels, randomly initialised. It has the layers that
+            belong to the pretrained weights, whether they are loaded or not.
+        preprocess: uint8 RGB [B, size, size, 3] to what `build`'s network takes, in layers that are saved with it.
+        stages: from input to output.
+        recipes: by the name that is a recipe's `family`.
+        pretrained: where weights come from; None: all of it is trained from scratch, whatever `unfreeze_depth` says.
+        pool: the network's output to features [B, F].
+        thin: what need not be computed in inference mode, of a graph with or without this network in it; None: nothing.
+        trains_statistics: whether BatchNorm learns; else it keeps its statistics, scale and shift.
+        saliency: maps float32[n, size, size] of what speaks for the classes of `labels` int[n] in `pixels`
+            uint8[n, size, size, 3], by a saved classifier; None: there is none.
+        sizes: sides of images that it takes, in pixels.
+        deepest_cached: the deepest `unfreeze_depth` at which keeping what the frozen stages give saves more time than
+            reading it takes.
+        layers: module and class of what its saved models are made of beyond Keras's common layers.
+    """
+
+    name: str
+    build: Callable[[int], keras.Model]
+    preprocess: Callable[[keras.KerasTensor], keras.KerasTensor]
+    stages: tuple[Stage, ...]
+    recipes: dict[str, NamedRecipe]
+    pretrained: Pretrained | None = None
+    pool: Callable[[keras.KerasTensor], keras.KerasTensor] = average_pooled
+    thin: Callable[[keras.Model], Thinning] | None = None
+    trains_statistics: bool = False
+    saliency: Saliency | None = grad_cam
+    sizes: range = range(32, 1025)
+    deepest_cached: int = 1
+    layers: frozenset[tuple[str, str]] = field(default_factory=frozenset)
+
+    def depth_fault(self, family: str, depth: int) -> str | None:
+        """Why a recipe of this family cannot train the top `depth` stages; None where it can."""
+        if self.pretrained is None or not depth:
+            return None
+        if self.recipes[family].frozen:
+            others = [name for name, recipe in self.recipes.items() if not recipe.frozen]
+            return f"unfreeze_depth={depth} of {family}" + (f"; unfrozen is {listed(others)}" if others else "")
+        if depth > len(self.stages):
+            return f"unfreeze_depth: {self.name} has {len(self.stages)} stages, got {depth}"
+        return None
