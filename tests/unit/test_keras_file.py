@@ -370,7 +370,7 @@ def test_missing_or_other_variables_are_one_line_at_loading(members, tmp_path):
         del file["layers/functional"]
 
     def remove_group(file: h5py.File) -> None:
-        del file["layers/functional/layers/conv2d_1"]
+        del file["layers/functional/layers/functional/layers/conv2d_1"]
 
     def reshape(file: h5py.File) -> None:
         array = first_array(file)
