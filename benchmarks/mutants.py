@@ -419,7 +419,7 @@ MUTANTS = [
         "resamples, seed, names) for p in (p_a, p_b)]",
         "resamples, seed + (p is p_b), names) for p in (p_a, p_b)]",
         "intervals of differences are too wide",
-        INTERVALS + "test_paired_difference_is_a_minus_b_and_narrower_than_unpaired",
+        INTERVALS + "test_paired_difference_has_the_width_of_the_images_own_differences",
     ),
     _m(
         "tables not aligned",

@@ -48,21 +48,24 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
 
 
 def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images():
-    """Two folds of two melanomas and two nevi, whose models give the same images other probabilities."""
+    """Folds of two melanomas and two nevi, whose models give the same images other probabilities."""
 
-    def run(fold: int, melanomas: list[float], nevi: list[float]) -> Run:
-        p = np.zeros((4, 7))
-        p[:, LABELS["mel"]] = [*melanomas, *nevi]
-        p[:, LABELS["bkl"]] = 1 - p[:, LABELS["mel"]]
+    def run(fold: int, validation: list[float], test: list[float] | None = None) -> Run:
         labels = [LABELS["mel"]] * 2 + [LABELS["nv"]] * 2
         tables = []
-        for split in ("validation", "test"):
+        for split, melanoma in (("validation", validation), ("test", test or validation)):
+            p = np.zeros((4, 7))
+            p[:, LABELS["mel"]] = melanoma
+            p[:, LABELS["bkl"]] = 1 - p[:, LABELS["mel"]]
             names = [f"{split} {fold} {place}" for place in range(4)]
             rows = {"image_id": names, "lesion_id": names, "group_id": names, "fold": fold, "label": labels}
             tables.append(predictions(pd.DataFrame(rows), split, p))
         return Run(pd.concat(tables, ignore_index=True), None, {})
 
-    pooled = pool([run(0, [0.9, 0.8], [0.5, 0.1]), run(1, [0.4, 0.3], [0.2, 0.1])]).predictions
+    other = pool([run(0, [0.9, 0.8, 0.5, 0.1], [0.85, 0.6, 0.82, 0.1])]).predictions
+    assert other is not None
+    assert other["mel_sensitivity_95"].tolist() == [True, False, True, False]  # from 0.8 on, as on validation
+    pooled = pool([run(0, [0.9, 0.8, 0.5, 0.1]), run(1, [0.4, 0.3, 0.2, 0.1])]).predictions
     assert pooled is not None
     assert pooled["mel_sensitivity_95"].tolist() == [True, True, False, False] * 2
     assert operating_points(pooled)["sensitivity_95"].specificity.value == 1.0  # type: ignore[union-attr]

@@ -202,6 +202,17 @@ def test_paired_difference_is_a_minus_b_and_narrower_than_unpaired(skewed):
     assert found.high - found.low < sum(each.high - each.low for each in alone)
 
 
+def test_paired_difference_has_the_width_of_the_images_own_differences(skewed):
+    """Each image its own lesion: the variance of a stratified sum of differences, worked out from them."""
+    y_true, p = skewed
+    better = noisy(y_true, 3.0, 0)
+    found = paired_difference(table(y_true, better), table(y_true, p), "accuracy", resamples=4000)
+    each = (better.argmax(axis=1) == y_true).astype(float) - (p.argmax(axis=1) == y_true)
+    strata = [each[y_true == label] for label in np.unique(y_true)]
+    deviation = np.sqrt(sum(len(part) * part.var(ddof=1) for part in strata)) / len(y_true)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.08)
+
+
 def test_paired_difference_refuses_other_images_labels_and_metrics(skewed):
     frame = table(*skewed)
     with pytest.raises(UserError, match="did you mean macro_f1"):
