@@ -258,6 +258,12 @@ def test_early_stopping_waits_for_patience(tmp_path: Path):
     assert progress.epoch < 9 and stale == 3
 
 
+def test_patience_begins_after_the_epochs_of_the_head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scripted(monkeypatch, [0.5, 0.4, 0.3, 0.2, 0.1])
+    progress, _, _ = run(recipe(epochs=5, head_epochs=2, patience=2), tmp_path)
+    assert (progress.best_epoch, progress.epoch) == (1, 4)
+
+
 def test_selection_by_balanced_accuracy(tmp_path: Path):
     progress, _, _ = run(recipe(select_by="balanced_accuracy"), tmp_path)
     assert progress.best_score == max(row["validation_balanced_accuracy"] for row in progress.history)

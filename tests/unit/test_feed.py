@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,41 @@ def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str
     held_out = feed.cached_part(table, LABELS, 1, 2)
     np.testing.assert_array_equal(held_out.inputs[5:130][:, 0], np.arange(155, 280))
     np.testing.assert_array_equal(held_out.labels, LABELS[150:])
+
+
+class Shard:
+    """A worker's dataset as Ray Data gives it, in blocks of any order; what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def iter_batches(self, **asked):
+        self.asked.append(asked)
+        for rows in ([7, 2, 5], [0], [6, 1, 3, 4]):
+            names, pixels = np.array([f"i{row}" for row in rows]), np.array(rows, np.uint8)
+            yield {"image_id": names, "pixels": pixels[:, None], "label": np.array(rows, np.int64) * 10}
+
+
+@pytest.fixture
+def shard(monkeypatch: pytest.MonkeyPatch) -> Shard:
+    found = Shard()
+    monkeypatch.setattr(feed.ray.train, "get_dataset_shard", lambda name: found)
+    return found
+
+
+def test_a_part_is_in_the_order_of_image_id_with_its_own_labels(shard: Shard):
+    part = feed.collect("validation", 0)
+    np.testing.assert_array_equal(part.inputs[:][:, 0], np.arange(8))
+    np.testing.assert_array_equal(part.labels, np.arange(8) * 10)
+
+
+def test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker(shard: Shard):
+    recipe = baseline("simple_cnn").changed(batch_size=8, seed=3)
+    for rank, epoch in ((0, 0), (1, 0), (0, 1)):
+        found = list(feed.batches(recipe, 23, False, rank, workers=2)(epoch))
+        assert [labels.tolist() for _, labels in found] == [[70, 20, 50], [0]]  # 23 rows are two steps of eight
+    assert len({asked["local_shuffle_seed"] for asked in shard.asked}) == 3
+    assert {(asked["batch_size"], asked["drop_last"]) for asked in shard.asked} == {(4, True)}
 
 
 def test_the_next_batch_is_made_while_one_is_used():

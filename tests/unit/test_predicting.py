@@ -55,14 +55,14 @@ def test_a_manifest_of_something_else_is_refused_by_name(tmp_path: Path):
 
 
 def test_each_model_is_calibrated_by_itself_before_they_are_averaged():
-    """At temperature 1/2 the first model's probabilities are squared; the second has no calibration."""
-    squares = Calibration(0.5, 0.0, (1 / 7,) * 7)
-    models = [Saved("a", {}, 32, None, squares, {}), Saved("b", {}, 32, None, None, {})]
-    first, second = np.array([0.6, 0.2, 0.2, 0, 0, 0, 0]), np.array([0.1, 0.9, 0, 0, 0, 0, 0])
-    given = np.stack([first, second])[None]
-    squared = first**2 / (first**2).sum()
-    np.testing.assert_allclose(predicting._calibrated(given, models, raw=False)[0], (squared + second) / 2, atol=1e-9)
-    np.testing.assert_allclose(predicting._calibrated(given, models, raw=True)[0], (first + second) / 2)
+    """At temperature 1/2 probabilities are squared, at 1/3 cubed; the second model has no calibration."""
+    fitted = [Calibration(1 / 2, 0.0, (1 / 7,) * 7), None, Calibration(1 / 3, 0.0, (1 / 7,) * 7)]
+    models = [Saved(name, {}, 32, None, one, {}) for name, one in zip("abc", fitted, strict=True)]
+    given = np.array([[[0.6, 0.2, 0.2, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0, 0], [0.5, 0.1, 0.4, 0, 0, 0, 0]]])
+    powers = given[0] ** np.array([[2], [1], [3]])
+    expected = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
+    np.testing.assert_allclose(predicting._calibrated(given, models, raw=False)[0], expected, atol=1e-9)
+    np.testing.assert_allclose(predicting._calibrated(given, models, raw=True)[0], given[0].mean(axis=0))
 
 
 def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(monkeypatch: pytest.MonkeyPatch):
