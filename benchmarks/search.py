@@ -193,7 +193,7 @@ def _ours(block: _Block) -> dict[str, Any]:
     space.write_text(yaml.safe_dump(_space(block)))
     options = tuning.Options(
         data=block.data, name="ours", trials=block.last, space=str(space), max_concurrent=1, workers_per_trial=1,
-        cpus_per_worker=None, max_failures=0, epochs=None, weights=block.weights, precision="auto", shard_memory=4.0,
+        cpus_per_worker=None, max_failures=0, epochs=None, weights=[block.weights], precision="auto", shard_memory=4.0,
         activations=16.0, size=128, storage=None, mixed=False, finalists=0, finals_data=None, seeds=1, ensemble=1,
         views=1, refit=False, smoke=False, out=str(place),
     )  # fmt: skip
@@ -213,12 +213,14 @@ class _Peer:
         import plain
 
         from ham_ray.data.prepare import prepare
+        from ham_ray.models.architectures import resnet50
         from ham_ray.models.weights import resolve_weights
         from ham_ray.recipe import baseline
 
         images = prepare(block.data, str(block.folder), 128)
         parts = plain.splits(images, baseline("resnet50_finetuned"))
-        self.size, self.epochs, self.weights = images.size, block.epochs, resolve_weights(block.weights)
+        self.size, self.epochs = images.size, block.epochs
+        self.weights = resolve_weights(block.weights, resnet50.ARCHITECTURE)
         self.training, self.validation = (plain.dataset(*parts[name], BATCH, name == "training") for name in parts)
         self.counts = np.bincount(parts["training"][1], minlength=7)
         self.inside: list[float] = []

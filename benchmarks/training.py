@@ -47,11 +47,12 @@ def main(
     """Print a table, a line a family and number of workers."""
     from ham_ray.cluster import connected
     from ham_ray.data.prepare import prepare
+    from ham_ray.models.architectures import resnet50
     from ham_ray.models.weights import resolve_weights
     from ham_ray.runs import machine
 
     with tempfile.TemporaryDirectory() as out, connected():
-        images, start = prepare(data, out, 128), resolve_weights(weights)
+        images, start = prepare(data, out, 128), resolve_weights(weights, resnet50.ARCHITECTURE)
         print(f"{images.card['source']['file']} at {images.size} px, weights {start.name}, {machine()}")
         print(
             "| family | workers | plain fit, s an epoch | ours, first | later, with checkpoint | ratio | ACTIVATIONS |"

@@ -82,6 +82,15 @@ def exists(uri: str | Path) -> bool:
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
+def is_folder(uri: str | Path) -> bool:
+    """Whether a folder stands there; False where nothing can be read."""
+    try:
+        filesystem, path = resolve(uri)
+        return filesystem.get_file_info(path).type == fs.FileType.Directory
+    except (UserError, OSError, ValueError):
+        return False
+
+
 def listdir(uri: str | Path) -> list[str]:
     """The names in a folder, sorted; empty where there is no such folder."""
     return sorted(info.base_name for info in _infos(uri))

@@ -20,7 +20,10 @@ def main(
         str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")
     ] = None,
     families: Annotated[str, Option(help="comma-separated")] = "simple_cnn,resnet50_frozen,resnet50_finetuned",
-    weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
+    weights: Annotated[
+        list[str],
+        Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable"),
+    ] = ["imagenet"],  # noqa: B006
     epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None,
     workers: Annotated[int, Option(help="training workers")] = 1,
     cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None,

@@ -26,7 +26,10 @@ def main(
     cpus_per_worker: Annotated[float | None, Option(help="of those, instead of an even share")] = None,
     max_failures: Annotated[int, Option(help="restarts of a trial of which a process died")] = 2,
     epochs: Annotated[int | None, Option(help="of each trial and of the finals, instead of the space's")] = None,
-    weights: Annotated[str, Option(help="imagenet, none, or a ResNet50 no-top .h5 file")] = "imagenet",
+    weights: Annotated[
+        list[str],
+        Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable"),
+    ] = ["imagenet"],  # noqa: B006
     precision: Annotated[str, Option(help="auto, float32 or bfloat16")] = "auto",
     shard_memory: Annotated[
         float, Option(help="GiB of decoded images a worker may keep; trials of one worker share theirs")

@@ -19,7 +19,7 @@ def small_search(folder: Path, space: Path, **changes) -> tuning.Options:
         "cpus_per_worker": None,
         "max_failures": 2,
         "epochs": None,
-        "weights": "none",
+        "weights": ["none"],
         "precision": "float32",
         "shard_memory": 1.0,
         "activations": 1.0,

@@ -34,7 +34,8 @@ def run(options: Options) -> tuple[Summary, str]:
     images = choices.images(options.data, options.out, options.size, options.smoke)
     options.check_images(images)
     weights = choices.weights(options.weights, list(recipes.values()), images)
-    parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, weights.sha256]
+    starts = [one.sha256 for one in weights.values()]
+    parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, *(starts or [None])]
     kind = "crossed" if options.cross_validate else "baseline"
     name = options.name or f"{kind}-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)

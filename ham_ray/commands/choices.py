@@ -11,6 +11,7 @@ from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
+from ham_ray.options import weights as starts
 from ham_ray.recipe import Recipe
 
 
@@ -30,24 +31,29 @@ def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
     return found
 
 
-def weights(spec: str, recipes: list[Recipe], images: Images) -> Weights:
-    """The starting weights, checked against the first recipe that wants any.
+def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str, Weights]:
+    """The starting weights of each pretrained architecture of these recipes, by its name, each loaded into its network
+    once: what does not fit is refused before anything is trained.
 
     Raises:
         UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
     """
-    wanting = [recipe for recipe in recipes if registry.architecture(recipe.family).pretrained]
-    if not wanting:
-        return RANDOM
-    try:
-        found = resolve_weights(spec)
-    except UserError as error:
-        if spec != "imagenet" or not images.card["synthetic"]:
-            raise
-        print(f"weights: RANDOM, which only the synthetic sample may fall back to: {error}")
-        return RANDOM
-    build(wanting[0], images.size, found)  # refuses a file that does not fit, before anything is trained
-    print(f"weights: {found.name}" + (f", sha256 {found.sha256[:12]}" if found.sha256 else ""), flush=True)
+    chosen = starts.sources(specs, recipes)
+    found: dict[str, Weights] = {}
+    for name, source in chosen.items():
+        of = f" of {name}" if len(chosen) > 1 else ""
+        recipe = next(recipe for recipe in recipes if registry.architecture(recipe.family).name == name)
+        try:
+            found[name] = resolve_weights(source, registry.architectures()[name])
+        except UserError as error:
+            if source != "imagenet" or not images.card["synthetic"]:
+                raise
+            print(f"weights{of}: RANDOM, which only the synthetic sample may fall back to: {error}")
+            found[name] = RANDOM
+            continue
+        build(recipe, images.size, found[name])
+        sha256 = found[name].sha256
+        print(f"weights{of}: {found[name].name}" + (f", sha256 {sha256[:12]}" if sha256 else ""), flush=True)
     return found
 
 

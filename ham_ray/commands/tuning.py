@@ -24,7 +24,7 @@ from ham_ray.evaluation.summary import Run, Summary, labels
 from ham_ray.experiments.finals import Plan, finals
 from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models import registry
-from ham_ray.models.weights import Weights
+from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.options.search import Options
 from ham_ray.recipe import Recipe, digest
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
@@ -236,7 +236,8 @@ class _Search:
     def final_setting(self) -> Setting:
         """Where and with what the best are trained again."""
         folder = storage.join(self.place, self.finals_folder)
-        return make_setting(self.final_images, self.weights, self.alone, folder, self.options)
+        weights = {registry.architecture(self.base.family).name: self.weights}
+        return make_setting(self.final_images, weights, self.alone, folder, self.options)
 
     def ranked(self) -> list[int]:
         """The trials that the finals at the search's own size trained, best first: that is known better than by one
@@ -304,7 +305,7 @@ def _prepared(options: Options) -> _Search:
     base, longer = options.recipes(precision)
     images = choices.images(options.data, options.out, options.size, options.smoke)
     options.check_images(images)
-    weights = choices.weights(options.weights, [base], images)
+    weights = choices.weights(options.weights, [base], images).get(registry.architecture(base.family).name, RANDOM)
     return _Search(
         options, options.searched, base, longer, images, _final_images(options, images), weights, means, alone
     )

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from ham_ray.cluster import Resources
 from ham_ray.data.images import Images
-from ham_ray.models.weights import Weights
+from ham_ray.models import registry
+from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.recipe import Recipe
 from ham_ray.training import activations as tables
 
 
@@ -35,7 +37,7 @@ class Setting:
     """What all families of a comparison share."""
 
     images: Images
-    weights: Weights
+    weights: dict[str, Weights]  # by architecture, of those that are pretrained
     resources: Resources
     out: str
     shard_memory: float
@@ -47,8 +49,12 @@ class Setting:
         """The data in words."""
         return f"{self.images.card['source']['file']} at {self.images.size} px"
 
+    def weights_of(self, recipe: Recipe) -> Weights:
+        """What a recipe's network starts from."""
+        return self.weights.get(registry.architecture(recipe.family).name, RANDOM)
 
-def make_setting(images: Images, weights: Weights, resources: Resources, place: str, room: Room) -> Setting:
+
+def make_setting(images: Images, weights: dict[str, Weights], resources: Resources, place: str, room: Room) -> Setting:
     """The setting of trainings whose folders are in `place`."""
     return Setting(
         images,

@@ -87,7 +87,7 @@ def _kind(recipe: Recipe) -> str:
 def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits], time_left: TimeLeft) -> Run:
     rows = feed.split_rows(setting.images, recipe)
     tables = activations.prepare(
-        setting.images, rows, recipe, setting.weights, setting.activations, setting.activations_budget
+        setting.images, rows, recipe, setting.weights_of(recipe), setting.activations, setting.activations_budget
     )
     key = json.dumps([recipe.model_dump(include={"test_fold", "validation_fold", "batch_size"}), tables])
     if key not in parts:  # families with the same split share one decoding
@@ -99,7 +99,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
             recipe,
             setting.images,
             parts[key],
-            setting.weights,
+            setting.weights_of(recipe),
             setting.resources,
             uri,
             time_left=functools.partial(time_left.advance, name),
@@ -115,7 +115,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
 
 def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
     print(f"{name} stopped: {reason}; the other families go on", flush=True)
-    return Run(None, None, {"weights": _weights(recipe.family, setting), "warnings": [f"stopped: {reason}"]})
+    return Run(None, None, {"weights": _weights(recipe, setting), "warnings": [f"stopped: {reason}"]})
 
 
 def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
@@ -126,7 +126,7 @@ def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, settin
     with storage.writing(storage.join(uri, HISTORY)) as path:
         outcome.history.to_parquet(path, index=False)
     info = {
-        "weights": _weights(recipe.family, setting),
+        "weights": _weights(recipe, setting),
         "minutes": outcome.facts["seconds"] / 60,
         "commit": runs.commit(),
         "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
@@ -208,16 +208,16 @@ def _place(setting: Setting, name: str) -> str:
 
 def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
-    pretrained = registry.architecture(recipe.family).pretrained
     return {
         "recipe": recipe.model_dump(),
         "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
-        "weights": {"sha256": setting.weights.sha256 if pretrained else None},
+        "weights": {"sha256": setting.weights_of(recipe).sha256},
         "batches": feed.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),
     }
 
 
-def _weights(family: str, setting: Setting) -> str:
-    if not registry.architecture(family).pretrained:
+def _weights(recipe: Recipe, setting: Setting) -> str:
+    if not registry.architecture(recipe.family).pretrained:
         return "from scratch"
-    return setting.weights.name if setting.weights.content is not None else summary.RANDOM_WEIGHTS
+    weights = setting.weights_of(recipe)
+    return weights.name if weights.content is not None else summary.RANDOM_WEIGHTS

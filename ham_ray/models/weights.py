@@ -16,6 +16,7 @@ import numpy as np
 
 from ham_ray import storage
 from ham_ray.errors import UserError
+from ham_ray.models.architecture import Architecture
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ MAX_BYTES = 4 << 30
 RANDOM = Weights("random (none)")
 
 
-def resolve_weights(spec: str) -> Weights:
+def resolve_weights(source: str, architecture: Architecture) -> Weights:
     """`imagenet`, `none`, or a `.h5` file's path or URI, read once so that workers on any node get the same bytes.
 
     Raises:
         UserError: the download failed, or there is no such file.
     """
-    if spec == "none":
+    if source == "none":
         return RANDOM
-    return _download() if spec == "imagenet" else _read(spec)
+    return _download(architecture) if source == "imagenet" else _read(source, architecture)
 
 
 def load_backbone(model: keras.Model, weights: Weights) -> None:
@@ -82,32 +83,58 @@ def _kernels(model: keras.Model) -> dict[str, np.ndarray]:
     return {variable.path: variable.numpy() for variable in model.variables if len(variable.shape) > 1}
 
 
-def _read(spec: str) -> Weights:
+def _read(spec: str, architecture: Architecture) -> Weights:
     name = Path(spec.partition("?")[0]).name
     suffix = ".weights.h5" if name.endswith(".weights.h5") else ".h5"
     if not storage.exists(spec):
-        raise UserError(f"--weights: no file {spec!r}; give imagenet, none, or the path of a ResNet50 no-top .h5 file")
+        raise UserError(f"--weights: no file {spec!r}; give imagenet, none, or the path of {_file(architecture)}")
     if not name.endswith(".h5"):
         raise UserError(f"--weights: {spec!r} is not a .h5 file (Keras weights without top)")
     return Weights(name, storage.read_limited(spec, MAX_BYTES, "--weights"), suffix)
 
 
-def _download() -> Weights:
-    print("weights: imagenet, from Keras's cache or its server", flush=True)
+def _file(architecture: Architecture) -> str:
+    assert architecture.pretrained is not None
+    return architecture.pretrained.file
+
+
+def _download(architecture: Architecture) -> Weights:
+    """Keras's own weights, once loaded into its own network; what that holds beside, ours must hold too.
+
+    Some of Keras's networks have other layers with these weights than without: every kernel of such a file would fit
+    the wrong one.
+    """
+    remedy = f"give {_file(architecture)} with --weights {architecture.name}=FILE, or --weights none for random ones"
+    if architecture.pretrained is None or architecture.pretrained.download is None:
+        raise UserError(f"--weights imagenet: {architecture.name} has no weights to download; {remedy}")
+    print(f"weights: imagenet of {architecture.name}, from Keras's cache or its server", flush=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # Keras sets none: a network that drops packets would hold it for minutes
     try:
         with contextlib.redirect_stdout(sys.stderr):  # Keras prints its server's address and its own bar
-            model = keras.applications.ResNet50(include_top=False, weights="imagenet")
+            model = architecture.pretrained.download()
     except Exception as error:  # whatever the network raises: get_file wraps it differently by cause
         reason = str(error).strip().rpartition(" -- ")[2].splitlines()[0][:120]  # get_file: "URL … -- cause"
         raise UserError(
-            f"--weights imagenet: Keras could not download ResNet50's weights ({reason}); "
-            "give a downloaded no-top .h5 file with --weights FILE, or --weights none for random ones"
+            f"--weights imagenet: Keras could not download {architecture.name}'s weights ({reason}); {remedy}"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
+    ours = architecture.build(architecture.sizes[0])
+    if layer_kinds(model) != layer_kinds(ours):
+        raise UserError(
+            f"--weights imagenet: Keras's {model.name} has other layers than {architecture.name} here, so the weights "
+            f"are of another network; {remedy}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "imagenet.weights.h5"
         model.save_weights(path)
         return Weights("imagenet", path.read_bytes(), ".weights.h5")
+
+
+def layer_kinds(model: keras.Model) -> list[str]:
+    """The class of each layer from input to output, those of models within it too."""
+    found: list[str] = []
+    for layer in model.layers:
+        found += layer_kinds(layer) if isinstance(layer, keras.Model) else [type(layer).__name__]
+    return found

@@ -9,6 +9,7 @@ from ham_ray.data.images import Images
 from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.options import checks
+from ham_ray.options import weights as starts
 from ham_ray.recipe import Recipe, baseline
 
 
@@ -18,7 +19,7 @@ class Options:
 
     data: str | None
     families: list[str]
-    weights: str
+    weights: list[str]
     epochs: int | None
     workers: int
     cpus_per_worker: float | None
@@ -47,8 +48,7 @@ class Options:
         checks.number("--shard-memory", self.shard_memory, 0)
         checks.number("--activations", self.activations, 0)
         checks.size("--size", self.size)
-        make_recipes(self, "float32")
-        checks.weights(self.weights)
+        starts.sources(self.weights, make_recipes(self, "float32").values())
         checks.out_folder("--out", self.out)
         if table := checks.data(self.data):
             self.check_images(table)

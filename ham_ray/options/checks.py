@@ -139,10 +139,8 @@ def _writable(option: str, place: str, expected: str) -> None:
 
 
 def weights(spec: str) -> None:
-    """Refuse weights that are no file, before a network is built to take them."""
-    if spec in ("imagenet", "none"):
-        return
-    file("--weights", spec, "imagenet, none, or the path of a ResNet50 no-top .h5 file")
+    """Refuse a file of weights that is missing or none."""
+    file("--weights", spec, "imagenet, none, or the path of a no-top .h5 file")
     if not spec.partition("?")[0].endswith(".h5"):
         raise UserError(f"--weights {shown(spec)}: not a .h5 file (Keras weights without top)")
     if not storage.is_remote(spec) and not h5py.is_hdf5(_local(spec)):

@@ -15,6 +15,7 @@ from ham_ray.data.images import Images
 from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError, shown
 from ham_ray.options import checks
+from ham_ray.options import weights as starts
 from ham_ray.recipe import VIEWS, Recipe
 from ham_ray.search.space import Space, load_space
 
@@ -34,7 +35,7 @@ class Options:
     cpus_per_worker: float | None
     max_failures: int
     epochs: int | None
-    weights: str
+    weights: list[str]
     precision: str
     shard_memory: float
     activations: float
@@ -64,10 +65,9 @@ class Options:
         checks.name("--name", self.name)
         checks.choice("--precision", self.precision, checks.PRECISIONS)
         self.check_numbers()
-        checks.weights(self.weights)
         self._check_storage()
         checks.out_folder("--out", self.out)
-        self.recipes("float32")
+        starts.sources(self.weights, self.recipes("float32"))
         if self.name is None:
             checks.name("--space (which a search without --name is called by)", Path(self.space_file).stem)
         if table := checks.data(self.data):

@@ -24,7 +24,6 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
 from ham_ray.experiments.comparison import compare
 from ham_ray.experiments.setting import Setting
-from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
@@ -43,7 +42,7 @@ def options(images: Images, out: Path, **changes) -> baselines.Options:
     settings = {
         "data": images.uri,
         "families": ["simple_cnn"],
-        "weights": "imagenet",
+        "weights": ["imagenet"],
         "epochs": 4,
         "workers": 1,
         "cpus_per_worker": None,
@@ -178,7 +177,7 @@ def test_a_family_that_diverges_does_not_stop_the_others(
     recipes = {"bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1), "good": RECIPE}
     shutil.copytree(out / "job" / "simple_cnn", tmp_path / "good")  # finished already, so it is read
     result = compare(
-        recipes, Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
+        recipes, Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
     )
     bad, good = (next(row for row in result.rows if row.name == name) for name in recipes)
     assert not bad.metrics and "stopped: loss is nan at epoch 1" in bad.warnings[0]

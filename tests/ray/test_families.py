@@ -180,7 +180,7 @@ def test_the_same_seed_builds_the_same_network():
 def test_weights_of_another_network_are_refused(tmp_path: Path):
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     other.save_weights(tmp_path / "other.weights.h5")
-    weights = resolve_weights(str(tmp_path / "other.weights.h5"))
+    weights = resolve_weights(str(tmp_path / "other.weights.h5"), resnet50.ARCHITECTURE)
     with pytest.raises(UserError, match="weights other.weights.h5 do not fit resnet50 without top"):
         families.build(baseline("resnet50_frozen"), 32, weights)
 
@@ -189,7 +189,7 @@ def test_a_file_that_is_no_weights_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="do not fit resnet50"):
         families.build(baseline("resnet50_frozen"), 32, Weights("broken.weights.h5", b"no HDF5", ".weights.h5"))
     with pytest.raises(UserError, match="--weights: no file"):
-        resolve_weights(str(tmp_path / "nothing.h5"))
+        resolve_weights(str(tmp_path / "nothing.h5"), resnet50.ARCHITECTURE)
 
 
 def test_imagenet_without_a_network_is_one_line_with_the_remedy(tmp_path: Path):
@@ -198,19 +198,20 @@ def test_imagenet_without_a_network_is_one_line_with_the_remedy(tmp_path: Path):
         "def refuse(*args, **kwargs): raise OSError('no network in this test')\n"
         "socket.getaddrinfo = socket.socket.connect = refuse\n"
         "from ham_ray.errors import UserError\n"
+        "from ham_ray.models.architectures.resnet50 import ARCHITECTURE\n"
         "from ham_ray.models.weights import resolve_weights\n"
-        "try: resolve_weights('imagenet')\n"
+        "try: resolve_weights('imagenet', ARCHITECTURE)\n"
         "except UserError as error: print(error)\n"
     )
     environment = {**os.environ, "HOME": str(tmp_path), "KERAS_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     told = [line for line in done.stdout.splitlines() if line.startswith("--weights imagenet")]
-    assert len(told) == 1 and "--weights FILE" in told[0] and "--weights none" in told[0]
+    assert len(told) == 1 and "--weights resnet50=FILE" in told[0] and "--weights none" in told[0]
 
 
 @pytest.mark.skipif("HAM_RAY_TEST_WEIGHTS" not in os.environ, reason="HAM_RAY_TEST_WEIGHTS names no ImageNet weights")
 def test_imagenet_features_differ_between_images_only_with_the_right_preprocessing(images: Images):
-    weights = resolve_weights(os.environ["HAM_RAY_TEST_WEIGHTS"])
+    weights = resolve_weights(os.environ["HAM_RAY_TEST_WEIGHTS"], resnet50.ARCHITECTURE)
     network = families.build(baseline("resnet50_frozen"), 32, weights)
     encoded = next(iter(_encoded(images)))
     pixels = np.stack([decode(image) for image in encoded[:64]])

@@ -19,7 +19,6 @@ from ham_ray.evaluation.summary import Run
 from ham_ray.experiments import comparison, trainings
 from ham_ray.experiments.comparison import cross_validate, pool
 from ham_ray.experiments.setting import Setting
-from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed
 
@@ -72,7 +71,7 @@ def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images
 
 
 def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
-    setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     found = cross_validate({"simple_cnn": baseline("simple_cnn")}, setting)
     assert [recipe.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
     assert all(recipe.validation_fold != recipe.test_fold for recipe in trained.values())
@@ -121,7 +120,7 @@ def test_several_trainings_run_side_by_side_and_come_back_in_order(monkeypatch: 
         return Run(None, None, {"name": name})
 
     monkeypatch.setattr(trainings, "_train", train_one)
-    setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     recipes = {name: baseline("simple_cnn").changed(seed=seed) for seed, name in enumerate("abcd")}
     found = trainings.train(recipes, setting, at_once=2)
     assert [run.info["name"] for run in found.values()] == [*recipes] == [*"abcd"]

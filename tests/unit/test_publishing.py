@@ -14,7 +14,6 @@ from ham_ray.evaluation import predictions
 from ham_ray.evaluation.summary import Run
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
-from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
 from ham_ray.training import feed
 
@@ -30,7 +29,7 @@ def test_each_long_step_is_said_with_how_long_it_took(images, tmp_path: Path, ca
     ]
     info = {"weights": "from scratch", "minutes": 1.0, "commit": "abc", "warnings": [], "recipe": recipe.model_dump()}
     run = Run(pd.concat(tables, ignore_index=True), None, info)
-    setting = Setting(images, RANDOM, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     publish({"simple_cnn": run}, setting, [recipe], "Baselines", {})
     said = capsys.readouterr().out.split("\n")
     steps = [line.split(":")[0] for line in said if re.fullmatch(r"[a-z, ]+: \d+ s", line)]

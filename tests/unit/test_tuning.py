@@ -140,7 +140,7 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "check_visible", lambda place, option: None)
     monkeypatch.setattr(tuning.choices, "images", lambda *given: None)
     monkeypatch.setattr(tuning.Options, "check_images", lambda *given: None)
-    monkeypatch.setattr(tuning.choices, "weights", lambda *given: None)
+    monkeypatch.setattr(tuning.choices, "weights", lambda *given: {})
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ham_ray.errors import UserError
+from ham_ray.models import registry
 from ham_ray.models.weights import Weights, load_backbone, resolve_weights
 
 pytestmark = pytest.mark.unit
@@ -53,4 +54,4 @@ def test_files_that_are_no_weights_are_one_line(content: bytes, suffix: str):
 def test_a_pipe_is_not_read(tmp_path: Path):
     os.mkfifo(tmp_path / "w.weights.h5")
     with pytest.raises(UserError, match=r"--weights .*w.weights.h5 is no plain file"):
-        resolve_weights(str(tmp_path / "w.weights.h5"))
+        resolve_weights(str(tmp_path / "w.weights.h5"), registry.architectures()["resnet50"])
