@@ -134,7 +134,7 @@ MUTANTS = [
         LOOP + "test_dropout_keeps_the_mean_of_the_features",
     ),
     _m(
-        "biases decay",
+        "normalisation decays",
         "training/step.py::Trainer._compile",
         'var_names=["bias", "gamma", "beta"]',
         'var_names=["bias"]',
@@ -268,10 +268,10 @@ MUTANTS = [
     _m(
         "fingerprint not in the key",
         "training/activations.py::_table",
-        "digest(images.fingerprint, start,",
-        "digest(start,",
-        "crop and squash of one archive share activations",
-        "ray/test_activations.py::test_images_of_one_archive_in_another_geometry_share_no_table",
+        '"images": images.fingerprint',
+        '"images": ""',
+        "other images of the same names have the activations of the first",
+        "ray/test_activations.py::test_other_pixels_under_the_same_names_share_no_table",
     ),
     _m(
         "cached views all alike",
@@ -614,11 +614,10 @@ def main(
 ) -> None:
     """Make each mutant and run its test."""
     if table:
-        print("| mutant | of | what it would change | killed by |\n|---|---|---|---|")
+        print("| mutant | line of | what it would change | killed by |\n|---|---|---|---|")
         for one in MUTANTS:
-            print(
-                f"| {one.name} | `{one.file}` `{one.function}` | {one.effect} | `{one.test.removeprefix('tests/')}` |"
-            )
+            place, test = f"{one.file.removeprefix('ham_ray/')}::{one.function}", one.test.removeprefix("tests/")
+            print(f"| {one.name} | `{place}` | {one.effect} | `{test}` |")
         return
     chosen = [one for one in MUTANTS if not words or any(word in one.name for word in words)]
     stale = list(filter(None, map(_stale, chosen)))

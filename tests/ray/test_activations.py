@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from here import train_here
+from PIL import Image, ImageOps
 
 from ham_ray.data.augment import view
 from ham_ray.data.images import Images, open_images, read_pixels
@@ -149,18 +152,32 @@ def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Pa
     assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
 
 
-def test_images_of_one_archive_in_another_geometry_share_no_table(tmp_path: Path):
+def test_other_pixels_under_the_same_names_share_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One archive cropped, squashed, and with one of its pictures mirrored; each as it is planned, and none built."""
+    monkeypatch.setattr(activations, "_output", lambda recipe, size: ((1, 1, 8), "float32"))
     archive = write_sample(tmp_path / "synthetic.zip", lesions=35, size=(80, 60))
+    with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(tmp_path / "mirrored.zip", "w") as other:
+        members = {name: whole.read(name) for name in whole.namelist()}
+        first = min(name for name in members if name.endswith(".jpg"))
+        buffer = io.BytesIO()
+        ImageOps.mirror(Image.open(io.BytesIO(members[first]))).save(buffer, "JPEG", quality=95)
+        for name, content in (members | {first: buffer.getvalue()}).items():
+            other.writestr(name, content)
 
-    def paths(geometry: str) -> set[Path]:
-        images = open_images(ingest(archive, tmp_path / geometry, size=32, geometry=geometry).uri)
-        rows = {name: images.fold(*folds) for name, folds in (("training", (2, 3, 4)), ("validation", (1,)))}
-        planned = activations.planned(images, rows, FROZEN, RANDOM, str(tmp_path / "tables"), 2**30)
-        assert planned is not None
-        return set(planned.sizes())
+    def planned(source: Path, geometry: str) -> tuple[list[str], set[Path]]:
+        images = open_images(ingest(source, tmp_path / f"{source.stem}-{geometry}", size=32, geometry=geometry).uri)
+        rows = {"training": images.fold(0, 1, 2, 3, 4)}
+        found = activations.planned(images, rows, FROZEN, RANDOM, str(tmp_path / "tables"), 2**30)
+        assert found is not None
+        return rows["training"]["image_id"].tolist(), set(found.sizes())
 
-    crop, squash = paths("crop"), paths("squash")
-    assert len(crop) == len(squash) == 2 and crop.isdisjoint(squash)
+    (names, crop), *others = (
+        planned(archive, "crop"),
+        planned(archive, "squash"),
+        planned(tmp_path / "mirrored.zip", "crop"),
+    )
+    assert all(ids == names and crop.isdisjoint(paths) for ids, paths in others)
+    assert others[0][1].isdisjoint(others[1][1]) and planned(archive, "crop") == (names, crop)
 
 
 @pytest.mark.parametrize(
