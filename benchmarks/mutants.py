@@ -301,7 +301,7 @@ MUTANTS = [
     _m(
         "identity without weights",
         "experiments/trainings.py::_identity",
-        '"weights": {"sha256": setting.weights.sha256 if pretrained else None}',
+        '"weights": {"sha256": setting.weights_of(recipe).sha256}',
         '"weights": {"sha256": None}',
         "a run goes on from other weights under its old name",
         TRAININGS + "test_a_run_from_other_weights_is_another_run",

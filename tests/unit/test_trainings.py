@@ -48,7 +48,7 @@ def train(
     def undecoded(images: Images, recipe: Recipe, *rest) -> feed.Splits:
         return feed.Splits(feed.split_rows(images, recipe), {}, resident=True)
 
-    setting = Setting(images, weights, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0)
+    setting = Setting(images, {"resnet50": weights}, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "train", outcome)
         patch.setattr(feed, "split", undecoded)
