@@ -53,7 +53,7 @@ parameters:
   dropout: {{type: float, low: 0.0, high: 0.5}}
 """
 # Ray's own processes: idle workers, agents (their loss ends the raylet), and helpers of Ray Data
-RAYS_OWN = r"^ray::IDLE|Agent$|^ray::_StatsActor|^ray::_AutoscalingCoordinator"
+RAYS_OWN = r"^ray::IDLE|Agent$|^ray::_StatsActor|^ray::_AutoscalingCoordinator|^ray::_UsageCollection"
 TIMINGS = ["seconds", "images_per_second", "run"]  # columns that differ from run to run
 
 

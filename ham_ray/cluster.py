@@ -74,7 +74,7 @@ def connected() -> Iterator[None]:
         UserError: Ray does not start, or RAY_ADDRESS names a cluster that does not answer.
     """
     address = os.environ.get("RAY_ADDRESS")
-    print(f"connecting to Ray at {address} …" if address else "starting Ray …", flush=True)
+    print(f"connecting to Ray at {address} (up to a minute) …" if address else "starting Ray …", flush=True)
     import ray
 
     options = _joining() if address else _starting()
@@ -157,6 +157,8 @@ def _starting() -> dict[str, Any]:
 
 
 def _joining() -> dict[str, Any]:
+    # Ray would try a head that does not answer twenty times, 40 s each.
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
     environment: dict[str, Any] = {"env_vars": _ENVIRONMENT | _KERAS}
     if not in_submitted_job():  # outside a submitted job the cluster lacks this code
         environment["py_modules"] = [str(Path(__file__).parent)]
