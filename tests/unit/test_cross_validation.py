@@ -74,7 +74,9 @@ def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
     setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     found = cross_validate({"simple_cnn": baseline("simple_cnn")}, setting)
     assert [recipe.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
-    assert all(recipe.validation_fold != recipe.test_fold for recipe in trained.values())
+    assert [recipe.validation_fold for recipe in trained.values()] == [1, 2, 3, 4, 0]
+    same = {"test_fold": 0, "validation_fold": 1}
+    assert all(recipe.changed(**same) == baseline("simple_cnn") for recipe in trained.values())
     assert [*trained] == [f"simple_cnn-fold-{fold}" for fold in range(5)]
     rows = {row.name: row for row in found.rows}
     assert set(rows) == {"simple_cnn", "always_nv", "thumbnail_logistic"}

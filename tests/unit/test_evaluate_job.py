@@ -102,7 +102,8 @@ def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path,
 def test_the_same_predictions_in_any_format_give_the_same_numbers(table: Path, truth: Path, tmp_path: Path):
     frame = made(0, 0.8)
     frame.to_csv(tmp_path / "c.csv", index=False)
-    (tmp_path / "i.csv").write_bytes(isic.to_csv(frame))
+    (tmp_path / "i.csv").write_bytes(isic.to_csv(frame.sample(frac=1, random_state=0)))
+    pd.read_csv(truth).sample(frac=1, random_state=1).to_csv(truth, index=False)  # each in an order of its own
     wanted = run(tmp_path, table)["a"]
     for name, source in (("c", None), ("i", truth)):
         found = run(tmp_path, tmp_path / f"{name}.csv", truth=source)[name]

@@ -88,6 +88,13 @@ def test_the_split_of_an_image_is_the_nearest_to_learning(run: Path):
     assert saved.split_of([known], "d", "l4") == "new"
 
 
+def test_what_one_of_several_models_learned_from_is_training_for_all():
+    first = saved.Saved("first", {}, 32, None, None, {"a": "test", "b": "training", "c": "test", "d": "test"})
+    second = saved.Saved("second", {}, 32, None, None, {"a": "training", "b": "test", "c": "validation", "d": "test"})
+    found = {name: saved.split_of([first, second], name, "?") for name in "abcde"}
+    assert found == {"a": "training", "b": "training", "c": "validation", "d": "test", "e": "new"}
+
+
 def test_a_name_in_another_case_or_with_a_suffix_is_still_the_known_image():
     """As a new image it would count in figures of a model that learned from it."""
     splits = {"ISIC_1": "training", "ISIC_2": "test", "lesion": "validation", "a": "test", "A": "training"}

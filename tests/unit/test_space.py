@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
@@ -69,6 +70,14 @@ def test_conditions_hold(load):
     for depth in range(6):
         study.enqueue_trial({"unfreeze_depth": depth})
         assert ("hidden_units" in space.suggest(study.ask())) == (depth in (0, 1))
+
+
+def test_a_logarithmic_range_is_drawn_evenly_over_its_decades(load):
+    space = load(TEXT)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    rates = np.array([space.suggest(study.ask())["learning_rate"] for _ in range(300)])
+    decades = np.histogram(rates, [1e-5, 1e-4, 1e-3, 1e-2])[0]
+    assert decades.sum() == 300 and decades.min() > 70  # evenly between the bounds themselves it would be 3, 27, 270
 
 
 def test_fixed_fields_and_objective_reach_the_recipe(load):
