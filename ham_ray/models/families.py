@@ -89,9 +89,9 @@ def build(recipe: Recipe, size: int, weights: Weights) -> Network:
         load_backbone(base, weights)
         depth = recipe.unfreeze_depth
     unfreeze(base, architecture, depth)
-    whole = _pooled(architecture, base)
+    whole = pooled(architecture, base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
-    prefix, body = _cut(architecture, computed, depth)
+    prefix, body = cut(architecture, computed, depth)
     return Network(prefix, body, _head(whole.output_shape[-1], recipe), whole, architecture.trains_statistics)
 
 
@@ -115,26 +115,26 @@ def _freeze_statistics(model: keras.Model) -> None:
             layer.trainable = False
 
 
-def _pooled(architecture: Architecture, base: keras.Model) -> keras.Model:
+def pooled(architecture: Architecture, base: keras.Model) -> keras.Model:
     """The network with preprocessing and pooling: uint8 images to features."""
     images = _images(base.input_shape[1])
     features = architecture.pool(base(architecture.preprocess(images)))
     return keras.Model(images, features, name=architecture.name)
 
 
-def _cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
+def cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
     """The network with preprocessing and pooling, cut below its top `depth` stages."""
     if depth == 0:
-        prefix = _pooled(architecture, base)
+        prefix = pooled(architecture, base)
         return prefix, _nothing(keras.Input(prefix.output_shape[1:], name="features"))
     if depth == len(architecture.stages):
-        body = _pooled(architecture, base)
+        body = pooled(architecture, base)
         return _nothing(body.input), body
-    cut = Graph(base).output(architecture.stages[-depth - 1].output)
+    between = Graph(base).output(architecture.stages[-depth - 1].output)
     images = _images(base.input_shape[1])
-    below = keras.Model(base.input, cut, name=base.name + "_below")
-    above = keras.Model(cut, base.output, name=base.name + "_above")
-    activations = keras.Input(cut.shape[1:], dtype=cut.dtype, name="activations")
+    below = keras.Model(base.input, between, name=base.name + "_below")
+    above = keras.Model(between, base.output, name=base.name + "_above")
+    activations = keras.Input(between.shape[1:], dtype=between.dtype, name="activations")
     prefix = keras.Model(images, below(architecture.preprocess(images)), name=base.name + "_prefix")
     return prefix, keras.Model(activations, architecture.pool(above(activations)), name=base.name + "_body")
 

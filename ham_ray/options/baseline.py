@@ -10,7 +10,7 @@ from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.options import checks
 from ham_ray.options import weights as starts
-from ham_ray.recipe import Recipe, baseline
+from ham_ray.recipe import BASELINES, Recipe, baseline
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
     """
     names = [family.strip() for family in options.families if family.strip()]
     if not names:
-        raise UserError("--families: name at least one, for example simple_cnn,resnet50_finetuned")
+        raise UserError(f"--families: name at least one of {', '.join(BASELINES)}")
     synthetic = options.data is None
     recipes = {name: recipe_of(name, precision, synthetic, options.smoke, options.epochs) for name in names}
     changes = _parsed(options.changes)

@@ -33,17 +33,21 @@ MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
 MAX_BUILT = 4 << 30  # bytes of all kernels by the bound below; usual are 0.5 GB
 # What the models of this project are made of. Not all of Keras: some of its layers read files or run graphs of others.
 _LAYERS = (
-    *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "GlobalAveragePooling2D", "InputLayer"),
-    *("MaxPooling2D", "Normalization", "ReLU", "Rescaling", "Softmax", "ZeroPadding2D"),
+    *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout"),
+    *("GlobalAveragePooling2D", "InputLayer", "LayerNormalization", "MaxPooling2D", "Multiply", "Normalization"),
+    *("ReLU", "Rescaling", "Reshape", "Softmax", "ZeroPadding2D"),
 )
 _ALLOWED = {
     *(("keras.layers", name) for name in _LAYERS),
-    *(("keras.initializers", name) for name in ("GlorotUniform", "Ones", "Zeros")),
+    *(("keras.initializers", name) for name in ("Constant", "GlorotUniform", "Ones", "VarianceScaling", "Zeros")),
     ("keras", "DTypePolicy"),
     ("keras.src.models.functional", "Functional"),
+    ("keras", "Sequential"),
+    ("keras.src.ops.numpy", "Add"),
     ("keras.src.ops.numpy", "Flip"),
     (None, "__keras_tensor__"),  # what connects layers: shape and type
 }
+_CHANNELS = (-1, 3, [-1], [3])  # axes
 _END = struct.Struct("<4s4xHHII")  # of a zip: signature, …, members here and in all, bytes of its directory, where
 _END_LENGTH, _END64_LENGTH, _MOST_COMMENT = 22, 20, 1 << 16
 
@@ -187,20 +191,25 @@ def _image_size(config: Any) -> int:
 def _check_widths(objects: list[dict[str, Any]]) -> None:
     """Refuse layers that would take more memory than any weights do: they are built before weights are loaded.
 
-    What enters a layer has at most as many channels as the widest layer or shape of the description.
+    What enters a layer has at most as many channels as the widest layer or shape of the description: depthwise
+    convolutions give no more channels than they take, and normalisation has a scale for each channel alone.
     """
-    widths = [part[name] for part in objects for name in ("units", "filters") if name in part]
-    shapes = [part[name] for part in objects for name in ("batch_shape", "input_shape") if part.get(name)]
+    widths = [part[name] for part in objects for name in ("units", "filters", "projection_dim") if name in part]
+    shapes = [
+        part[name] for part in objects for name in ("batch_shape", "input_shape", "target_shape") if part.get(name)
+    ]
     channels = [last for shape in shapes for last in _channels(shape)]
     areas = [part["kernel_size"] for part in objects if "kernel_size" in part]
     sides = [side for area in areas for side in (area if isinstance(area, list) else [area])]
     if not all(isinstance(number, int) and 0 < number <= MAX_WIDTH for number in (*widths, *channels, *sides)):
         raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
     kernels = [
-        part.get("units", part.get("filters", 0)) * math.prod(part.get("kernel_size", [1]))
+        part.get("units", part.get("filters", 1)) * math.prod(part.get("kernel_size", [1]))
         for part in objects
-        if "units" in part or "filters" in part
+        if any(name in part for name in ("units", "filters", "depth_multiplier"))
     ]
+    if any(part.get("depth_multiplier", 1) != 1 or part.get("axis", -1) not in _CHANNELS for part in objects):
+        raise _Refused("is not taken: a layer multiplies channels, or normalises along more than those")
     if (most := 4 * max([*widths, *channels]) * sum(kernels)) > MAX_BUILT:
         raise _Refused(f"is not taken: its layers may take {most:,} bytes, more than {MAX_BUILT:,}")
 

@@ -25,7 +25,7 @@ from ham_ray.runs import CALIBRATION, DATA_CARD, FINALS, METRICS, MODEL, SPLIT, 
 if TYPE_CHECKING:
     import keras
 
-_IN_HALF = ("Conv2D", "BatchNormalization", "Activation", "ReLU", "Add", "ZeroPadding2D", "MaxPooling2D")
+_EXACT = ("Rescaling", "Normalization", "GlobalAveragePooling2D", "Softmax")  # stay in float32, as the head does
 
 
 @dataclass(frozen=True)
@@ -171,15 +171,17 @@ def _together(found: list[dict[str, str]]) -> dict[str, str]:
 
 
 def _lowered(model: keras.Model) -> keras.Model:
-    """The same weights with convolutions and what lies between them in bfloat16; preprocessing and head in float32."""
+    """The same weights with the layers of the network in bfloat16; preprocessing, means and head in float32."""
     import keras
 
     from ham_ray.models.folding import folded
 
+    exact = {layer.name for layer in model.get_layer("head").layers}
+
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
-        if type(layer).__name__ in _IN_HALF:
-            config["dtype"] = "mixed_bfloat16"
+        if isinstance(layer, keras.layers.Layer) and type(layer).__name__ not in _EXACT and layer.name not in exact:
+            config["dtype"] = "mixed_bfloat16"  # operations, which are no layers, have none
         return layer.__class__.from_config(config)
 
     lowered = keras.models.clone_model(model, clone_function=clone, recursive=True)

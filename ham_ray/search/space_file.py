@@ -50,7 +50,7 @@ def read(path: str | Path) -> tuple[yaml.Node, dict[str, Any]]:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None or not isinstance(root, yaml.MappingNode):
-            raise UserError(f"{path}:1: expected names and values such as 'family: resnet50_finetuned'")
+            raise UserError(f"{path}:1: expected names and values such as 'learning_rate: 1.0e-3'")
         _check(root, path)
         return root, loader.construct_document(root)
     except yaml.MarkedYAMLError as error:

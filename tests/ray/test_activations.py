@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -17,6 +18,7 @@ from ham_ray.data.augment import view
 from ham_ray.data.images import Images, open_images, read_pixels
 from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
+from ham_ray.models import registry
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
@@ -150,6 +152,28 @@ def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Pa
     found += [place(recipe) for recipe in others] + [place(FROZEN, shape=(2, 2, 8))]
     assert len(set(found)) == len(found)
     assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
+
+
+def test_architectures_share_no_table_nor_do_versions_of_the_code(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With random weights nothing else tells two networks of equal shape apart."""
+
+    def path(family: str) -> Path:
+        recipe, rows = FROZEN.changed(family=family), images.fold(1)
+        return activations._table(images, rows, 8, recipe, RANDOM, str(tmp_path), (1, 1, 8)).path
+
+    twin = dataclasses.replace(
+        registry.architecture(FROZEN.family), name="twin", recipes={"twin": registry.RECIPES[FROZEN.family]}
+    )
+    registry.register(twin)
+    try:
+        assert path("twin") != path(FROZEN.family)
+    finally:
+        registry.unregister("twin")
+    before = path(FROZEN.family)
+    monkeypatch.setattr(activations, "CODE", activations.CODE + 1)
+    assert path(FROZEN.family) != before
 
 
 def test_other_pixels_under_the_same_names_share_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

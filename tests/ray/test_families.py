@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from here import train_here
 
 from ham_ray.data.images import Images, decode
 from ham_ray.errors import UserError
@@ -169,6 +170,21 @@ def test_the_head_is_float32_in_mixed_precision():
     assert (
         network.body(network.prefix(PIXELS)).dtype == tf.float32 and network.head.layers[-1].compute_dtype == "float32"
     )
+
+
+@pytest.mark.parametrize("name", registry.architectures())
+def test_an_epoch_on_the_sample_changes_what_is_trained_and_nothing_else(name: str, images: Images, tmp_path: Path):
+    architecture = registry.architectures()[name]
+    depth = 1 if architecture.pretrained else 0
+    recipe = baseline([*architecture.recipes][-1]).changed(epochs=1, head_epochs=0, batch_size=64, unfreeze_depth=depth)
+    trained = train_here(recipe, images, tmp_path)
+    assert len(trained.history) == 1 and np.isfinite(trained.history[["train_loss", "validation_loss"]]).all(axis=None)
+    np.testing.assert_allclose(trained.probabilities["test"].sum(axis=1), 1, rtol=1e-5)
+    fresh = families.build(recipe, images.size, RANDOM)
+    learned = {variable.path for variable in fresh.learned_variables}
+    for before, after in zip(fresh.variables, trained.network.variables, strict=True):
+        same = np.array_equal(before.numpy(), after.numpy())
+        assert not same if after.trainable and "kernel" in after.path else same or after.path in learned, after.path
 
 
 def test_the_same_seed_builds_the_same_network():

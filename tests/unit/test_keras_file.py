@@ -278,6 +278,22 @@ def test_layers_of_absurd_width_are_not_built(members, tmp_path, width):
     assert "no width from 1 to 16,384" in refusal(packed(tmp_path / "m.keras", changed))
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"projection_dim": 10**9}, "no width from 1 to 16,384"),
+        ({"target_shape": [1, 10**9]}, "no width from 1 to 16,384"),
+        ({"target_shape": [-1]}, "no width from 1 to 16,384"),
+        ({"depth_multiplier": 10**6}, "a layer multiplies channels, or normalises along more"),
+        ({"axis": [1, 2, 3]}, "a layer multiplies channels, or normalises along more"),
+        ({"axis": 1}, "a layer multiplies channels, or normalises along more"),
+    ],
+)
+def test_layers_of_other_kinds_have_limits_too(members, tmp_path, facts, message):
+    changed = described(members, lambda config: layer(config, "bn1")["config"].update(facts))
+    assert message in refusal(packed(tmp_path / "m.keras", changed))
+
+
 def test_many_wide_layers_are_not_built(members, tmp_path):
     """Each is allowed; built, they would take 16 GB."""
 

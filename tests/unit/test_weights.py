@@ -11,6 +11,7 @@ import pytest
 
 from ham_ray.errors import UserError
 from ham_ray.models import registry
+from ham_ray.models.architecture import Architecture, Pretrained
 from ham_ray.models.weights import Weights, load_backbone, resolve_weights
 
 pytestmark = pytest.mark.unit
@@ -55,3 +56,25 @@ def test_a_pipe_is_not_read(tmp_path: Path):
     os.mkfifo(tmp_path / "w.weights.h5")
     with pytest.raises(UserError, match=r"--weights .*w.weights.h5 is no plain file"):
         resolve_weights(str(tmp_path / "w.weights.h5"), registry.architectures()["resnet50"])
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_downloaded_weights_of_a_network_with_other_layers_are_refused(others: bool):
+    """Kernels alone would fit: what lies between them decides what they see."""
+
+    def download() -> keras.Model:
+        inputs = keras.Input((8, 8, 3))
+        scaled = keras.layers.Rescaling(2.0)(inputs) if others else inputs
+        return keras.Model(inputs, keras.layers.Conv2D(4, 3, name="conv")(scaled), name="small")
+
+    small = Architecture(
+        "small", lambda size: backbone(), lambda images: images, (), {}, Pretrained("a small file", download)
+    )
+    if others:
+        message = "Keras's small has other layers than small here.*; give a small file with --weights small=FILE"
+        with pytest.raises(UserError, match=message):
+            resolve_weights("imagenet", small)
+    else:
+        model = backbone()
+        load_backbone(model, resolve_weights("imagenet", small))
+        assert np.isfinite(model.get_weights()[0]).all()
