@@ -32,7 +32,7 @@ PIXELS = (RANDOM.integers(0, 90, (ROWS, SIZE, SIZE, 3)) + 23 * LABELS[:, None, N
 
 
 def recipe(**changes: Any) -> Recipe:
-    fields = {"family": "tiny", "epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "augmentation": "light"}
+    fields = {"family": "simple_cnn", "epochs": 4, "batch_size": 16, "learning_rate": 3e-3, "augmentation": "light"}
     return make_recipe(**{**fields, **changes})
 
 
