@@ -13,6 +13,13 @@ from ham_ray.data.images import FOLDS
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.models import registry
 
+VERSION = 1  # raised where equal fields no longer compute the same: work of another version does not go on
+# What is in every record. A field that came later is in it where it differs from its default, which has to be neutral.
+_ALWAYS_RECORDED = frozenset(
+    "family epochs head_epochs batch_size learning_rate head_learning_rate warmup_epochs weight_decay averaging "
+    "label_smoothing dropout hidden_units unfreeze_depth class_weight_scale augmentation precision select_by patience "
+    "test_fold validation_fold seed".split()
+)
 VIEWS = {"off": 1, "light": 8}  # different images that an augmentation makes of one; others make no end of them
 
 
@@ -67,6 +74,16 @@ class Recipe(BaseModel):
     def training_folds(self) -> list[int]:
         """The folds that are neither test nor validation."""
         return [fold for fold in range(FOLDS) if fold not in (self.test_fold, self.validation_fold)]
+
+    def record(self) -> dict[str, Any]:
+        """What runs, checkpoints and studies are bound to, as JSON: equal records are the same work.
+
+        A field that is new to the code is not in it while it has its default, so that work begun without it goes on.
+        """
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        version = {"version": VERSION} if VERSION > 1 else {}  # a record without one is of the first
+        return version | {k: v for k, v in fields.items() if k in _ALWAYS_RECORDED or v != defaults[k]}
 
     def crossed(self) -> list[Recipe]:
         """The recipe on each split of a cross-validation: each fold tests once, the fold after it validates."""

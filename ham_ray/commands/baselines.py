@@ -35,7 +35,7 @@ def run(options: Options) -> tuple[Summary, str]:
     options.check_images(images)
     weights = choices.weights(options.weights, list(recipes.values()), images)
     starts = [one.sha256 for one in weights.values()]
-    parts = [[recipe.model_dump() for recipe in recipes.values()], images.fingerprint, *(starts or [None])]
+    parts = [[recipe.record() for recipe in recipes.values()], images.fingerprint, *(starts or [None])]
     kind = "crossed" if options.cross_validate else "baseline"
     name = options.name or f"{kind}-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
@@ -70,7 +70,7 @@ class Finished:
 
 def finished(out: str, images: Images, precision: str) -> Finished:
     """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
-    own = {name: recipe_of(name, precision, images.card["synthetic"]).model_dump() for name in BASELINES}
+    own = {name: recipe_of(name, precision, images.card["synthetic"]).record() for name in BASELINES}
     recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
     found: dict[str, Run] = {}
     passed_over: dict[str, str] = {}

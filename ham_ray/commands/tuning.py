@@ -157,8 +157,8 @@ class _Search:
     def details(self) -> dict[str, dict[str, Any]]:
         """What those of the facts that are digests are digests of."""
         return {
-            "space": self.space.model_dump(exclude={"points", "sampler", "scheduler", "finals"}),
-            "recipe": self.base.model_dump(),
+            "space": self.space.record(),
+            "recipe": self.base.record(),
         }
 
     def study(self, ownership: Ownership) -> Study:

@@ -209,7 +209,7 @@ def _place(setting: Setting, name: str) -> str:
 def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
     """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
     return {
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.record(),
         "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
         "weights": {"sha256": setting.weights_of(recipe).sha256},
         "batches": feed.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),

@@ -140,6 +140,13 @@ class Space(_Strict):
         """The family's baseline with the fixed fields of the space; early stopping looks at the objective."""
         return baseline(self.family).changed(**{"select_by": self.objective, **self.recipe})
 
+    def record(self) -> dict[str, Any]:
+        """What a study's values are bound to, as JSON: what is searched and for what, not how the search goes about it.
+
+        A field that is new to the code belongs in it only where it differs from its default; see `Recipe.record`.
+        """
+        return self.model_dump(include={"family", "recipe", "objective", "parameters"})
+
     def combinations(self, *names: str) -> list[dict[str, Value]]:
         """All values that these fields may have together in a trial; they must be whole numbers or choices."""
         found: list[dict[str, Value]] = [{}]

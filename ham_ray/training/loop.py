@@ -223,7 +223,7 @@ def _stalled(recipe: Recipe, progress: Progress) -> bool:
 def _resume(trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[Progress, list[np.ndarray]]:
     if checkpoint is None:
         return Progress(), _arrays(trainer.network)
-    if checkpoint.facts["recipe"] != trainer.recipe.model_dump():
+    if checkpoint.facts["recipe"] != trainer.recipe.record():
         raise UserError(
             "the latest checkpoint is of another recipe than the run it lies in; delete it or rename the run"
         )
@@ -242,7 +242,7 @@ def _checkpoint(trainer: Trainer, progress: Progress, best: list[np.ndarray]) ->
     }
     arrays = {f"{group}-{i:04d}": array for group, values in groups.items() for i, array in enumerate(values)}
     # No generator state: every random number is a function of the recipe's seed and the step.
-    return Checkpoint(arrays, {"progress": vars(progress), "recipe": trainer.recipe.model_dump()})
+    return Checkpoint(arrays, {"progress": vars(progress), "recipe": trainer.recipe.record()})
 
 
 def _listed(checkpoint: Checkpoint, group: str) -> list[np.ndarray]:

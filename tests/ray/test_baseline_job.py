@@ -127,7 +127,7 @@ def test_the_run_folder_holds_what_repeats_it(resumed: str, out: Path, images: I
         "calibration.json", "data_card.json", "split.parquet",
     }  # fmt: skip
     recorded = json.loads((run / "recipe.json").read_text())
-    assert recorded["recipe"] == RECIPE.model_dump()
+    assert recorded["recipe"] == RECIPE.record()
     assert recorded["data"]["fingerprint"] == images.fingerprint
     starts = json.loads((run / "environment.json").read_text())["starts"]
     assert len(starts) == 2 and all("--epochs 4" in start["command"] for start in starts)

@@ -90,7 +90,7 @@ def test_a_mistake_names_the_remedy(changes: dict, message: str):
 
 def left(folder: Path, recipe: Recipe, fingerprint: str = "f", time: str = "2026-01-01") -> None:
     """A run folder as a finished training leaves it."""
-    identity = {"recipe": recipe.model_dump(), "data": {"fingerprint": fingerprint, "size": 128}}
+    identity = {"recipe": recipe.record(), "data": {"fingerprint": fingerprint, "size": 128}}
     storage.write_bytes(folder / "recipe.json", json.dumps(identity).encode())
     storage.write_bytes(folder / "environment.json", json.dumps({"starts": [{"time": time}]}).encode())
 

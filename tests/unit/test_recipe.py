@@ -58,3 +58,30 @@ def test_a_digest_names_content_and_not_its_order():
 def test_a_recipe_survives_json():
     recipe = baseline("resnet50_finetuned")
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("simple_cnn", "0bd184a1"), ("resnet50_frozen", "e3fb34b1"), ("resnet50_finetuned", "cb1ec6bc")]
+)
+def test_a_record_stays_what_earlier_code_made_of_it(name: str, expected: str):
+    """Names of folders and facts of studies are digests of records: these were made before `record` existed."""
+    assert digest(baseline(name).record()) == expected
+
+
+class Newer(Recipe):
+    """A recipe of later code, with one more field."""
+
+    mixing: float = 0.0
+
+
+def test_a_new_field_counts_only_where_it_differs_from_its_default():
+    recipe = baseline("simple_cnn")
+    assert Newer(**recipe.model_dump()).record() == recipe.record()
+    assert Newer(**recipe.model_dump(), mixing=0.2).record() == {**recipe.record(), "mixing": 0.2}
+
+
+def test_another_version_is_other_work(monkeypatch: pytest.MonkeyPatch):
+    recipe = baseline("simple_cnn")
+    before = recipe.record()
+    monkeypatch.setattr("ham_ray.recipe.VERSION", 2)
+    assert recipe.record() != before and recipe.record() == recipe.record()
