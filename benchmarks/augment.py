@@ -50,8 +50,8 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
         network = build(recipe, size, RANDOM)
         trainers[strength] = Trainer(recipe, network, Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
         trainers[strength].enter(phases(recipe)[-1])
-    images = random.integers(0, 256, (recipe.batch_size, size, size, 3), np.uint8)
-    labels = random.integers(0, 7, recipe.batch_size).astype(np.int32)
+    images = random.integers(0, 256, (recipe.data.batch_size, size, size, 3), np.uint8)
+    labels = random.integers(0, 7, recipe.data.batch_size).astype(np.int32)
     times: dict[str, list[float]] = {strength: [] for strength in STRENGTHS}
     for turn in range(rounds + 1):
         for strength, trainer in trainers.items():

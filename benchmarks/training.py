@@ -86,7 +86,7 @@ def _recipes(depths: list[int], epochs: int) -> Iterator[Any]:
 
 
 def _name(recipe: Any) -> str:
-    return recipe.family + (f", depth {recipe.unfreeze_depth}" if recipe.unfreeze_depth else "")
+    return recipe.family + (f", depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else "")
 
 
 def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, str] | None, float]:
@@ -127,10 +127,10 @@ def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> float:
     if recipe.family == "simple_cnn":
         model = plain.simple_cnn(images.size)
     else:
-        model = plain.resnet50(images.size, weights, recipe.unfreeze_depth)
-    plain.compiled(model, recipe.learning_rate)
-    training = plain.dataset(*parts["training"], recipe.batch_size, training=True)
-    validation = plain.dataset(*parts["validation"], recipe.batch_size, training=False)
+        model = plain.resnet50(images.size, weights, recipe.model.unfreeze_depth)
+    plain.compiled(model, recipe.optimizer.learning_rate)
+    training = plain.dataset(*parts["training"], recipe.data.batch_size, training=True)
+    validation = plain.dataset(*parts["validation"], recipe.data.batch_size, training=False)
     model.fit(training.take(2), validation_data=validation, verbose=0)  # compiles
     whole = len(training)
     cut = training.take(min(steps or whole, whole))

@@ -1,12 +1,19 @@
-"""A recipe: every knob of one training, validated before anything starts, and the named baselines."""
+"""A recipe: every choice of one training, in sections, validated before anything starts; and the named baselines.
+
+A field goes by its dotted name (`optimizer.learning_rate`), by its own where no other field has it (`learning_rate`),
+and the field `name` of a section by the section's (`augmentation`): in `--set`, in spaces, in records.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+from collections import Counter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ham_ray.data.images import FOLDS
@@ -16,26 +23,65 @@ from ham_ray.models import registry
 VERSION = 1  # raised where equal fields no longer compute the same: work of another version does not go on
 # What is in every record. A field that came later is in it where it differs from its default, which has to be neutral.
 _ALWAYS_RECORDED = frozenset(
-    "family epochs head_epochs batch_size learning_rate head_learning_rate warmup_epochs weight_decay averaging "
-    "label_smoothing dropout hidden_units unfreeze_depth class_weight_scale augmentation precision select_by patience "
-    "test_fold validation_fold seed".split()
+    [
+        "family",
+        "epochs",
+        "head_epochs",
+        "batch_size",
+        "learning_rate",
+        "head_learning_rate",
+        "warmup_epochs",
+        "weight_decay",
+        "averaging",
+        "label_smoothing",
+        "dropout",
+        "hidden_units",
+        "unfreeze_depth",
+        "class_weight_scale",
+        "augmentation",
+        "precision",
+        "select_by",
+        "patience",
+        "test_fold",
+        "validation_fold",
+        "seed",
+    ]
 )
 VIEWS = {"off": 1, "light": 8}  # different images that an augmentation makes of one; others make no end of them
 
 
-class Recipe(BaseModel):
-    """All that decides what a training computes, except the images and the starting weights.
-
-    Two trainings with equal recipe, images and weights give the same losses, whatever the number of workers, where each
-    worker's images fit in memory.
-    """
-
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    family: str
-    epochs: int = Field(ge=1, description="passes over the training folds")
-    head_epochs: int = Field(0, ge=0, description="the first of these epochs train the head alone")
+
+class Data(_Section):
+    """Which images teach, choose and test, and how many make a step."""
+
     batch_size: int = Field(64, ge=1, description="images a step over all workers together")
+    test_fold: int = Field(0, ge=0, lt=FOLDS)
+    validation_fold: int | None = Field(1, ge=0, lt=FOLDS, description="None: trained on too; the last epoch is kept")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.test_fold == self.validation_fold:
+            raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
+        return self
+
+
+class Model(_Section):
+    """What of the network is made and trained, and in which precision."""
+
+    unfreeze_depth: int = Field(
+        0, ge=0, description="stages trained, from the top, of a pretrained network; as many as it has = everything"
+    )
+    hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
+    dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Optimizer(_Section):
+    """AdamW, its learning-rate curve, and the moving average of the weights."""
+
     learning_rate: float = Field(gt=0, description="peak, after warm-up")
     head_learning_rate: float = Field(1e-3, gt=0, description="peak while the head trains alone")
     warmup_epochs: float = Field(1.0, ge=0, description="linear rise to the peak at the start of each phase")
@@ -43,28 +89,45 @@ class Recipe(BaseModel):
     averaging: float = Field(
         0.0, ge=0, lt=1, description="decay a step of a moving average of what is trained, which is kept; 0 = none"
     )
+
+
+class Loss(_Section):
+    """Cross-entropy, weighted by class."""
+
     label_smoothing: float = Field(0.05, ge=0, lt=1)
-    dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
-    hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
-    unfreeze_depth: int = Field(
-        0, ge=0, description="stages trained, from the top, of a pretrained network; as many as it has = everything"
-    )
     class_weight_scale: float = Field(0.0, ge=0, description="weights (N/(K·n_c))^scale; 0 = none, 1 = balanced")
-    augmentation: Literal["off", "light", "strong"] = "strong"
-    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Augmentation(_Section):
+    """How training images are varied."""
+
+    name: Literal["off", "light", "strong"] = "strong"
+
+
+class Recipe(_Section):
+    """All that decides what a training computes, except the images and the starting weights.
+
+    Two trainings with equal recipe, images and weights give the same losses, whatever the number of workers, where each
+    worker's images fit in memory.
+    """
+
+    family: str
+    epochs: int = Field(ge=1, description="passes over the training folds")
+    head_epochs: int = Field(0, ge=0, description="the first of these epochs train the head alone")
     select_by: Literal["macro_f1", "balanced_accuracy"] = "macro_f1"
     patience: int = Field(0, ge=0, description="epochs without a better validation score before stopping; 0 = never")
-    test_fold: int = Field(0, ge=0, lt=FOLDS)
-    validation_fold: int | None = Field(1, ge=0, lt=FOLDS, description="None: trained on too; the last epoch is kept")
     seed: int = Field(0, ge=0, lt=2**31)
+    data: Data = Field(default_factory=Data)
+    model: Model = Field(default_factory=Model)
+    optimizer: Optimizer
+    loss: Loss = Field(default_factory=Loss)
+    augmentation: Augmentation = Field(default_factory=Augmentation)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.test_fold == self.validation_fold:
-            raise ValueError(f"test_fold and validation_fold are both {self.test_fold}: choosing on the test fold")
-        if self.validation_fold is None and self.patience:
+        if self.data.validation_fold is None and self.patience:
             raise ValueError(f"patience={self.patience} without a validation fold: nothing says when to stop")
-        if fault := registry.architecture(self.family).depth_fault(self.family, self.unfreeze_depth):
+        if fault := registry.architecture(self.family).depth_fault(self.family, self.model.unfreeze_depth):
             raise ValueError(fault)
         if self.head_epochs and self.head_epochs >= self.epochs:
             raise ValueError(f"head_epochs={self.head_epochs} leaves no epoch of epochs={self.epochs} for the rest")
@@ -73,17 +136,20 @@ class Recipe(BaseModel):
     @property
     def training_folds(self) -> list[int]:
         """The folds that are neither test nor validation."""
-        return [fold for fold in range(FOLDS) if fold not in (self.test_fold, self.validation_fold)]
+        return [fold for fold in range(FOLDS) if fold not in (self.data.test_fold, self.data.validation_fold)]
+
+    def flat(self) -> dict[str, Any]:
+        """Every field's value by its shortest name."""
+        return {name: functools.reduce(getattr, path, self) for name, path in _PATHS.items()}
 
     def record(self) -> dict[str, Any]:
         """What runs, checkpoints and studies are bound to, as JSON: equal records are the same work.
 
         A field that is new to the code is not in it while it has its default, so that work begun without it goes on.
         """
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        defaults = {name: field.default for name, field in type(self).model_fields.items()}
         version = {"version": VERSION} if VERSION > 1 else {}  # a record without one is of the first
-        return version | {k: v for k, v in fields.items() if k in _ALWAYS_RECORDED or v != defaults[k]}
+        fields = self.flat().items()
+        return version | {k: v for k, v in fields if k in _ALWAYS_RECORDED or v != field_info(k).default}
 
     def crossed(self) -> list[Recipe]:
         """The recipe on each split of a cross-validation: each fold tests once, the fold after it validates."""
@@ -91,11 +157,56 @@ class Recipe(BaseModel):
 
     def refit(self) -> Recipe:
         """The recipe that trains on its validation fold too, to the last epoch."""
-        return make_recipe(**{**self.model_dump(), "validation_fold": None, "patience": 0})
+        return make_recipe(**{**self.flat(), "validation_fold": None, "patience": 0})
 
     def changed(self, **changes: Any) -> Recipe:
         """The recipe with some fields replaced, validated again; None leaves a field as it is."""
-        return make_recipe(**{**self.model_dump(), **{k: v for k, v in changes.items() if v is not None}})
+        replaced = {shortest_name(name): value for name, value in changes.items() if value is not None}
+        return make_recipe(**{**self.flat(), **replaced})
+
+
+def _paths() -> dict[str, tuple[str, ...]]:
+    """Section and name of each field, or its name alone, by its shortest name."""
+    paths: list[tuple[str, ...]] = []
+    for name, info in Recipe.model_fields.items():
+        kind = info.annotation
+        inside = kind.model_fields if isinstance(kind, type) and issubclass(kind, _Section) else None
+        paths += [(name,)] if inside is None else [(name, within) for within in inside]
+    count = Counter(path[-1] for path in paths)
+
+    def shortest(path: tuple[str, ...]) -> str:
+        if path[-1] == "name":
+            return path[0]
+        return path[-1] if count[path[-1]] == 1 else ".".join(path)
+
+    return {shortest(path): path for path in paths}
+
+
+_PATHS = _paths()
+SHORTEST = {".".join(path): name for name, path in _PATHS.items()}  # by dotted names
+FIELDS = tuple(_PATHS)  # by their shortest names
+
+
+def shortest_name(name: str) -> str:
+    """The shortest name of a field that goes by `name`.
+
+    Raises:
+        UserError: no field does; with the near names.
+    """
+    if name in _PATHS:
+        return name
+    if name not in SHORTEST:
+        raise unknown_name("recipe field", name, SHORTEST if "." in name else FIELDS)
+    return SHORTEST[name]
+
+
+def field_info(name: str) -> FieldInfo:
+    """Type, default and description of the field with that shortest name."""
+    *sections, last = _PATHS[name]
+    model: Any = Recipe
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return model.model_fields[last]
 
 
 BASELINES = registry.RECIPES  # the named recipes of all architectures
@@ -109,25 +220,31 @@ def baseline(family: str) -> Recipe:
 
 
 def make_recipe(**fields: Any) -> Recipe:
-    """A validated recipe.
+    """Make a recipe of fields by any of their names, and validate it.
 
     Raises:
         UserError: an unknown field (with the near names), a value out of range, or fields that contradict each other.
     """
-    for name in fields:
-        if name not in Recipe.model_fields:
-            raise unknown_name("recipe field", name, Recipe.model_fields)
+    nested: dict[str, Any] = {"optimizer": {}}
+    for name, value in fields.items():
+        *sections, last = _PATHS[shortest_name(name)]
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[last] = value
     try:
-        return Recipe(**fields)
+        return Recipe(**nested)
     except ValidationError as error:
         raise UserError("; ".join(map(_in_words, error.errors()))) from None
 
 
 def _in_words(error: ErrorDetails) -> str:
     """pydantic's finding; of fields that contradict each other the message alone, for it names them."""
-    if not error["loc"]:
+    if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}, got {error['input']!r}"[:200]
+    path = ".".join(map(str, error["loc"]))
+    got = "" if error["type"] == "missing" else f", got {error['input']!r}"
+    return f"{SHORTEST.get(path, path)}: {error['msg']}{got}"[:200]
 
 
 def digest(*parts: Any) -> str:

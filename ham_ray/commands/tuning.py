@@ -258,7 +258,7 @@ class _Search:
 
     def beside(self) -> dict[str, Run]:
         """Finished baselines of the images searched on, by the name they have in the finals' table."""
-        found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.precision)
+        found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.model.precision)
         remedy = "jobs/baseline.py with the same --data and --out and its own settings makes them"
         print(f"baselines to set beside the winner: {', '.join(found.runs) or f'none; {remedy}'}", flush=True)
         for run, reason in list(found.passed_over.items())[-_SHOWN:]:

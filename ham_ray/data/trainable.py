@@ -31,12 +31,12 @@ def check_trainable(images: Images, recipe: Recipe, name: str, workers: int, oth
         folds = _folds(counts, recipe) if other_folds else None
         remedy = folds or "add images of more lesions, or leave out what is too rare"
         raise UserError(f"{images.uri} cannot be trained on by {name}: {problem}; {remedy}")
-    check_batch(int(counts[recipe.training_folds].to_numpy().sum()), recipe.batch_size, workers)
+    check_batch(int(counts[recipe.training_folds].to_numpy().sum()), recipe.data.batch_size, workers)
 
 
 def _problem(counts: pd.DataFrame, recipe: Recipe) -> str | None:
     """What is missing on the recipe's folds; `counts` are of images, by dx and fold."""
-    for what, fold in (("test", recipe.test_fold), ("validation", recipe.validation_fold)):
+    for what, fold in (("test", recipe.data.test_fold), ("validation", recipe.data.validation_fold)):
         if fold is not None and not counts[fold].sum():
             each = ", ".join(f"{one}: {count:,}" for one, count in counts.sum().items())
             return f"its {what} fold {fold} is empty (images by fold: {each})"
@@ -55,6 +55,6 @@ def _folds(counts: pd.DataFrame, recipe: Recipe) -> str | None:
     """Other folds on which nothing is missing, in words; None where there are none."""
     for test, validation in itertools.permutations(range(FOLDS), 2):
         chosen = recipe.changed(test_fold=test, validation_fold=validation)
-        if recipe.validation_fold is not None and not _problem(counts, chosen):
+        if recipe.data.validation_fold is not None and not _problem(counts, chosen):
             return f"with test_fold={test} and validation_fold={validation} none is missing"
     return None

@@ -37,7 +37,7 @@ def cross_validate(recipes: dict[str, Recipe], setting: Setting, at_once: int = 
 
 
 def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
-    return {f"{name}-fold-{split.test_fold}": split for split in recipe.crossed()}
+    return {f"{name}-fold-{split.data.test_fold}": split for split in recipe.crossed()}
 
 
 def pool(found: list[Run]) -> Run:

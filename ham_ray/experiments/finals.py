@@ -128,7 +128,7 @@ def _looks(place: str, members: dict[str, list[str]], earlier: tuple[str, ...]) 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
     """The trial's recipe with each seed, on each of the folds in turn; the first validates where the search did."""
-    folds = [base.validation_fold, *base.training_folds]
+    folds = [base.data.validation_fold, *base.training_folds]
     return {
         f"trial-{trial.number}-seed-{seed}": base.changed(
             **trial.params, seed=seed, validation_fold=folds[seed % len(folds)]

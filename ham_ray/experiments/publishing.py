@@ -133,7 +133,7 @@ def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
     """On which folds, in words."""
     if len(recipes) > 1:
         return "on the fold after each test fold"
-    found = {recipe.validation_fold for recipe in recipes if recipe.validation_fold is not None}.union(
+    found = {recipe.data.validation_fold for recipe in recipes if recipe.data.validation_fold is not None}.union(
         *(
             predictions.of_split(run.predictions, "validation")["fold"].tolist()
             for run in trained.values()
@@ -141,5 +141,5 @@ def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
         )
     )
     if len(found) == 1:
-        return f"fold {recipes[0].validation_fold}"
+        return f"fold {recipes[0].data.validation_fold}"
     return f"folds {', '.join(map(str, sorted(found)))}, one for each training, which learned from the others"

@@ -65,7 +65,7 @@ def train(
     def run(name: str) -> Run:
         print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
         found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts, time_left)
-        found = replace(found, info={**found.info, "recipe": recipes[name].model_dump()})
+        found = replace(found, info={**found.info, "recipe": recipes[name].flat()})
         if found.predictions is not None:
             fitted = _accompany(_place(setting, name), found, recipes[name], setting)
             found = replace(
@@ -81,7 +81,7 @@ def train(
 
 def _kind(recipe: Recipe) -> str:
     """Trainings whose epochs take about equally long."""
-    return f"{recipe.family} at depth {recipe.unfreeze_depth}" if recipe.unfreeze_depth else recipe.family
+    return f"{recipe.family} at depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else recipe.family
 
 
 def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Splits], time_left: TimeLeft) -> Run:
@@ -89,7 +89,7 @@ def _train(name: str, recipe: Recipe, setting: Setting, parts: dict[str, feed.Sp
     tables = activations.prepare(
         setting.images, rows, recipe, setting.weights_of(recipe), setting.activations, setting.activations_budget
     )
-    key = json.dumps([recipe.model_dump(include={"test_fold", "validation_fold", "batch_size"}), tables])
+    key = json.dumps([recipe.data.model_dump(), tables])
     if key not in parts:  # families with the same split share one decoding
         parts[key] = feed.split(setting.images, recipe, setting.resources.workers, setting.shard_memory, tables)
     uri = _place(setting, name)

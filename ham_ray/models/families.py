@@ -83,11 +83,11 @@ def build(recipe: Recipe, size: int, weights: Weights) -> Network:
         sizes = architecture.sizes
         raise UserError(f"{architecture.name} takes images of {sizes.start} to {sizes.stop - 1} pixels, not {size}")
     keras.utils.set_random_seed(recipe.seed)
-    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.precision == "bfloat16" else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32")
     base, depth = architecture.build(size), len(architecture.stages)
     if architecture.pretrained:
         load_backbone(base, weights)
-        depth = recipe.unfreeze_depth
+        depth = recipe.model.unfreeze_depth
     unfreeze(base, architecture, depth)
     whole = pooled(architecture, base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
@@ -151,8 +151,8 @@ def _nothing(inputs: keras.KerasTensor) -> keras.Model:
 def _head(features: int, recipe: Recipe) -> keras.Model:
     inputs = keras.Input((features,), name="features")
     x = (
-        layers.Dense(recipe.hidden_units, "relu", dtype="float32", name="hidden")(inputs)
-        if recipe.hidden_units
+        layers.Dense(recipe.model.hidden_units, "relu", dtype="float32", name="hidden")(inputs)
+        if recipe.model.hidden_units
         else inputs
     )
     return keras.Model(inputs, layers.Dense(len(CODES), dtype="float32", name="logits")(x), name="head")

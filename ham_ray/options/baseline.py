@@ -10,7 +10,7 @@ from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.options import checks
 from ham_ray.options import weights as starts
-from ham_ray.recipe import BASELINES, Recipe, baseline
+from ham_ray.recipe import BASELINES, Recipe, baseline, shortest_name
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Options:
                 check_trainable(images, recipe, name, self.workers)
                 continue
             for split in recipe.crossed():
-                check_trainable(images, split, f"{name} with test fold {split.test_fold}", self.workers, False)
+                check_trainable(images, split, f"{name} with test fold {split.data.test_fold}", self.workers, False)
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
@@ -115,6 +115,10 @@ def _parsed(changes: list[str]) -> dict[str, str]:
         raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")
     parsed: dict[str, str] = {}
     for name, value in (map(str.strip, change.split("=", 1)) for change in changes):
+        try:
+            name = shortest_name(name)
+        except UserError as error:
+            raise UserError(f"--set: {error}") from None
         if parsed.setdefault(name, value) != value:
             raise UserError(f"--set {name}: given as {parsed[name]} and as {value}; leave one of them out")
     if "family" in parsed:

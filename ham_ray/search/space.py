@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.recipe import BASELINES, Recipe, baseline
+from ham_ray.recipe import BASELINES, FIELDS, SHORTEST, Recipe, baseline, field_info
 from ham_ray.search import space_file
 
 Value = bool | int | float | str
@@ -24,6 +24,8 @@ _UNSEARCHED = {
     **dict.fromkeys(("family", "test_fold", "validation_fold", "select_by", "seed"), "it decides what is measured"),
     "precision": "the processor decides it, or --precision",
 }
+
+_DOTTED = {short: dotted for dotted, short in SHORTEST.items()}
 
 
 class _Strict(BaseModel):
@@ -197,14 +199,15 @@ class _Wrong(Exception):
 
 def _checked(content: dict[str, Any]) -> Space:
     _known("name", content, Space.model_fields, ())
+    content = {name: _with_shortest_names(inside, (name,)) for name, inside in content.items()}
     try:
         space = Space(**content)
     except ValidationError as error:
         raise _first(error, content) from None
     _known("family", [space.family], BASELINES, ("family",))
-    _known("recipe field", space.recipe, Recipe.model_fields, ("recipe",))
-    _known("recipe field", space.finals, Recipe.model_fields, ("finals",))
-    _known("recipe field", space.parameters, Recipe.model_fields, ("parameters",))
+    _known("recipe field", space.recipe, FIELDS, ("recipe",))
+    _known("recipe field", space.finals, FIELDS, ("finals",))
+    _known("recipe field", space.parameters, FIELDS, ("parameters",))
     _accepted(space, {}, ("recipe",) if space.recipe else ("family",))
     for name, value in space.finals.items():
         _accepted(space, {name: value}, ("finals", name))
@@ -213,6 +216,21 @@ def _checked(content: dict[str, Any]) -> Space:
     for index, point in enumerate(space.points):
         _check_point(space, point, ("points", index))
     return space
+
+
+def _with_shortest_names(content: Any, place: Place) -> Any:
+    """What is below an entry of the file, with the shortest name of each recipe field: `Space` knows no other."""
+    if isinstance(content, list):
+        return [_with_shortest_names(one, (*place, index)) for index, one in enumerate(content)]
+    if not isinstance(content, dict):
+        return content
+    renamed: dict[Any, Any] = {}
+    for name, inside in content.items():
+        short = SHORTEST.get(name) or name
+        if short in renamed:
+            raise _Wrong((*place, name), f"{short} is here twice, also as {_DOTTED[short]}; choose one")
+        renamed[short] = _with_shortest_names(inside, (*place, short))
+    return renamed
 
 
 def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
@@ -249,7 +267,7 @@ def _check_parameter(space: Space, name: str) -> None:
         raise _Wrong(place, f"{name} is fixed under recipe: and searched as well; choose one")
     if name in space.finals:
         raise _Wrong(("finals", name), f"{name} is searched: the finals take it from the trial")
-    if parameter.type == "float" and Recipe.model_fields[name].annotation is int:
+    if parameter.type == "float" and field_info(name).annotation is int:
         raise _Wrong((*place, "type"), f"{name} is a whole number: type: int")
     if problem := parameter.wrong():
         raise _Wrong(place, f"{name}: {problem}")
@@ -270,7 +288,7 @@ def _check_condition(space: Space, name: str) -> None:
 
 def _check_point(space: Space, point: Mapping[str, Value], place: Place) -> None:
     for name, value in point.items():
-        if name in Recipe.model_fields and name not in space.parameters:
+        if name in FIELDS and name not in space.parameters:
             raise _Wrong((*place, name), f"{name} is a constant in this space: leave it out of the point")
         _known("parameter", [name], space.parameters, place)
         if not _contains(space.parameters[name], value):
@@ -323,7 +341,8 @@ def _line(node: yaml.Node | None, place: Place) -> int:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             node = node.value[part]
         elif isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+            names = (str(part), _DOTTED.get(str(part)))
+            found = next(((key, value) for key, value in node.value if key.value in names), None)
             if found is None:
                 return line
             line, node = found[0].start_mark.line + 1, found[1]

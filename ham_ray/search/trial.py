@@ -24,22 +24,9 @@ from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import feed, loop
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.step import Replica, Trainer
+from ham_ray.training.step import Replica, Trainer, compile_key
 
 HISTORY = "history.json"
-_ARGUMENTS = {  # of a step or of the loop: another value needs no other graph
-    "learning_rate",
-    "head_learning_rate",
-    "warmup_epochs",
-    "epochs",
-    "head_epochs",
-    "weight_decay",
-    "label_smoothing",
-    "dropout",
-    "class_weight_scale",
-    "select_by",
-    "patience",
-}
 _SHAPES = 6  # networks kept: one of 24 million weights has some 400 MB with its optimizer's state
 
 
@@ -80,7 +67,7 @@ def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, flo
 
 def table_key(recipe: Recipe) -> str:
     """What a table of activations depends on, among what a search may vary."""
-    return f"depth {recipe.unfreeze_depth}, {recipe.augmentation}"
+    return f"depth {recipe.model.unfreeze_depth}, {recipe.augmentation.name}"
 
 
 class WarmTrial(tune.Trainable):
@@ -142,7 +129,7 @@ class WarmTrial(tune.Trainable):
         return self.training
 
     def _trainer(self, recipe: Recipe, task: loop.Task) -> Trainer:
-        shape = recipe.model_dump_json(exclude=_ARGUMENTS)
+        shape = compile_key(recipe)
         if shape in self.trainers:
             self.trainers.move_to_end(shape)
             self.trainers[shape].restart(recipe, task.class_weights)
@@ -157,7 +144,7 @@ class WarmTrial(tune.Trainable):
 
 def _task(recipe: Recipe, shared: Shared) -> loop.Task:
     rows = len(shared.labels["training"])
-    check_batch(rows, recipe.batch_size, workers=1)
+    check_batch(rows, recipe.data.batch_size, workers=1)
 
     def plain() -> tuple[feed.Batches, feed.Part]:
         parts = {name: feed.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()}

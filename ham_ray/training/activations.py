@@ -144,7 +144,7 @@ def planned(
         print(f"activations: computed anew each step, because {reason}", flush=True)
         return None
     shape, dtype = _output(recipe, images.size)
-    views = {"training": VIEWS[recipe.augmentation], "validation": 1}
+    views = {"training": VIEWS[recipe.augmentation.name], "validation": 1}
     tables = {
         name: _table(images, rows[name], count, recipe, weights, folder, shape)
         for name, count in views.items()
@@ -164,10 +164,10 @@ def _unfit(recipe: Recipe, folder: str) -> str | None:
     architecture = registry.architecture(recipe.family)
     if not architecture.pretrained:
         return f"{recipe.family} has no frozen part"
-    if recipe.unfreeze_depth > architecture.deepest_cached:
-        return f"at unfreeze depth {recipe.unfreeze_depth} they are larger than they are worth"
-    if recipe.augmentation not in VIEWS:
-        return f"augmentation {recipe.augmentation!r} never gives the same image twice"
+    if recipe.model.unfreeze_depth > architecture.deepest_cached:
+        return f"at unfreeze depth {recipe.model.unfreeze_depth} they are larger than they are worth"
+    if recipe.augmentation.name not in VIEWS:
+        return f"augmentation {recipe.augmentation.name!r} never gives the same image twice"
     if storage.is_remote(folder):
         return f"they are memory-mapped, which {folder} cannot be; give a local or shared folder"
     return None
@@ -208,8 +208,8 @@ def _table(
         "code": CODE,
         "architecture": registry.architecture(recipe.family).name,
         "weights": weights.sha256 or f"random from seed {recipe.seed}",
-        "unfreeze_depth": recipe.unfreeze_depth,
-        "precision": recipe.precision,
+        "unfreeze_depth": recipe.model.unfreeze_depth,
+        "precision": recipe.model.precision,
         "images": images.fingerprint,
         "geometry": images.card.get("geometry"),
         "size": images.size,

@@ -54,7 +54,7 @@ class Part:
 
 def split_rows(images: Images, recipe: Recipe) -> dict[str, pd.DataFrame]:
     """The rows of IMAGES in each split; without a validation fold there is no such split."""
-    folds = {"validation": recipe.validation_fold, "test": recipe.test_fold}
+    folds = {"validation": recipe.data.validation_fold, "test": recipe.data.test_fold}
     held_out = {name: images.fold(fold) for name, fold in folds.items() if fold is not None}
     return {"training": images.fold(*recipe.training_folds), **held_out}
 
@@ -76,7 +76,7 @@ def split(
     _check_sizes(rows, recipe, workers)
     resident = batching(images, recipe, workers, shard_memory) == IN_MEMORY
     parts = {
-        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.batch_size)
+        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.data.batch_size)
         for name, frame in rows.items()
         for rank in range(workers)
         if not (name == "training" and activations) and (tested or name != "test")
@@ -115,7 +115,7 @@ def _check_sizes(rows: dict[str, pd.DataFrame], recipe: Recipe, workers: int) ->
     small = [f"{len(frame)} {name} images" for name, frame in rows.items() if len(frame) < workers]
     if small:
         raise UserError(f"{', '.join(small)} for {workers} worker(s): each needs at least one; are all folds filled?")
-    check_batch(len(rows["training"]), recipe.batch_size, workers)
+    check_batch(len(rows["training"]), recipe.data.batch_size, workers)
 
 
 def _part(name: str, rank: int) -> str:
@@ -136,15 +136,15 @@ def cached_part(path: str, labels: np.ndarray, rank: int, workers: int) -> Part:
 
 def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, rank: int, workers: int) -> Batches:
     """`batches` from a table of activations: the same images in the views that augmentation would have made of them."""
-    bounds = training_bounds(len(labels), rank, workers, recipe.batch_size)
-    table, labels_here, share = Activations(path, bounds), labels[bounds], recipe.batch_size // workers
+    bounds = training_bounds(len(labels), rank, workers, recipe.data.batch_size)
+    table, labels_here, share = Activations(path, bounds), labels[bounds], recipe.data.batch_size // workers
     mine = slice(rank * share, (rank + 1) * share)
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = epoch_order(len(labels), rank, workers, recipe.batch_size, recipe.seed, epoch)
+        order = epoch_order(len(labels), rank, workers, recipe.data.batch_size, recipe.seed, epoch)
         for index, places in enumerate(order, start=epoch * len(order)):
-            uniform = draw(recipe.seed, index, recipe.batch_size, DRAWS, stream=0).numpy()
-            views = chosen_views(uniform[mine]) if recipe.augmentation == "light" else np.zeros(share, int)
+            uniform = draw(recipe.seed, index, recipe.data.batch_size, DRAWS, stream=0).numpy()
+            views = chosen_views(uniform[mine]) if recipe.augmentation.name == "light" else np.zeros(share, int)
             yield table.take(places, views), labels_here[places]
 
     return lambda epoch: _ahead(epoch_of(epoch))
@@ -191,14 +191,14 @@ def kept_batches(part: Part, recipe: Recipe, rows: int, rank: int, workers: int)
     """`batches` of a part in memory."""
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for places in epoch_order(rows, rank, workers, recipe.batch_size, recipe.seed, epoch):
+        for places in epoch_order(rows, rank, workers, recipe.data.batch_size, recipe.seed, epoch):
             yield part.inputs[places], part.labels[places]
 
     return epoch_of
 
 
 def _streamed(recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
-    shard, share = ray.train.get_dataset_shard(_part("training", rank)), recipe.batch_size // workers
+    shard, share = ray.train.get_dataset_shard(_part("training", rank)), recipe.data.batch_size // workers
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         found = shard.iter_batches(
@@ -208,7 +208,7 @@ def _streamed(recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
             local_shuffle_buffer_size=16 * share,
             local_shuffle_seed=(recipe.seed * 1_000 + epoch) * 1_000 + rank,
         )
-        for batch in itertools.islice(found, rows // recipe.batch_size):  # as many on every worker
+        for batch in itertools.islice(found, rows // recipe.data.batch_size):  # as many on every worker
             yield batch["pixels"], batch["label"].astype(np.int32)
 
     return epoch_of

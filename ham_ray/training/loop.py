@@ -66,8 +66,8 @@ def make_task(
     else:
         batches, validation = plain()
     counts = np.bincount(labels["training"], minlength=len(CODES))
-    weights = class_weights(counts, recipe.class_weight_scale)
-    return Task(batches, len(labels["training"]) // recipe.batch_size, validation, weights, cached=bool(tables))
+    weights = class_weights(counts, recipe.loss.class_weight_scale)
+    return Task(batches, len(labels["training"]) // recipe.data.batch_size, validation, weights, cached=bool(tables))
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
     started, losses, told = time.monotonic(), [], time.monotonic()
     before, total = (epoch - phase.first) * task.steps, phase.epochs * task.steps
     for index, (inputs, labels) in enumerate(task.batches(epoch)):
-        rate = learning_rate(phase.peak, before + index, recipe.warmup_epochs * task.steps, total)
+        rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * task.steps, total)
         trainer.optimizer.learning_rate = rate
         losses.append(trainer.step(inputs, labels, epoch * task.steps + index).numpy().astype(float))
         if not math.isfinite(losses[-1][0]):
@@ -181,7 +181,7 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
         "train_loss_unweighted": unweighted,
         "learning_rate": rate,
         "seconds": seconds,
-        "images_per_second": task.steps * recipe.batch_size / seconds,
+        "images_per_second": task.steps * recipe.data.batch_size / seconds,
     }
 
 
@@ -210,7 +210,7 @@ def _check_agreement(network: Network, replica: Replica) -> None:
 
 
 def _pace(recipe: Recipe, epoch: int, step: int, steps: int, seconds: float) -> str:
-    pace, left = step * recipe.batch_size / seconds, (steps - step) / step * seconds
+    pace, left = step * recipe.data.batch_size / seconds, (steps - step) / step * seconds
     return f"epoch {epoch + 1}/{recipe.epochs}, step {step}/{steps}, {pace:.0f} images/s, {left:.0f} s left in it"
 
 

@@ -20,8 +20,12 @@ class Phase:
 
 def phases(recipe: Recipe) -> list[Phase]:
     """The head alone first where the recipe says so, then all that it unfreezes."""
-    rest = Phase("all", recipe.head_epochs, recipe.epochs - recipe.head_epochs, recipe.learning_rate)
-    return [Phase("head", 0, recipe.head_epochs, recipe.head_learning_rate), rest] if recipe.head_epochs else [rest]
+    rest = Phase("all", recipe.head_epochs, recipe.epochs - recipe.head_epochs, recipe.optimizer.learning_rate)
+    return (
+        [Phase("head", 0, recipe.head_epochs, recipe.optimizer.head_learning_rate), rest]
+        if recipe.head_epochs
+        else [rest]
+    )
 
 
 def phase_at(recipe: Recipe, epoch: int) -> Phase:

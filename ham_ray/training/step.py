@@ -7,6 +7,7 @@ random numbers are the same, so the losses are too.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,8 +40,31 @@ class Replica:
         return self.strategy.gather(tf.constant(local), axis=0).numpy() if self.workers > 1 else local
 
 
+# Of a step, of the learning-rate curve or of the epoch loop: another value needs no other graph.
+_ARGUMENTS = frozenset(
+    [
+        "learning_rate",
+        "head_learning_rate",
+        "warmup_epochs",
+        "epochs",
+        "head_epochs",
+        "weight_decay",
+        "label_smoothing",
+        "dropout",
+        "class_weight_scale",
+        "select_by",
+        "patience",
+    ]
+)
+
+
+def compile_key(recipe: Recipe) -> str:
+    """Name the compiled steps of a recipe: those of equal key can be taken for each other by `Trainer.restart`."""
+    return json.dumps({name: value for name, value in recipe.flat().items() if name not in _ARGUMENTS})
+
+
 class Knobs(NamedTuple):
-    """What a recipe may change without a step being compiled anew."""
+    """What a recipe may change without a step being compiled anew; `_ARGUMENTS` names the fields."""
 
     class_weights: tf.Tensor
     label_smoothing: tf.Tensor
@@ -75,8 +99,11 @@ class Trainer:
     def restart(self, recipe: Recipe, class_weights: np.ndarray) -> None:
         """Begin another training of the same shape from the same initial weights, with the steps compiled before.
 
-        The recipes may differ in what `Knobs`, the learning-rate curve and the epoch loop read.
+        Raises:
+            ValueError: the recipe needs other steps, by `compile_key`.
         """
+        if compile_key(recipe) != compile_key(self.recipe):
+            raise ValueError(f"other steps: {compile_key(self.recipe)}, not {compile_key(recipe)}")
         for variable, value in zip(self.network.learned_variables, self._initial, strict=True):
             variable.assign(value)
         self._start(recipe, class_weights)
@@ -84,7 +111,7 @@ class Trainer:
     def _start(self, recipe: Recipe, class_weights: np.ndarray) -> None:
         self.recipe = recipe
         self.phase: Phase | None = None
-        numbers = (recipe.label_smoothing, recipe.dropout, recipe.weight_decay)
+        numbers = (recipe.loss.label_smoothing, recipe.model.dropout, recipe.optimizer.weight_decay)
         self._knobs = Knobs(*(tf.constant(value, tf.float32) for value in (class_weights, *numbers)))
 
     def enter(self, phase: Phase) -> None:
@@ -107,7 +134,7 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Meanwhile the network holds the moving averages of its weights, where the recipe wants them."""
-        if not self.recipe.averaging:
+        if not self.recipe.optimizer.averaging:
             yield
             return
         current = [variable.numpy() for variable in self.variables]
@@ -127,7 +154,7 @@ class Trainer:
         variables = (self.network.head if head_only else self.network).trainable_variables
         with self.replica.strategy.scope():
             optimizer = keras.optimizers.AdamW(
-                phase.peak, weight_decay=self.recipe.weight_decay, use_ema=self.recipe.averaging > 0
+                phase.peak, weight_decay=self.recipe.optimizer.weight_decay, use_ema=self.recipe.optimizer.averaging > 0
             )
             optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             optimizer.build(variables)
@@ -151,20 +178,22 @@ class Trainer:
     ) -> tf.Tensor:
         recipe, network = self.recipe, self.network
         if not self.cached:
-            images = augment(inputs, self._draw(index, DRAWS, stream=0), recipe.augmentation)
+            images = augment(inputs, self._draw(index, DRAWS, stream=0), recipe.augmentation.name)
             inputs = network.prefix(images, training=False)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([variable.value for variable in self.variables])
             features = network.body(inputs, training=statistics)
             logits = network.head(self._drop(features, index, knobs.dropout), training=True)
-            loss = weighted_cross_entropy(logits, labels, knobs.class_weights, knobs.label_smoothing, recipe.batch_size)
+            loss = weighted_cross_entropy(
+                logits, labels, knobs.class_weights, knobs.label_smoothing, recipe.data.batch_size
+            )
         # Both are read while the step is traced. A young average forgets its start faster (as in TensorFlow's own).
         self.optimizer.weight_decay = knobs.weight_decay
         age = tf.cast(self.optimizer.iterations, tf.float32)
-        self.optimizer.ema_momentum = tf.minimum(recipe.averaging, (1.0 + age) / (10.0 + age))
+        self.optimizer.ema_momentum = tf.minimum(recipe.optimizer.averaging, (1.0 + age) / (10.0 + age))
         self.optimizer.apply(tape.gradient(loss, [v.value for v in self.variables]), self.variables)
         plain = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)  # what the validation loss is of
-        return tf.stack([loss, tf.reduce_sum(plain) / recipe.batch_size])
+        return tf.stack([loss, tf.reduce_sum(plain) / recipe.data.batch_size])
 
     def _drop(self, features: tf.Tensor, index: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Dropout by the image's place in the global batch; a Dropout layer would drop others on other workers."""
@@ -173,8 +202,8 @@ class Trainer:
 
     def _draw(self, index: tf.Tensor, count: int, stream: int) -> tf.Tensor:
         """This replica's rows of the random numbers of the global batch."""
-        share = self.recipe.batch_size // self.replica.workers
-        everyone = draw(self.recipe.seed, index, self.recipe.batch_size, count, stream)
+        share = self.recipe.data.batch_size // self.replica.workers
+        everyone = draw(self.recipe.seed, index, self.recipe.data.batch_size, count, stream)
         return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]
 
 

@@ -82,7 +82,7 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
     np.testing.assert_allclose(cached.history["train_loss"], plain.history["train_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.history["validation_loss"], plain.history["validation_loss"], rtol=5e-3)
     np.testing.assert_allclose(cached.probabilities["test"], plain.probabilities["test"], atol=1e-2)
-    pixels = read_pixels(images, images.fold(recipe.validation_fold))
+    pixels = read_pixels(images, images.fold(recipe.data.validation_fold))
     spread = plain.network.feature_spread(plain.network.prefix(pixels))
     table = Activations(found["validation"], slice(0, len(pixels)))
     assert abs(cached.network.feature_spread(table[:]) - spread) < 1e-2
@@ -94,14 +94,14 @@ def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Ima
         list(feed.cached_batches(frozen["training"], labels, FROZEN, rank, workers)(epoch=1))
         for rank, workers in ((0, 1), (0, 2), (1, 2))
     )
-    assert len(whole) == len(labels) // FROZEN.batch_size
+    assert len(whole) == len(labels) // FROZEN.data.batch_size
     for batch, first, second in zip(whole, *shares, strict=True):
         for together, here, there in zip(batch, first, second, strict=True):
             np.testing.assert_array_equal(together, np.concatenate([here, there]))
 
 
 def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images: Images):
-    labels = images.fold(FROZEN.validation_fold)["label"].to_numpy(np.int32)
+    labels = images.fold(FROZEN.data.validation_fold)["label"].to_numpy(np.int32)
     whole, *halves = (feed.cached_part(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2)))
     np.testing.assert_array_equal(whole.inputs[:], np.concatenate([half.inputs[:] for half in halves]))
     np.testing.assert_array_equal(whole.labels, np.concatenate([half.labels for half in halves]))

@@ -136,7 +136,7 @@ def test_the_run_folder_holds_what_repeats_it(resumed: str, out: Path, images: I
 
 def test_predictions_hold_each_held_out_image_once_and_no_training_lesion(resumed: str, out: Path, images: Images):
     predicted = predictions.read(str(out / "job" / "simple_cnn" / "predictions.parquet"))
-    for split, fold in (("test", RECIPE.test_fold), ("validation", RECIPE.validation_fold)):
+    for split, fold in (("test", RECIPE.data.test_fold), ("validation", RECIPE.data.validation_fold)):
         expected = images.fold(fold)
         assert sorted(predicted.loc[predicted["split"] == split, "image_id"]) == expected["image_id"].tolist()
     trained = set(images.fold(*RECIPE.training_folds)["group_id"])

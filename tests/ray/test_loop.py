@@ -52,11 +52,11 @@ def network() -> Network:
 
 def task(recipe: Recipe) -> loop.Task:
     def batches(epoch: int):
-        for places in epoch_order(ROWS, 0, 1, recipe.batch_size, recipe.seed, epoch):
+        for places in epoch_order(ROWS, 0, 1, recipe.data.batch_size, recipe.seed, epoch):
             yield PIXELS[places], LABELS[places]
 
     part = Part(PIXELS[:30], LABELS[:30])
-    return loop.Task(batches, ROWS // recipe.batch_size, part, np.ones(7, np.float32))
+    return loop.Task(batches, ROWS // recipe.data.batch_size, part, np.ones(7, np.float32))
 
 
 def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):

@@ -84,14 +84,14 @@ def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Ou
 
 def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: Images, folder: Path):
     stored = pads.dataset(images.uri, format="parquet", exclude_invalid_files=True)
-    test = stored.to_table(filter=pads.field("fold") == RECIPE.test_fold).to_pandas().sort_values("image_id")
+    test = stored.to_table(filter=pads.field("fold") == RECIPE.data.test_fold).to_pandas().sort_values("image_id")
     model = keras.models.load_model(folder / "single" / MODEL)
     predicted = model.predict(np.stack([decode(encoded) for encoded in test["image"]]), verbose=0)
     np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
 
 
 def test_a_saved_model_predicts_views_over_ray_data(single: workers.Outcome, images: Images, folder: Path):
-    rows = images.fold(RECIPE.test_fold, RECIPE.validation_fold)
+    rows = images.fold(RECIPE.data.test_fold, RECIPE.data.validation_fold)
     path = folder / "single" / MODEL
     model, pixels = keras.models.load_model(path), read_pixels(images, rows)
     expected = np.mean([model.predict(view(pixels, index), verbose=0) for index in range(3)], axis=0)

@@ -55,19 +55,19 @@ def test_epochs_of_the_command_line_leave_one_for_the_rest():
 def test_the_sample_is_trained_in_a_few_small_steps_and_smoke_in_fewer():
     sample, smoke = recipes(data=None)["simple_cnn"], recipes(data=None, smoke=True)["simple_cnn"]
     assert smoke.epochs < sample.epochs < recipes()["simple_cnn"].epochs
-    assert sample.batch_size == 32
+    assert sample.data.batch_size == 32
 
 
 def test_smoke_shortens_training_on_ones_own_images_too_and_leaves_their_batches():
     smoke = recipes(smoke=True)["resnet50_finetuned"]
     assert (smoke.epochs, smoke.head_epochs) == (2, 1)
-    assert smoke.batch_size == recipes()["resnet50_finetuned"].batch_size
+    assert smoke.data.batch_size == recipes()["resnet50_finetuned"].data.batch_size
     assert recipes(smoke=True, epochs=3)["resnet50_finetuned"].epochs == 3
 
 
 def test_fields_are_set_for_every_family():
     assert [r.seed for r in recipes(changes=["seed=7", "dropout = 0.1"]).values()] == [7, 7]
-    assert recipes(changes=["dropout = 0.1"])["simple_cnn"].dropout == 0.1
+    assert recipes(changes=["dropout = 0.1"])["simple_cnn"].model.dropout == 0.1
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,8 @@ def test_fields_are_set_for_every_family():
         ({"changes": ["seed=-1"]}, "seed: .*greater than or equal to 0"),
         ({"changes": ["unfreeze_depth=2"], "families": ["resnet50_frozen"]}, "unfrozen is resnet50_finetuned"),
         ({"changes": ["epoch=3"]}, "unknown recipe field 'epoch'; did you mean epochs"),
+        ({"changes": ["optimizer.dropout=3"]}, "--set: unknown recipe field 'optimizer.dropout'"),
+        ({"changes": ["seed=1", "model.dropout=.1", "dropout=.2"]}, "--set dropout: given as .1 and as .2"),
         ({"epochs": 0}, "epochs: .*greater than or equal to 1"),
         ({"families": []}, "--families: name at least one"),
     ],

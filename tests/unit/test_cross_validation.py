@@ -36,7 +36,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
 
     def drawn(recipe: Recipe) -> pd.DataFrame:
         rows = feed.split_rows(images, recipe)
-        rng = np.random.default_rng(recipe.test_fold)
+        rng = np.random.default_rng(recipe.data.test_fold)
         return pd.concat(
             [predictions(rows[s], s, rng.dirichlet(np.ones(7), len(rows[s]))) for s in ("validation", "test")],
             ignore_index=True,
@@ -73,8 +73,8 @@ def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images
 def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
     setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     found = cross_validate({"simple_cnn": baseline("simple_cnn")}, setting)
-    assert [recipe.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
-    assert [recipe.validation_fold for recipe in trained.values()] == [1, 2, 3, 4, 0]
+    assert [recipe.data.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
+    assert [recipe.data.validation_fold for recipe in trained.values()] == [1, 2, 3, 4, 0]
     same = {"test_fold": 0, "validation_fold": 1}
     assert all(recipe.changed(**same) == baseline("simple_cnn") for recipe in trained.values())
     assert [*trained] == [f"simple_cnn-fold-{fold}" for fold in range(5)]

@@ -125,10 +125,10 @@ def test_each_model_predicts_the_views_of_its_own_images(arranged, monkeypatch: 
 
 def test_each_training_of_a_trial_validates_on_another_fold_and_none_sees_the_test_fold():
     recipes = module._recipes(trial(4, 5), BASE, 5)
-    assert [recipe.validation_fold for recipe in recipes.values()] == [1, 2, 3, 4, 1]
+    assert [recipe.data.validation_fold for recipe in recipes.values()] == [1, 2, 3, 4, 1]
     assert [recipe.seed for recipe in recipes.values()] == [0, 1, 2, 3, 4]
-    assert all(recipe.test_fold == 0 and 0 not in recipe.training_folds for recipe in recipes.values())
-    assert all(recipe.unfreeze_depth == 5 for recipe in recipes.values())
+    assert all(recipe.data.test_fold == 0 and 0 not in recipe.training_folds for recipe in recipes.values())
+    assert all(recipe.model.unfreeze_depth == 5 for recipe in recipes.values())
 
 
 def test_baselines_stand_beside_and_the_last_is_compared_with_each(arranged):
@@ -203,7 +203,9 @@ def test_a_refit_learns_from_all_folds_but_the_test_fold(monkeypatch: pytest.Mon
     stopping = BASE.changed(patience=2)
     module._trained({4: module._refits(trial(4, 5), stopping, 2)}, SimpleNamespace(out="o"))  # type: ignore[arg-type]
     assert [*asked] == ["trial-4-refit-0", "trial-4-refit-1"]
-    assert [(r.training_folds, r.validation_fold, r.patience, r.seed, r.unfreeze_depth) for r in asked.values()] == [
+    assert [
+        (r.training_folds, r.data.validation_fold, r.patience, r.seed, r.model.unfreeze_depth) for r in asked.values()
+    ] == [
         ([1, 2, 3, 4], None, 0, 0, 5),
         ([1, 2, 3, 4], None, 0, 1, 5),
     ]

@@ -9,7 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 from ray.train import WorkerGroupError
 
-from ham_ray.recipe import Recipe
+from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.search import joined
 from ham_ray.search.joined import JoinedTrial
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 class Shared:
     """What the trial asks of the search."""
 
-    base = Recipe(family="simple_cnn", epochs=2, learning_rate=1e-3)
+    base = make_recipe(family="simple_cnn", epochs=2, learning_rate=1e-3)
     tables: dict[str, Any] = {}  # noqa: RUF012
     weights = None
 

@@ -217,4 +217,36 @@ def test_words_are_words_and_numbers_are_numbers(load):
     assert space.parameters["hidden_units"].when == {"augmentation": "off"}
     assert space.points[1]["learning_rate"] == 0.001
     assert space.parameters["learning_rate"].log is True and space.sampler.multivariate is False  # type: ignore[union-attr]
-    assert load(TEXT.replace("epochs: 3", "augmentation: off\n  epochs: 3")).base().augmentation == "off"
+    assert load(TEXT.replace("epochs: 3", "augmentation: off\n  epochs: 3")).base().augmentation.name == "off"
+
+
+def test_dotted_names_are_the_same_fields(load):
+    text = TEXT.replace("learning_rate:", "optimizer.learning_rate:").replace(
+        "unfreeze_depth:", "model.unfreeze_depth:"
+    )
+    text = text.replace("  epochs: 3", "  epochs: 3\n  loss.label_smoothing: 0.2")
+    assert load(text).record() == {
+        **load(TEXT).record(),
+        "recipe": {"epochs": 3, "label_smoothing": 0.2, "head_epochs": 1},
+    }
+    assert load(text).points == load(TEXT).points
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: Input should be less than or equal to 5, got 6"),
+        (
+            "  hidden",
+            "  unfreeze_depth: {type: int, low: 0, high: 1}\n  hidden",
+            7,
+            "unfreeze_depth is here twice, also as model.unfreeze_depth",
+        ),
+    ],
+)
+def test_a_mistake_under_a_dotted_name_is_told_with_its_line(load, tmp_path, old, new, line, message):
+    text = TEXT.replace("  unfreeze_depth:", "  model.unfreeze_depth:", 1)
+    assert text.count(old) >= 1
+    with pytest.raises(UserError) as error:
+        load(text.replace(old, new, 1))
+    assert str(error.value).startswith(f"{tmp_path / 'space.yaml'}:{line}: ") and message in str(error.value)

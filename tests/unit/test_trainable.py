@@ -68,7 +68,7 @@ def test_the_folds_named_as_remedy_are_accepted():
 
 
 def test_each_fold_of_a_cross_validation_tests_once_and_the_next_validates():
-    assert [(one.test_fold, one.validation_fold) for one in RECIPE.crossed()] == [
+    assert [(one.data.test_fold, one.data.validation_fold) for one in RECIPE.crossed()] == [
         (0, 1),
         (1, 2),
         (2, 3),

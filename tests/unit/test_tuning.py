@@ -171,9 +171,9 @@ def test_no_finals_need_no_seeds(two_cpus, tmp_path):
 
 def test_the_finals_are_as_long_as_the_space_says_unless_the_command_says_otherwise(two_cpus, tmp_path):
     own = tuning._prepared(options(tmp_path))
-    assert (own.base.epochs, own.longer.epochs, own.longer.dropout) == (4, 9, 0.2)
+    assert (own.base.epochs, own.longer.epochs, own.longer.model.dropout) == (4, 9, 0.2)
     asked = tuning._prepared(options(tmp_path, epochs=25))
-    assert (asked.base.epochs, asked.longer.epochs, asked.longer.dropout) == (25, 25, 0.2)
+    assert (asked.base.epochs, asked.longer.epochs, asked.longer.model.dropout) == (25, 25, 0.2)
 
 
 def a_table(size: int, folds: tuple[int, ...] = (0, 1)) -> SimpleNamespace:
@@ -226,7 +226,7 @@ def test_the_disk_that_activations_need_in_all_is_told_before_any_is_computed(
 
     def planned(images, rows, recipe, weights, folder, budget, promised):
         promises.append(promised)
-        depth, views = recipe.unfreeze_depth, 8 if recipe.augmentation == "light" else 1
+        depth, views = recipe.model.unfreeze_depth, 8 if recipe.augmentation.name == "light" else 1
         tables = {
             "training": activations._Table(Path(f"{depth}-{views}"), rows["training"], views),
             "validation": activations._Table(Path(f"{depth}-validation"), rows["validation"], 1),
