@@ -79,8 +79,8 @@ MUTANTS = [
     _m(
         "folds exchanged",
         "training/feed.py::split_rows",
-        '{"validation": recipe.validation_fold, "test": recipe.test_fold}',
-        '{"test": recipe.validation_fold, "validation": recipe.test_fold}',
+        '{"validation": recipe.data.validation_fold, "test": recipe.data.test_fold}',
+        '{"test": recipe.data.validation_fold, "validation": recipe.data.test_fold}',
         "the test fold chooses the epoch",
         "unit/test_feed.py::test_the_splits_are_the_folds_of_the_recipe",
     ),
@@ -112,7 +112,7 @@ MUTANTS = [
     _m(
         "class weights without scale",
         "training/loop.py::make_task",
-        "class_weights(counts, recipe.class_weight_scale)",
+        "class_weights(counts, recipe.loss.class_weight_scale)",
         "class_weights(counts, 1.0)",
         "the scale that a search chooses does nothing",
         LOOP + "test_class_weights_are_of_the_training_labels_and_of_the_recipes_scale",
@@ -211,8 +211,8 @@ MUTANTS = [
     _m(
         "average starts old",
         "training/step.py::Trainer._replica_step",
-        "tf.minimum(recipe.averaging, (1.0 + age) / (10.0 + age))",
-        "tf.constant(recipe.averaging)",
+        "tf.minimum(recipe.optimizer.averaging, (1.0 + age) / (10.0 + age))",
+        "tf.constant(recipe.optimizer.averaging)",
         "the first epochs are judged by their random start",
         LOOP + "test_validation_sees_the_average_of_the_weights_and_training_does_not",
     ),
@@ -276,8 +276,8 @@ MUTANTS = [
     _m(
         "cached views all alike",
         "training/feed.py::cached_batches",
-        'if recipe.augmentation == "light" else np.zeros(share, int)',
-        'if recipe.augmentation == "dark" else np.zeros(share, int)',
+        'if recipe.augmentation.name == "light" else np.zeros(share, int)',
+        'if recipe.augmentation.name == "dark" else np.zeros(share, int)',
         "training from activations does not augment",
         "unit/test_feed.py::test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes",
     ),

@@ -141,7 +141,8 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
     theirs = keras_model(network())
     decay = keras.optimizers.AdamW(
-        keras.optimizers.schedules.CosineDecay(chosen.learning_rate, 6), weight_decay=chosen.weight_decay
+        keras.optimizers.schedules.CosineDecay(chosen.optimizer.learning_rate, 6),
+        weight_decay=chosen.optimizer.weight_decay,
     )
     decay.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     theirs.compile(decay, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)

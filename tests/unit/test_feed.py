@@ -54,8 +54,10 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 def made_by_augmentation(recipe: Recipe, index: int) -> list[int]:
     """The view that the augmentation of that step makes of each image of the batch."""
     image = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
-    uniform = draw(recipe.seed, index, recipe.batch_size, DRAWS, stream=0)
-    pictures = augment(tf.repeat(tf.constant(image), recipe.batch_size, axis=0), uniform, recipe.augmentation).numpy()
+    uniform = draw(recipe.seed, index, recipe.data.batch_size, DRAWS, stream=0)
+    pictures = augment(
+        tf.repeat(tf.constant(image), recipe.data.batch_size, axis=0), uniform, recipe.augmentation.name
+    ).numpy()
     return [next(i for i in range(8) if np.array_equal(view(image, i)[0], picture)) for picture in pictures]
 
 
