@@ -48,7 +48,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     for strength in STRENGTHS:
         recipe = baseline(family).changed(augmentation=strength, precision=precision, batch_size=64)
         network = build(recipe, size, RANDOM)
-        trainers[strength] = Trainer(recipe, network, Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+        trainers[strength] = Trainer(recipe, network, Replica(tf.distribute.get_strategy()), np.ones(7, int))
         trainers[strength].enter(phases(recipe)[-1])
     images = random.integers(0, 256, (recipe.data.batch_size, size, size, 3), np.uint8)
     labels = random.integers(0, 7, recipe.data.batch_size).astype(np.int32)

@@ -235,7 +235,7 @@ class _Peer:
         """Train with class weights; the best validation macro-F1."""
         import keras
 
-        from ham_ray.models.losses import class_weights
+        from ham_ray.training.objectives import class_weights
 
         started = time.perf_counter()
         history = model.fit(

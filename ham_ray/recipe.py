@@ -92,8 +92,9 @@ class Optimizer(_Section):
 
 
 class Loss(_Section):
-    """Cross-entropy, weighted by class."""
+    """What a training minimises: a loss of `training/objectives.py`, and its settings."""
 
+    name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     class_weight_scale: float = Field(0.0, ge=0, description="weights (N/(K·n_c))^scale; 0 = none, 1 = balanced")
 

@@ -7,7 +7,6 @@ import itertools
 import pandas as pd
 
 from ham_ray.data.images import FOLDS, Images
-from ham_ray.data.shards import check_batch
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 
@@ -32,6 +31,21 @@ def check_trainable(images: Images, recipe: Recipe, name: str, workers: int, oth
         remedy = folds or "add images of more lesions, or leave out what is too rare"
         raise UserError(f"{images.uri} cannot be trained on by {name}: {problem}; {remedy}")
     check_batch(int(counts[recipe.training_folds].to_numpy().sum()), recipe.data.batch_size, workers)
+
+
+def check_batch(rows: int, batch_size: int, workers: int) -> None:
+    """Refuse a batch that does not divide over the workers or is larger than the training set.
+
+    Raises:
+        UserError: with the arithmetic.
+    """
+    if batch_size % workers:
+        near = max(workers, batch_size // workers * workers)
+        raise UserError(f"batch_size {batch_size} does not divide over {workers} workers; for example {near} does")
+    if rows < batch_size:
+        raise UserError(
+            f"batch_size {batch_size} is more than the {rows} training images; at most {rows // workers * workers}"
+        )
 
 
 def _problem(counts: pd.DataFrame, recipe: Recipe) -> str | None:

@@ -16,14 +16,16 @@ import ray
 import tensorflow as tf
 from ray import tune
 
-from ham_ray import runs, storage
-from ham_ray.data.shards import check_batch
+from ham_ray import storage
+from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import feed, loop
+from ham_ray.training.callbacks import HistoryFile
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, Trainer, compile_key
 
 HISTORY = "history.json"
@@ -98,7 +100,7 @@ class WarmTrial(tune.Trainable):
             return {"failed": str(error), "finished": False, "scores": [], "seconds": 0.0, "done": True}
         progress = training.progress
         if training.finished:
-            storage.write_bytes(storage.join(self.folder, HISTORY), runs.to_json(progress.history))
+            training.end()
         return {
             "failed": "",
             "finished": training.finished,
@@ -125,29 +127,29 @@ class WarmTrial(tune.Trainable):
             task = _task(recipe, self.shared)
             checkpoints = Checkpoints(storage.join(self.folder, CHECKPOINTS))
             trainer = self._trainer(recipe, task)
-            self.training = loop.Training(trainer, task, checkpoints, lambda line: None)
+            callbacks = [HistoryFile(storage.join(self.folder, HISTORY))]
+            self.training = loop.Training(trainer, task, checkpoints, lambda line: None, callbacks)
         return self.training
 
     def _trainer(self, recipe: Recipe, task: loop.Task) -> Trainer:
         shape = compile_key(recipe)
         if shape in self.trainers:
             self.trainers.move_to_end(shape)
-            self.trainers[shape].restart(recipe, task.class_weights)
+            self.trainers[shape].restart(recipe, task.counts)
             return self.trainers[shape]
         while len(self.trainers) >= _SHAPES:
             self.trainers.popitem(last=False)
         network = build(recipe, self.shared.size, ray.get(self.shared.weights))
         replica = Replica(tf.distribute.get_strategy())
-        self.trainers[shape] = Trainer(recipe, network, replica, task.class_weights, task.cached)
+        self.trainers[shape] = Trainer(recipe, network, replica, task.counts, task.cached)
         return self.trainers[shape]
 
 
 def _task(recipe: Recipe, shared: Shared) -> loop.Task:
-    rows = len(shared.labels["training"])
-    check_batch(rows, recipe.data.batch_size, workers=1)
+    check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
-    def plain() -> tuple[feed.Batches, feed.Part]:
+    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part]:
         parts = {name: feed.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()}
-        return feed.kept_batches(parts["training"], recipe, rows, rank=0, workers=1), parts["validation"]
+        return feed.kept_batches(parts["training"], sampler), parts["validation"]
 
     return loop.make_task(recipe, shared.labels, shared.tables.get(table_key(recipe)), plain)

@@ -16,10 +16,11 @@ from ray.data import Dataset
 from ham_ray.cluster import decoding_cpus
 from ham_ray.data.augment import DRAWS, chosen_views, draw
 from ham_ray.data.images import Images, read
-from ham_ray.data.shards import check_batch, epoch_order, evaluation_bounds, training_bounds
+from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 from ham_ray.training.activations import Activations
+from ham_ray.training.sampler import Sampler, evaluation_bounds
 from ham_ray.waiting import watched
 
 IN_MEMORY = "in memory"
@@ -76,7 +77,7 @@ def split(
     _check_sizes(rows, recipe, workers)
     resident = batching(images, recipe, workers, shard_memory) == IN_MEMORY
     parts = {
-        _part(name, rank): _part_rows(name, frame, rank, workers, recipe.data.batch_size)
+        _part(name, rank): _part_rows(name, frame, make_sampler(recipe, len(frame), rank, workers))
         for name, frame in rows.items()
         for rank in range(workers)
         if not (name == "training" and activations) and (tested or name != "test")
@@ -122,10 +123,15 @@ def _part(name: str, rank: int) -> str:
     return f"{name}-{rank}"
 
 
-def _part_rows(name: str, rows: pd.DataFrame, rank: int, workers: int, batch_size: int) -> pd.DataFrame:
+def _part_rows(name: str, rows: pd.DataFrame, sampler: Sampler) -> pd.DataFrame:
     if name == "training":
-        return rows.iloc[training_bounds(len(rows), rank, workers, batch_size)]
-    return rows.iloc[evaluation_bounds(len(rows), rank, workers)]
+        return rows.iloc[sampler.bounds]
+    return rows.iloc[evaluation_bounds(len(rows), sampler.rank, sampler.workers)]
+
+
+def make_sampler(recipe: Recipe, rows: int, rank: int = 0, workers: int = 1) -> Sampler:
+    """Make the sampler of a worker; `rows` counts the training images over all workers."""
+    return Sampler(rows, recipe.data.batch_size, recipe.seed, rank, workers)
 
 
 def cached_part(path: str, labels: np.ndarray, rank: int, workers: int) -> Part:
@@ -134,14 +140,13 @@ def cached_part(path: str, labels: np.ndarray, rank: int, workers: int) -> Part:
     return Part(Activations(path, bounds), labels[bounds])
 
 
-def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, rank: int, workers: int) -> Batches:
+def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, sampler: Sampler) -> Batches:
     """`batches` from a table of activations: the same images in the views that augmentation would have made of them."""
-    bounds = training_bounds(len(labels), rank, workers, recipe.data.batch_size)
-    table, labels_here, share = Activations(path, bounds), labels[bounds], recipe.data.batch_size // workers
-    mine = slice(rank * share, (rank + 1) * share)
+    table, labels_here, share = Activations(path, sampler.bounds), labels[sampler.bounds], sampler.share
+    mine = slice(sampler.rank * share, (sampler.rank + 1) * share)
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = epoch_order(len(labels), rank, workers, recipe.data.batch_size, recipe.seed, epoch)
+        order = sampler.order(epoch)
         for index, places in enumerate(order, start=epoch * len(order)):
             uniform = draw(recipe.seed, index, recipe.data.batch_size, DRAWS, stream=0).numpy()
             views = chosen_views(uniform[mine]) if recipe.augmentation.name == "light" else np.zeros(share, int)
@@ -177,28 +182,24 @@ def _joined(found: Any) -> Part:
     return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
 
 
-def batches(recipe: Recipe, rows: int, resident: bool, rank: int, workers: int) -> Batches:
-    """This worker's share of each step, by epoch: uint8 images and int32 labels.
-
-    `rows` counts the training images over all workers.
-    """
-    if not resident:
-        return _streamed(recipe, rows, rank, workers)
-    return kept_batches(collect("training", rank), recipe, rows, rank, workers)
+def batches(sampler: Sampler, resident: bool) -> Batches:
+    """This worker's share of each step, by epoch: uint8 images and int32 labels."""
+    return kept_batches(collect("training", sampler.rank), sampler) if resident else _streamed(sampler)
 
 
-def kept_batches(part: Part, recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
+def kept_batches(part: Part, sampler: Sampler) -> Batches:
     """`batches` of a part in memory."""
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for places in epoch_order(rows, rank, workers, recipe.data.batch_size, recipe.seed, epoch):
+        for places in sampler.order(epoch):
             yield part.inputs[places], part.labels[places]
 
     return epoch_of
 
 
-def _streamed(recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
-    shard, share = ray.train.get_dataset_shard(_part("training", rank)), recipe.data.batch_size // workers
+def _streamed(sampler: Sampler) -> Batches:
+    """Shuffled within a buffer only: the order is Ray Data's, the steps are the sampler's."""
+    shard, share = ray.train.get_dataset_shard(_part("training", sampler.rank)), sampler.share
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         found = shard.iter_batches(
@@ -206,9 +207,9 @@ def _streamed(recipe: Recipe, rows: int, rank: int, workers: int) -> Batches:
             drop_last=True,
             prefetch_batches=4,
             local_shuffle_buffer_size=16 * share,
-            local_shuffle_seed=(recipe.seed * 1_000 + epoch) * 1_000 + rank,
+            local_shuffle_seed=(sampler.seed * 1_000 + epoch) * 1_000 + sampler.rank,
         )
-        for batch in itertools.islice(found, rows // recipe.data.batch_size):  # as many on every worker
+        for batch in itertools.islice(found, sampler.steps):  # as many on every worker
             yield batch["pixels"], batch["label"].astype(np.int32)
 
     return epoch_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,12 @@ from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
-from ham_ray.models.losses import class_weights
 from ham_ray.recipe import Recipe
 from ham_ray.training import feed
+from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.feed import Batches, Part
+from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
 
@@ -37,13 +38,13 @@ class Task:
     """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
 
     The inputs are uint8 images, or with `cached` what the network's prefix gives for them. Without a `validation` part
-    the last epoch counts as the best.
+    the last epoch counts as the best. `counts` are the training images of each class, int64[K].
     """
 
     batches: Batches
     steps: int
     validation: Part | None
-    class_weights: np.ndarray
+    counts: np.ndarray
     cached: bool = False
 
 
@@ -51,7 +52,7 @@ def make_task(
     recipe: Recipe,
     labels: dict[str, np.ndarray],
     tables: dict[str, str] | None,
-    plain: Callable[[], tuple[Batches, Part | None]],
+    plain: Callable[[Sampler], tuple[Batches, Part | None]],
     rank: int = 0,
     workers: int = 1,
 ) -> Task:
@@ -59,15 +60,15 @@ def make_task(
 
     `labels` are of the whole training and validation splits.
     """
+    sampler = feed.make_sampler(recipe, len(labels["training"]), rank, workers)
     if tables:
-        batches = feed.cached_batches(tables["training"], labels["training"], recipe, rank, workers)
+        batches = feed.cached_batches(tables["training"], labels["training"], recipe, sampler)
         held_out = tables.get("validation")
         validation = feed.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
     else:
-        batches, validation = plain()
+        batches, validation = plain(sampler)
     counts = np.bincount(labels["training"], minlength=len(CODES))
-    weights = class_weights(counts, recipe.loss.class_weight_scale)
-    return Task(batches, len(labels["training"]) // recipe.data.batch_size, validation, weights, cached=bool(tables))
+    return Task(batches, sampler.steps, validation, counts, cached=bool(tables))
 
 
 @dataclass
@@ -87,25 +88,25 @@ def train(
     task: Task,
     replica: Replica,
     checkpoints: Checkpoints,
-    report: Callable[[dict[str, Any]], None],
     say: Callable[[str], None],
-    go_on: Callable[[list[dict[str, Any]]], bool] = lambda history: True,
+    callbacks: Sequence[Callback] = (),
 ) -> Progress:
     """Train from the latest checkpoint (or from the start) to the end of the recipe, then restore the best epoch.
 
-    `report` gets each new row of HISTORY. `go_on` gets all rows, those of before a kill too, at the start and after
-    each epoch; where it returns False the training stops there.
+    Where one of the callbacks says that it may not go on, the training stops there.
 
     Raises:
         NonFiniteLossError: the loss of a step is NaN or infinite.
         WorkersDisagreeError: the workers started from different checkpoints, or ended with different variables.
     """
-    training = Training(Trainer(recipe, network, replica, task.class_weights, task.cached), task, checkpoints, say)
-    while go_on(training.progress.history):
+    trainer = Trainer(recipe, network, replica, task.counts, task.cached)
+    training = Training(trainer, task, checkpoints, say, callbacks)
+    while all([callback.may_go_on(training.progress.history) for callback in callbacks]):  # each of them is asked
         if training.finished:
             training.restore_best()
+            training.end()
             return training.progress
-        report(training.run_epoch())
+        training.run_epoch()
     training.progress.stopped = True
     return training.progress
 
@@ -113,14 +114,23 @@ def train(
 class Training:
     """A training that stands after its latest checkpoint and goes on epoch by epoch; raises as `train` does."""
 
-    def __init__(self, trainer: Trainer, task: Task, checkpoints: Checkpoints, say: Callable[[str], None]) -> None:
-        self.trainer, self.task, self.checkpoints, self.say = trainer, task, checkpoints, say
+    def __init__(
+        self,
+        trainer: Trainer,
+        task: Task,
+        checkpoints: Checkpoints,
+        say: Callable[[str], None],
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.trainer, self.task, self.checkpoints, self.say, self.callbacks = trainer, task, checkpoints, say, callbacks
         self._truth = trainer.replica.gather(task.validation.labels) if task.validation else np.empty(0, np.int32)
         self.progress, self._best = _resume(trainer, checkpoints.latest(say))
         if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
         if self.progress.epoch:
             say(f"going on after epoch {self.progress.epoch}")
+        for callback in callbacks:
+            callback.on_start(self.progress.history)
 
     @property
     def finished(self) -> bool:
@@ -147,7 +157,14 @@ class Training:
         progress.history.append(row)
         if trainer.replica.rank == 0:
             self.checkpoints.save(progress.epoch, _checkpoint(trainer, progress, self._best))
+        for callback in self.callbacks:
+            callback.on_epoch(row)
         return row
+
+    def end(self) -> None:
+        """Let the callbacks know that all epochs are done."""
+        for callback in self.callbacks:
+            callback.on_end(self.progress.history)
 
     def restore_best(self) -> None:
         """Give the network the variables of its best epoch."""

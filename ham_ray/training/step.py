@@ -19,9 +19,9 @@ import tensorflow as tf
 from ham_ray.data.augment import DRAWS, augment, draw
 from ham_ray.diagnoses import CODES
 from ham_ray.models.families import Network
-from ham_ray.models.losses import weighted_cross_entropy
 from ham_ray.recipe import Recipe
 from ham_ray.training.feed import Inputs
+from ham_ray.training.objectives import OBJECTIVES
 from ham_ray.training.schedule import Phase
 
 PREDICT_BATCH = 128
@@ -66,8 +66,7 @@ def compile_key(recipe: Recipe) -> str:
 class Knobs(NamedTuple):
     """What a recipe may change without a step being compiled anew; `_ARGUMENTS` names the fields."""
 
-    class_weights: tf.Tensor
-    label_smoothing: tf.Tensor
+    loss: dict[str, tf.Tensor]  # the objective's constants
     dropout: tf.Tensor
     weight_decay: tf.Tensor
 
@@ -84,19 +83,18 @@ class _Compiled:
 class Trainer:
     """A network with its optimizers and compiled steps, on one replica of a strategy.
 
-    The steps take images, or with `cached` what the network's prefix gave for them, already augmented.
+    The steps take images, or with `cached` what the network's prefix gave for them, already augmented. `counts` are the
+    training images of each class, int[K].
     """
 
-    def __init__(
-        self, recipe: Recipe, network: Network, replica: Replica, class_weights: np.ndarray, cached: bool = False
-    ):
+    def __init__(self, recipe: Recipe, network: Network, replica: Replica, counts: np.ndarray, cached: bool = False):
         self.network, self.replica, self.cached = network, replica, cached
         self.forward = tf.function(self._forward)
         self._initial = [variable.numpy() for variable in network.learned_variables]
         self._compiled: dict[str, _Compiled] = {}
-        self._start(recipe, class_weights)
+        self._start(recipe, counts)
 
-    def restart(self, recipe: Recipe, class_weights: np.ndarray) -> None:
+    def restart(self, recipe: Recipe, counts: np.ndarray) -> None:
         """Begin another training of the same shape from the same initial weights, with the steps compiled before.
 
         Raises:
@@ -106,13 +104,18 @@ class Trainer:
             raise ValueError(f"other steps: {compile_key(self.recipe)}, not {compile_key(recipe)}")
         for variable, value in zip(self.network.learned_variables, self._initial, strict=True):
             variable.assign(value)
-        self._start(recipe, class_weights)
+        self._start(recipe, counts)
 
-    def _start(self, recipe: Recipe, class_weights: np.ndarray) -> None:
+    def _start(self, recipe: Recipe, counts: np.ndarray) -> None:
         self.recipe = recipe
         self.phase: Phase | None = None
-        numbers = (recipe.loss.label_smoothing, recipe.model.dropout, recipe.optimizer.weight_decay)
-        self._knobs = Knobs(*(tf.constant(value, tf.float32) for value in (class_weights, *numbers)))
+        self._objective = OBJECTIVES[recipe.loss.name]
+        constants = self._objective.constants(recipe.loss, counts)
+        numbers = recipe.model.dropout, recipe.optimizer.weight_decay
+        self._knobs = Knobs(
+            {name: tf.constant(value, tf.float32) for name, value in constants.items()},
+            *(tf.constant(number, tf.float32) for number in numbers),
+        )
 
     def enter(self, phase: Phase) -> None:
         """Start a phase: its variables, a fresh optimizer, a step compiled for them."""
@@ -184,9 +187,8 @@ class Trainer:
             tape.watch([variable.value for variable in self.variables])
             features = network.body(inputs, training=statistics)
             logits = network.head(self._drop(features, index, knobs.dropout), training=True)
-            loss = weighted_cross_entropy(
-                logits, labels, knobs.class_weights, knobs.label_smoothing, recipe.data.batch_size
-            )
+            losses = self._objective.losses(logits, tf.one_hot(labels, logits.shape[-1]), knobs.loss)
+            loss = tf.reduce_sum(losses) / recipe.data.batch_size  # its sum over workers is the batch's mean
         # Both are read while the step is traced. A young average forgets its start faster (as in TensorFlow's own).
         self.optimizer.weight_decay = knobs.weight_decay
         age = tf.cast(self.optimizer.iterations, tf.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,9 @@ from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS, MODEL, cores
 from ham_ray.training import feed, loop, messages
+from ham_ray.training.callbacks import Barrier, Callback, Console, RayTrain
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.gate import may_go_on
+from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
@@ -149,8 +149,10 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
     say = messages.sender(config["mailbox"], replica.rank, storage.basename(config["uri"]))
-    go_on = _passage(recipe, config["gate"], replica.rank)
-    progress = loop.train(recipe, network, task, replica, checkpoints, _reporter(recipe, say), say, go_on)
+    callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
+    if config["gate"] is not None:
+        callbacks.append(Barrier(config["gate"], recipe.epochs, replica.rank))
+    progress = loop.train(recipe, network, task, replica, checkpoints, say, callbacks)
     if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
@@ -172,8 +174,8 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
-    def plain() -> tuple[feed.Batches, feed.Part | None]:
-        batches = feed.batches(recipe, len(labels["training"]), config["resident"], rank, workers)
+    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part | None]:
+        batches = feed.batches(sampler, config["resident"])
         return batches, feed.collect("validation", rank) if "validation" in labels else None
 
     return loop.make_task(recipe, labels, config["activations"], plain, rank, workers)
@@ -197,46 +199,6 @@ def _join() -> Replica:
     rank = strategy.cluster_resolver.task_id
     assert rank == context.get_world_rank(), "TensorFlow's order of workers is not Ray's: parts would be mixed up"
     return Replica(strategy, rank, context.get_world_size())
-
-
-def _reporter(recipe: Recipe, say: Callable[..., None]) -> Callable[[dict[str, Any]], None]:
-    """Tells the job and Ray Train of each epoch."""
-
-    def report(row: dict[str, Any]) -> None:
-        say(
-            f"epoch {row['epoch']}/{recipe.epochs}, loss {row['train_loss']:.3f}, {_validated(row)}, "
-            f"{row['images_per_second']:.0f} images/s",
-            recipe.epochs - row["epoch"],
-            row["seconds"],
-        )
-        ray.train.report({key: value for key, value in row.items() if key != "phase"})
-
-    return report
-
-
-def _validated(row: dict[str, Any]) -> str:
-    """The validation scores of a row of HISTORY, in words."""
-    if "validation_macro_f1" not in row:
-        return "no validation fold"
-    best = " (best)" if row["best"] else ""
-    return (
-        f"validation macro-F1 {row['validation_macro_f1']:.3f}, balanced accuracy "
-        f"{row['validation_balanced_accuracy']:.3f}{best}"
-    )
-
-
-def _passage(recipe: Recipe, gate: Any, rank: int) -> Callable[[list[dict[str, Any]]], bool]:
-    """Tells the gate, where there is one, of all epochs so far, and waits for its leave to go on after the last."""
-
-    def go_on(history: list[dict[str, Any]]) -> bool:
-        if gate is None or not history:
-            return True
-        if rank == 0:
-            ray.get(gate.tell.remote(history))
-        epoch = history[-1]["epoch"]
-        return epoch == recipe.epochs or may_go_on(gate, epoch)
-
-    return go_on
 
 
 def _finish(

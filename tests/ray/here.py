@@ -15,6 +15,7 @@ from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe
 from ham_ray.training import feed, loop
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
 
@@ -32,14 +33,14 @@ def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, s
     labels = {name: frame["label"].to_numpy(np.int32) for name, frame in rows.items()}
     pixels = {name: read_pixels(images, frame) for name, frame in rows.items()}
 
-    def plain() -> tuple[feed.Batches, feed.Part]:
+    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part]:
         parts = {name: feed.Part(pixels[name], labels[name]) for name in ("training", "validation")}
-        return feed.kept_batches(parts["training"], recipe, len(labels["training"]), 0, 1), parts["validation"]
+        return feed.kept_batches(parts["training"], sampler), parts["validation"]
 
     network = build(recipe, images.size, RANDOM)
     task = loop.make_task(recipe, labels, tables, plain)
     replica, told = Replica(tf.distribute.get_strategy()), Checkpoints(str(folder))
-    progress = loop.train(recipe, network, task, replica, told, lambda row: None, print)
+    progress = loop.train(recipe, network, task, replica, told, print)
     classifier = network.classifier()
     forward = tf.function(lambda images: classifier(images, training=False))
     found = {name: predict(forward, pixels[name]) for name in ("validation", "test")}

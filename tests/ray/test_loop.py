@@ -14,13 +14,14 @@ import tensorflow as tf
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from ham_ray.data.shards import epoch_order
 from ham_ray.errors import UserError
 from ham_ray.models.families import Network
 from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.training import loop
+from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.feed import Part
+from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import Phase, learning_rate, phases
 from ham_ray.training.step import PREDICT_BATCH, Replica, Trainer, predict
 
@@ -50,20 +51,32 @@ def network() -> Network:
     return Network(nothing, body, head, whole=body, trains_statistics=True)
 
 
+COUNTS = np.array([3, 10, 20, 5, 10, 100, 2])  # of the classes, where weights are to differ
+
+
 def task(recipe: Recipe) -> loop.Task:
+    sampler = Sampler(ROWS, recipe.data.batch_size, recipe.seed)
+
     def batches(epoch: int):
-        for places in epoch_order(ROWS, 0, 1, recipe.data.batch_size, recipe.seed, epoch):
+        for places in sampler.order(epoch):
             yield PIXELS[places], LABELS[places]
 
     part = Part(PIXELS[:30], LABELS[:30])
-    return loop.Task(batches, ROWS // recipe.data.batch_size, part, np.ones(7, np.float32))
+    return loop.Task(batches, sampler.steps, part, np.ones(7, int))
+
+
+class Report(Callback):
+    """Calls a function with each new row of HISTORY."""
+
+    def __init__(self, report: Callable[[dict], None]) -> None:
+        self.on_epoch = report  # type: ignore[method-assign]
 
 
 def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):
     net = net or network()
     replica = Replica(tf.distribute.get_strategy())
     said: list[str] = []
-    progress = loop.train(recipe, net, task(recipe), replica, Checkpoints(str(folder)), report, said.append)
+    progress = loop.train(recipe, net, task(recipe), replica, Checkpoints(str(folder)), said.append, [Report(report)])
     return progress, net, said
 
 
@@ -130,14 +143,14 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
     )
     labels = {"training": LABELS[learned], "validation": LABELS[held_out]}
 
-    def plain() -> tuple[Any, Part]:
+    def plain(sampler: Sampler) -> tuple[Any, Part]:
         batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
         return lambda epoch: iter(batches), Part(PIXELS[held_out], LABELS[held_out])
 
     ours = network()
     trainer_task = loop.make_task(chosen, labels, None, plain)
     replica = Replica(tf.distribute.get_strategy())
-    progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), lambda row: None, print)
+    progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), print)
 
     theirs = keras_model(network())
     decay = keras.optimizers.AdamW(
@@ -169,16 +182,11 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
     assert last["validation_balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, called))
 
 
-def test_class_weights_are_of_the_training_labels_and_of_the_recipes_scale():
+def test_a_task_counts_the_training_labels_and_no_others():
     labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
-    weights = [
-        loop.make_task(recipe(class_weight_scale=scale), labels, None, lambda: (lambda epoch: iter([]), None))
-        for scale in (0.0, 1.0)
-    ]
-    np.testing.assert_array_equal(weights[0].class_weights, np.ones(7))
-    balanced = compute_class_weight("balanced", classes=np.arange(7), y=labels["training"])
-    np.testing.assert_allclose(weights[1].class_weights, balanced, rtol=1e-6)
-    assert weights[1].steps == 56 // 16
+    made = loop.make_task(recipe(), labels, None, lambda sampler: (lambda epoch: iter([]), None))
+    assert made.counts.tolist() == [2, 4, 6, 8, 10, 12, 14]
+    assert made.steps == 56 // 16
 
 
 def test_it_learns(tmp_path: Path):
@@ -240,7 +248,7 @@ def test_without_validation_the_last_epoch_is_kept_and_training_is_the_same(tmp_
     net = network()
     alone = dataclasses.replace(task(chosen), validation=None)
     replica, kept = Replica(tf.distribute.get_strategy()), Checkpoints(str(tmp_path / "alone"))
-    progress = loop.train(chosen, net, alone, replica, kept, lambda row: None, lambda text: None)
+    progress = loop.train(chosen, net, alone, replica, kept, lambda text: None)
     assert [row["best"] for row in progress.history] == [True] * 4 and progress.best_epoch == 4
     assert not any(name.startswith("validation") for row in progress.history for name in row)
     validated, *_ = run(recipe(averaging=0.9), tmp_path / "validated")
@@ -277,23 +285,59 @@ def test_a_loss_that_is_not_finite_stops_with_place_and_rate(tmp_path: Path):
         run(recipe(learning_rate=1e30, warmup_epochs=0), tmp_path)
 
 
-def test_who_watches_hears_of_all_epochs_those_before_a_kill_too(tmp_path: Path):
-    heard: list[list[int]] = []
+class Recorder(Callback):
+    """Notes what it is called with; leaves after the second epoch where it may."""
 
-    def go_on(history: list[dict[str, Any]]) -> bool:
-        heard.append([row["epoch"] for row in history])
-        return heard[-1][-2:] != [1, 2]
+    def __init__(self, stop: bool = False) -> None:
+        self.calls: list[tuple[str, list[int]]] = []
+        self.stop = stop
 
-    def again() -> loop.Progress:
-        replica, net = Replica(tf.distribute.get_strategy()), network()
-        checkpoints = Checkpoints(str(tmp_path))
-        return loop.train(recipe(), net, task(recipe()), replica, checkpoints, lambda row: None, print, go_on)
+    def _note(self, name: str, history: list[dict[str, Any]]) -> None:
+        self.calls.append((name, [row["epoch"] for row in history]))
 
-    assert again().stopped and heard == [[], [1], [1, 2]]
-    assert again().stopped and heard[3:] == [[1, 2]]  # asked before an epoch is trained
-    heard.clear()
-    run(recipe(), tmp_path)
-    assert not again().stopped and heard == [[1, 2, 3, 4]]
+    def on_start(self, history: list[dict[str, Any]]) -> None:
+        self._note("start", history)
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        self._note("epoch", [row])
+
+    def on_end(self, history: list[dict[str, Any]]) -> None:
+        self._note("end", history)
+
+    def may_go_on(self, history: list[dict[str, Any]]) -> bool:
+        self._note("ask", history)
+        return not self.stop or len(history) < 2
+
+
+def watched(folder: Path, *callbacks: Callback) -> loop.Progress:
+    replica = Replica(tf.distribute.get_strategy())
+    return loop.train(recipe(), network(), task(recipe()), replica, Checkpoints(str(folder)), print, callbacks)
+
+
+def test_callbacks_hear_of_each_epoch_once_also_after_an_interruption(tmp_path: Path):
+    def kill(row: dict) -> None:
+        if row["epoch"] == 3:
+            raise Killed
+
+    before, after = Recorder(), Recorder()
+    with pytest.raises(Killed):
+        watched(tmp_path, before, Report(kill))
+    watched(tmp_path, after)
+    assert [call for call in before.calls if call[0] != "ask"] == [("start", []), *(("epoch", [n]) for n in (1, 2, 3))]
+    told = [call for call in after.calls if call[0] != "ask"]
+    assert told == [("start", [1, 2, 3]), ("epoch", [4]), ("end", [1, 2, 3, 4])]
+
+
+def test_one_callback_stops_a_training_and_all_are_asked(tmp_path: Path):
+    stopping, other = Recorder(stop=True), Recorder()
+    assert watched(tmp_path, stopping, other).stopped
+    asked = [("ask", []), ("ask", [1]), ("ask", [1, 2])]
+    for callback in (stopping, other):
+        assert [call for call in callback.calls if call[0] == "ask"] == asked
+        assert "end" not in dict(callback.calls)
+    again = Recorder(stop=True)
+    assert watched(tmp_path, again).stopped  # asked before an epoch is trained
+    assert again.calls == [("start", [1, 2]), ("ask", [1, 2])]
 
 
 def test_workers_that_disagree_are_found():
@@ -310,10 +354,10 @@ def test_workers_at_different_epochs_are_refused(tmp_path: Path):
         def gather(self, local: np.ndarray) -> np.ndarray:
             return np.concatenate([local, local - 1]) if local.shape == (1,) else local
 
-    task = loop.Task(lambda epoch: iter([]), 4, Part(PIXELS[:30], LABELS[:30]), np.ones(7, np.float32))
+    task = loop.Task(lambda epoch: iter([]), 4, Part(PIXELS[:30], LABELS[:30]), np.ones(7, int))
     behind, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
     with pytest.raises(loop.WorkersDisagreeError, match="different checkpoints: is --out"):
-        loop.train(recipe(), network(), task, behind, folder, lambda row: None, lambda line: None)
+        loop.train(recipe(), network(), task, behind, folder, lambda line: None)
 
 
 def test_padding_never_reaches_the_predictions():
@@ -343,7 +387,7 @@ def test_each_epoch_augments_anew(tmp_path: Path):
     chosen = recipe(epochs=2, learning_rate=1e-12, weight_decay=0.0, augmentation="strong", dropout=0.0)
     same = dataclasses.replace(task(chosen), batches=lambda epoch: iter([(PIXELS[:16], LABELS[:16])]), steps=1)
     replica, kept = Replica(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
-    first, second = losses(loop.train(chosen, network(), same, replica, kept, lambda row: None, print))
+    first, second = losses(loop.train(chosen, network(), same, replica, kept, print))
     assert abs(first - second) > 1e-4
 
 
@@ -358,7 +402,7 @@ def test_dropout_keeps_the_mean_of_the_features():
     nothing = keras.Model(features, keras.layers.Identity()(features))
     net = Network(nothing, nothing, head, whole=nothing, trains_statistics=False)
     chosen = recipe(dropout=0.5, augmentation="off", label_smoothing=0.0)
-    trainer = Trainer(chosen, net, Replica(tf.distribute.get_strategy()), np.ones(7, np.float32), cached=True)
+    trainer = Trainer(chosen, net, Replica(tf.distribute.get_strategy()), np.ones(7, int), cached=True)
     trainer.enter(phases(chosen)[0])
     loss, _ = trainer.step(np.ones((16, 4096), np.float32), np.zeros(16, np.int32), 0).numpy()
     assert loss == pytest.approx(np.log1p(6 / np.e), rel=0.01)
@@ -373,26 +417,26 @@ def test_a_seed_changes_the_order_of_training(tmp_path: Path):
 def test_a_trainer_used_again_trains_as_a_fresh_one(tmp_path: Path):
     """Another learning rate, dropout, decay, smoothing and class weights, with the steps compiled for the first."""
     changes = {"learning_rate": 1e-2, "dropout": 0.1, "weight_decay": 0.3, "label_smoothing": 0.2, "head_epochs": 1}
-    other, weights = recipe(**changes), np.linspace(0.5, 2.0, 7, dtype=np.float32)
-    fresh = Trainer(other, network(), Replica(tf.distribute.get_strategy()), weights)
-    used = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    other, counts = recipe(**changes, class_weight_scale=0.7), np.arange(3, 10)
+    fresh = Trainer(other, network(), Replica(tf.distribute.get_strategy()), counts)
+    used = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), np.ones(7, int))
     trained(used, recipe(), tmp_path / "before")
-    used.restart(other, weights)
+    used.restart(other, counts)
     assert losses(trained(used, other, tmp_path / "used")) == losses(trained(fresh, other, tmp_path / "fresh"))
 
 
-@pytest.mark.parametrize("knob", ["dropout", "weight_decay", "label_smoothing", "learning_rate", "class weights"])
+@pytest.mark.parametrize("knob", ["dropout", "weight_decay", "label_smoothing", "learning_rate", "class_weight_scale"])
 def test_each_argument_of_a_compiled_step_matters(tmp_path: Path, knob: str):
-    trainer = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    trainer = Trainer(recipe(), network(), Replica(tf.distribute.get_strategy()), COUNTS)
     before = losses(trained(trainer, recipe(), tmp_path / "before"))
-    other = recipe() if knob == "class weights" else recipe(**{knob: 0.4 if knob != "learning_rate" else 0.1})
-    trainer.restart(other, np.full(7, 1.0 if knob != "class weights" else 2.0, np.float32))
+    other = recipe(**{knob: 0.4 if knob != "learning_rate" else 0.1})
+    trainer.restart(other, COUNTS)
     assert losses(trained(trainer, other, tmp_path / "after"))[-1] != before[-1]
 
 
 def test_validation_sees_the_average_of_the_weights_and_training_does_not(tmp_path: Path):
     chosen = recipe(averaging=0.2, epochs=1)
-    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), np.ones(7, np.float32))
+    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), np.ones(7, int))
     trainer.enter(phases(chosen)[0])
     trainer.optimizer.learning_rate = 3e-3  # which the epoch loop sets; without it nothing would move
     average: list[np.ndarray] = []
@@ -425,9 +469,9 @@ def trained(trainer: Trainer, recipe: Recipe, folder: Path) -> loop.Progress:
 
 def test_the_unweighted_loss_is_the_cross_entropy_that_validation_has():
     """Of the same logits by hand: class weights and smoothing are in the first loss alone, which is what is learned."""
-    chosen = recipe(augmentation="off", dropout=0.0, label_smoothing=0.2)
-    weights = np.array([3, 1, 0.5, 2, 1, 0.1, 4], np.float32)
-    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), weights)
+    chosen = recipe(augmentation="off", dropout=0.0, label_smoothing=0.2, class_weight_scale=1.0)
+    weights = COUNTS.sum() / (7 * COUNTS)
+    trainer = Trainer(chosen, network(), Replica(tf.distribute.get_strategy()), COUNTS)
     trainer.enter(phases(chosen)[-1])
     inputs, labels = next(iter(task(chosen).batches(0)))
     logits = trainer.network.head(trainer.network.body(inputs, training=True)).numpy().astype(float)

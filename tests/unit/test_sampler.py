@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray.data.shards import check_batch, epoch_order, evaluation_bounds, training_bounds
+from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
+from ham_ray.training.sampler import Sampler, evaluation_bounds
 
 pytestmark = pytest.mark.unit
 ROWS = 103  # not a multiple of the batch
@@ -19,8 +20,11 @@ def global_batches(workers: int, epoch: int, seed: int = 0) -> np.ndarray:
     table = pd.DataFrame({"row": np.arange(ROWS)})
     parts = []
     for rank in range(workers):
-        held = table.iloc[training_bounds(len(table), rank, workers, BATCH)]["row"].to_numpy()
-        parts.append(held[epoch_order(ROWS, rank, workers, BATCH, seed, epoch)])
+        sampler = Sampler(ROWS, BATCH, seed, rank, workers)
+        held = table.iloc[sampler.bounds]["row"].to_numpy()
+        order = sampler.order(epoch)
+        assert order.shape == (sampler.steps, sampler.share) == (ROWS // BATCH, BATCH // workers)
+        parts.append(held[order])
     return np.concatenate(parts, axis=1)
 
 

@@ -1,0 +1,93 @@
+"""What watches a training: called after each epoch, by baselines and by trials of a search alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+
+from ham_ray import runs, storage
+from ham_ray.training.gate import may_go_on
+
+Row = dict[str, Any]  # of HISTORY
+
+
+class Callback:
+    """A watcher, which does nothing until a method says otherwise. Each worker of a training has its own."""
+
+    def on_start(self, history: list[Row]) -> None:
+        """Before the first epoch of this start; `history` has the epochs before an interruption."""
+
+    def on_epoch(self, row: Row) -> None:
+        """After an epoch, once its checkpoint is written."""
+
+    def on_end(self, history: list[Row]) -> None:
+        """After the last epoch; not where the training was stopped or failed."""
+
+    def may_go_on(self, history: list[Row]) -> bool:
+        """Return whether to train the next epoch, at the start and after each epoch; may wait for the decision."""
+        return True
+
+
+class Console(Callback):
+    """Prints a line an epoch."""
+
+    def __init__(self, epochs: int, say: Callable[..., None]) -> None:
+        self.epochs, self.say = epochs, say
+
+    def on_epoch(self, row: Row) -> None:
+        """Print losses, scores and pace, with the epochs left and the seconds of this one for the time left."""
+        self.say(
+            f"epoch {row['epoch']}/{self.epochs}, loss {row['train_loss']:.3f}, {_validated(row)}, "
+            f"{row['images_per_second']:.0f} images/s",
+            self.epochs - row["epoch"],
+            row["seconds"],
+        )
+
+
+class RayTrain(Callback):
+    """Reports each epoch to Ray Train."""
+
+    def on_epoch(self, row: Row) -> None:
+        """Report the numbers."""
+        ray.train.report({key: value for key, value in row.items() if key != "phase"})
+
+
+class Barrier(Callback):
+    """Waits after each epoch for a `Gate`'s leave to go on; the first worker lets it know of the epochs."""
+
+    def __init__(self, gate: Any, epochs: int, rank: int) -> None:
+        self.gate, self.epochs, self.rank = gate, epochs, rank
+
+    def may_go_on(self, history: list[Row]) -> bool:
+        """Send all epochs, those before an interruption too, and wait; after the last there is no need to."""
+        if not history:
+            return True
+        if self.rank == 0:
+            ray.get(self.gate.tell.remote(history))
+        epoch = history[-1]["epoch"]
+        return epoch == self.epochs or may_go_on(self.gate, epoch)
+
+
+class HistoryFile(Callback):
+    """Writes HISTORY as JSON at the end."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+
+    def on_end(self, history: list[Row]) -> None:
+        """Write the file."""
+        storage.write_bytes(self.uri, runs.to_json(history))
+
+
+def _validated(row: Row) -> str:
+    """The validation scores of a row of HISTORY, in words."""
+    if "validation_macro_f1" not in row:
+        return "no validation fold"
+    best = " (best)" if row["best"] else ""
+    return (
+        f"validation macro-F1 {row['validation_macro_f1']:.3f}, balanced accuracy "
+        f"{row['validation_balanced_accuracy']:.3f}{best}"
+    )
