@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ham_ray.recipe import baseline
-from ham_ray.training import workers
+from ham_ray.training import callbacks
+from ham_ray.training.callbacks import Barrier
 
 pytestmark = pytest.mark.unit
-RECIPE = baseline("simple_cnn").changed(epochs=3)
+EPOCHS = 3
 
 
 def gate(told: list[list[dict[str, Any]]], leave: bool) -> SimpleNamespace:
@@ -26,16 +26,15 @@ def history(epochs: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("leave", [True, False])
 def test_a_training_that_goes_on_tells_what_was_trained_before_and_waits_for_leave(monkeypatch, leave: bool):
-    monkeypatch.setattr(workers.ray, "get", lambda found: found)
+    monkeypatch.setattr(callbacks.ray, "get", lambda found: found)
     told: list[list[dict[str, Any]]] = []
-    go_on = workers._passage(RECIPE, gate(told, leave), rank=0)
+    go_on = Barrier(gate(told, leave), EPOCHS, rank=0).may_go_on
     assert go_on([]) and not told
     assert go_on(history(2)) is leave and told == [history(2)]
     assert go_on(history(3)) and told[-1] == history(3)  # nothing is left to be stopped
 
 
-def test_only_the_first_worker_tells_and_without_a_gate_nobody_waits(monkeypatch):
-    monkeypatch.setattr(workers.ray, "get", lambda found: found)
+def test_only_the_first_worker_tells(monkeypatch):
+    monkeypatch.setattr(callbacks.ray, "get", lambda found: found)
     told: list[list[dict[str, Any]]] = []
-    assert workers._passage(RECIPE, gate(told, True), rank=1)(history(1)) and not told
-    assert workers._passage(RECIPE, None, rank=0)(history(1))
+    assert Barrier(gate(told, True), EPOCHS, rank=1).may_go_on(history(1)) and not told
