@@ -235,7 +235,7 @@ def test_dotted_names_are_the_same_fields(load):
 @pytest.mark.parametrize(
     ("old", "new", "line", "message"),
     [
-        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: Input should be less than or equal to 5, got 6"),
+        ("low: 0, high: 5", "low: 0, high: 6", 7, "unfreeze_depth: resnet50 has 5 stages, got 6"),
         (
             "  hidden",
             "  unfreeze_depth: {type: int, low: 0, high: 1}\n  hidden",
