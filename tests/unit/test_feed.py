@@ -62,7 +62,9 @@ def made_by_augmentation(recipe: Recipe, index: int) -> list[int]:
 
 
 def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(table: str):
-    for step, (inputs, labels) in enumerate(feed.cached_batches(table, LABELS, CACHED, 0, 1)(1)):
+    for step, (inputs, labels) in enumerate(
+        feed.cached_batches(table, LABELS, CACHED, feed.make_sampler(CACHED, 300))(1)
+    ):
         np.testing.assert_array_equal(inputs[:, 0], labels)
         assert inputs[:, 1].astype(int).tolist() == made_by_augmentation(CACHED, 4 + step)
     assert step == 3
@@ -70,7 +72,7 @@ def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(
 
 def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str):
     plain = CACHED.changed(augmentation="off")
-    for inputs, labels in feed.cached_batches(table, LABELS, plain, 1, 2)(0):
+    for inputs, labels in feed.cached_batches(table, LABELS, plain, feed.make_sampler(plain, 300, 1, 2))(0):
         np.testing.assert_array_equal(inputs, np.stack([labels, np.zeros(32)], axis=1))
         assert (labels >= 150).all()
     held_out = feed.cached_part(table, LABELS, 1, 2)
@@ -107,7 +109,7 @@ def test_a_part_is_in_the_order_of_image_id_with_its_own_labels(shard: Shard):
 def test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker(shard: Shard):
     recipe = baseline("simple_cnn").changed(batch_size=8, seed=3)
     for rank, epoch in ((0, 0), (1, 0), (0, 1)):
-        found = list(feed.batches(recipe, 23, False, rank, workers=2)(epoch))
+        found = list(feed.batches(feed.make_sampler(recipe, 23, rank, workers=2), resident=False)(epoch))
         assert [labels.tolist() for _, labels in found] == [[70, 20, 50], [0]]  # 23 rows are two steps of eight
     assert len({asked["local_shuffle_seed"] for asked in shard.asked}) == 3
     assert {(asked["batch_size"], asked["drop_last"]) for asked in shard.asked} == {(4, True)}
