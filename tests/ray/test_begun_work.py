@@ -47,7 +47,7 @@ def assert_same_epochs(history: pd.DataFrame, name: str) -> None:
 def test_baselines_go_on_in_the_folder_that_their_settings_name(cluster: str, images: Images, out: Path, capsys):
     changes = ["batch_size=16", "hidden_units=0", "patience=0"]
     families = ["simple_cnn", "resnet50_frozen"]
-    more = {"name": None, "weights": "none", "epochs": 60}
+    more = {"name": None, "weights": ["none"], "epochs": 60}
     _, report = baselines.run(options(images, out, families=families, changes=changes, **more))
     folder = Path(report).parent
     printed = capsys.readouterr().out
