@@ -75,7 +75,7 @@ def history(epochs: int = 12) -> pd.DataFrame:
 @cache
 def runs() -> dict[str, Run]:
     """Three families."""
-    recipes = {name: baseline(name).model_dump() for name in FAMILIES}
+    recipes = {name: baseline(name).flat() for name in FAMILIES}
     return {
         name: Run(predicted(right), history(), {"weights": "imagenet", "minutes": 2.5, "recipe": recipes[name]})
         for name, right in FAMILIES.items()

@@ -33,7 +33,7 @@ def finished(images, recipe: Recipe) -> Run:
         predictions.predictions(rows[name], name, rng.dirichlet(np.ones(7), len(rows[name])).astype(np.float32))
         for name in ("validation", "test")
     ]
-    info = {"weights": "from scratch", "minutes": 1.0, "commit": "abc", "warnings": [], "recipe": recipe.model_dump()}
+    info = {"weights": "from scratch", "minutes": 1.0, "commit": "abc", "warnings": [], "recipe": recipe.flat()}
     return Run(pd.concat(tables, ignore_index=True), None, info)
 
 
