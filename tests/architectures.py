@@ -63,6 +63,16 @@ def _efficientnet(ends: tuple[str, ...]) -> tuple[Stage, ...]:
     )
 
 
+_HALVING = [f"convnext_tiny_downsampling_block_{n}" for n in range(3)]
+_CONVNEXT = (  # each with the halving after it: the sums that end its blocks have no names to cut at
+    *(
+        Stage(f"stage{n}", f"convnext_tiny_stage_{n}_|{end}" + ("|convnext_tiny_(pre)?stem" if n == 0 else ""), end)
+        for n, end in enumerate(_HALVING)
+    ),
+    Stage("stage3", "convnext_tiny_stage_3_|layer_normalization", "layer_normalization"),
+)
+
+
 OTHERS = {
     one.name: one
     for one in (
@@ -76,5 +86,12 @@ OTHERS = {
         ),
         made("efficientnet_b0", "EfficientNetB0", efficientnet_b0, _efficientnet(_B0)),
         made("efficientnet_v2_b0", "EfficientNetV2B0", of_keras("EfficientNetV2B0"), _efficientnet(_V2_B0)),
+        made(
+            "convnext_tiny",
+            "ConvNeXtTiny",
+            of_keras("ConvNeXtTiny"),
+            _CONVNEXT,
+            layers=frozenset({("keras.src.applications.convnext", "LayerScale")}),
+        ),
     )
 }

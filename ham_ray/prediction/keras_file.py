@@ -194,7 +194,9 @@ def _check_widths(objects: list[dict[str, Any]]) -> None:
     What enters a layer has at most as many channels as the widest layer or shape of the description: depthwise
     convolutions give no more channels than they take, and normalisation has a scale for each channel alone.
     """
-    widths = [part[name] for part in objects for name in ("units", "filters", "projection_dim") if name in part]
+    widths = [
+        part[name] for part in objects for name in ("units", "filters", "groups", "projection_dim") if name in part
+    ]
     shapes = [
         part[name] for part in objects for name in ("batch_shape", "input_shape", "target_shape") if part.get(name)
     ]
@@ -204,7 +206,7 @@ def _check_widths(objects: list[dict[str, Any]]) -> None:
     if not all(isinstance(number, int) and 0 < number <= MAX_WIDTH for number in (*widths, *channels, *sides)):
         raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
     kernels = [
-        part.get("units", part.get("filters", 1)) * math.prod(part.get("kernel_size", [1]))
+        -(-part.get("units", part.get("filters", 1)) * math.prod(part.get("kernel_size", [1])) // part.get("groups", 1))
         for part in objects
         if any(name in part for name in ("units", "filters", "depth_multiplier"))
     ]
