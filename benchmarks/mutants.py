@@ -15,7 +15,6 @@ import importlib
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -36,7 +35,7 @@ LIBRARIES = (
     "scipy.stats",
 )
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 600  # seconds of one test
+TIMEOUT = 1200  # seconds of one test, or of all of them on the code as it is
 
 
 class Mutant(NamedTuple):
@@ -617,9 +616,9 @@ def _passes(tree: Path, tests: list[str]) -> tuple[bool, str]:
     run.join(TIMEOUT)
     if run.is_alive():
         run.kill()
-        run.join()
+        raise SystemExit(f"more than {TIMEOUT} s for {' '.join(tests)}: is the machine busy?")
     text = printed.read_text()[-2000:]
-    if run.exitcode not in (0, 1, -signal.SIGKILL):
+    if run.exitcode not in (0, 1):
         raise SystemExit(f"pytest could not run {' '.join(tests)}:\n{text}")
     return run.exitcode == 0, text
 
