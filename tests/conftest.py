@@ -12,6 +12,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # wh
 from collections.abc import Iterator
 
 import pytest
+from apart import RAY, Apart
 
 from ham_ray.cluster import connected
 from ham_ray.data.images import Images, open_images
@@ -25,10 +26,17 @@ REAL_INPUTS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """End the run where a variable names nothing."""
+    """End the run where a variable names nothing; with `-n` each process has its own Ray where that can be."""
     for name, what in REAL_INPUTS.items():
         if (value := os.environ.get(name)) and not Path(value).exists():
             raise pytest.UsageError(f"{name}={value}: no such path; unset it, or name {what}")
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Apart(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with tests/ray: with `-n` the short files fill up at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
 
 
 def pytest_report_header() -> list[str]:

@@ -30,7 +30,7 @@ _QUICK_LOSS = {  # a lost node is noticed in about 10 s instead of 30
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-_NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 # A new /tmp is put together at /mnt from what it is to show, then laid over the old one. bash reaps orphans, and `read`
 # ends when the other end of its pipe does.
 _INIT = """
@@ -63,7 +63,7 @@ def lacking() -> str | None:
         return f"hosts are made of Linux namespaces; this is {sys.platform}"
     if missing := [tool for tool in ("unshare", "nsenter", "ip", "mount", "bash") if shutil.which(tool) is None]:
         return f"hosts need {', '.join(missing)} (util-linux, iproute2)"
-    tried = subprocess.run([*_NAMESPACES, "bash", "-c", _TRIAL], capture_output=True, text=True, timeout=60)
+    tried = subprocess.run([*NAMESPACES, "bash", "-c", _TRIAL], capture_output=True, text=True, timeout=60)
     if tried.returncode:
         return f"hosts need root with the right to make namespaces, mounts and veth pairs: {tried.stderr.strip()}"
     return None
@@ -104,7 +104,7 @@ class Host:
 
     def boot(self) -> None:
         """Start it, without Ray; again after `kill`, with an empty /tmp."""
-        self._init = _held([*_NAMESPACES, "bash", "-c", _INIT, "init", *self._kept])
+        self._init = _held([*NAMESPACES, "bash", "-c", _INIT, "init", *self._kept])
         name = f"host{self._number}-{secrets.token_hex(2)}"  # the bridge may still hold the port of a killed one
         link = f"ip link add {name} type veth peer name eth0 netns {self.pid}"
         _ok(["nsenter", "-t", str(self._switch), "-n", "bash", "-c",
