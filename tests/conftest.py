@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # wh
 from collections.abc import Iterator
 
 import pytest
+import warm
 from apart import RAY, Apart
 
 from ham_ray.cluster import connected
@@ -47,6 +49,22 @@ def pytest_report_header() -> list[str]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def _marked_as_what_it_is(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test that is marked `unit` alone start neither a process nor Ray."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if "unit" not in marks or marks & {"job", "ray"}:
+        return
+    start = subprocess.Popen.__init__
+
+    def refused(self: subprocess.Popen, command: list[str], *arguments, **options) -> None:
+        if command[0] != "git":  # which commit this is
+            raise AssertionError(f"a test marked `unit` starts {command}")
+        start(self, command, *arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refused)
+
+
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """IMAGES of the synthetic sample at 32 pixels: 431 images."""
@@ -60,5 +78,7 @@ def cluster() -> Iterator[str]:
     """One Ray of two CPUs with its dashboard, for all tests; the address for other processes."""
     import ray
 
-    with connected():
+    from ham_ray import cluster
+
+    with warm.loaded(cluster._ENVIRONMENT | cluster._KERAS), connected():
         yield ray.get_runtime_context().gcs_address
