@@ -50,7 +50,7 @@ def kill_when(archive: Path, out: Path, moment: Callable[[], bool]) -> None:
     """Start the job and SIGKILL it as soon as the moment has come."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     job = subprocess.Popen(command(archive, out), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not moment():
         assert job.poll() is None, "it ended before the moment came"
         assert time.monotonic() < deadline

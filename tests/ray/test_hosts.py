@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
 
 import pytest
 from hosts import Hosts
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 TASKS = """
 import ray, socket
@@ -58,13 +57,14 @@ def test_processes_of_a_host_are_its_own(two_hosts: Hosts):
 
 
 def test_signals_reach_the_process_itself(two_hosts: Hosts):
-    process = two_hosts[0].start(["bash", "-c", "trap 'exit 5' INT; while :; do sleep 0.05; done"])
-    time.sleep(0.3)
+    code = "trap 'exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    process = two_hosts[0].start(["bash", "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout and process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 5
+    assert process.wait(60) == 5
     process = two_hosts[0].start(["sleep", "100"])
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     with pytest.raises(subprocess.TimeoutExpired):
         two_hosts[0].run(["sleep", "100"], 0.2)
     assert not any(process.name() == "sleep" for process in two_hosts[0].processes())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hosts import lacking
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 ROOT = Path(__file__).parents[2]
 JOB = """
 import time
@@ -23,21 +23,20 @@ def main() -> None:
     with connected():
         ray.get(ray.remote(lambda: 1).remote())
         print("at work", flush=True)
-        time.sleep(300)
+        time.sleep(1000)
 console.run(main, "Ray", "all is kept; the same command goes on")
 """
 INIT = """
-import json, os, signal, subprocess, sys, time
+import json, os, signal, subprocess, sys
 pipe = subprocess.PIPE
 job = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 out = [job.stdout.readline() for line in range(3)]
-sent, before = time.monotonic(), sum(name.isdigit() for name in os.listdir("/proc"))
+before = sum(name.isdigit() for name in os.listdir("/proc"))
 os.killpg(job.pid, signal.SIGINT)
 rest, err = job.communicate()
-seconds = time.monotonic() - sent
 others = [name for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 left = [open(f"/proc/{name}/stat").read() for name in others]
-print(json.dumps([out, before, job.returncode, rest, err, seconds, left]))
+print(json.dumps([out, before, job.returncode, rest, err, left]))
 """
 
 
@@ -54,9 +53,9 @@ def test_ctrl_c_ends_a_job_and_all_of_its_ray_where_nobody_reaps():
             timeout=300,
         )
         assert done.returncode == 0, done.stderr
-        out, before, code, rest, err, seconds, left = json.loads(done.stdout)
+        out, before, code, rest, err, left = json.loads(done.stdout)
         assert out == ["loading Ray …\n", "starting Ray …\n", "at work\n"]
         assert before > 8  # Ray's own among them
         assert (code, rest, err) == (130, "", "interrupted: all is kept; the same command goes on\n")
-        assert seconds < 20 and left == []
+        assert left == []
         assert not list(Path(folder).glob("ham_ray-*"))

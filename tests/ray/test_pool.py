@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -80,14 +79,20 @@ class Holder:
         return True
 
 
-def test_who_waits_for_a_cpu_says_so(cluster: str, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(waiting, "EVERY", 1.0)
-    monkeypatch.setattr(waiting, "_LOOK", 0.2)
+def test_who_waits_for_a_cpu_says_so(cluster: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(waiting, "EVERY", 0.2)
+    monkeypatch.setattr(waiting, "_LOOK", 0.1)
     cpus = sum(node.cpus for node in alive_nodes())
     holder = Holder.options(num_cpus=cpus).remote()
     assert ray.get(holder.holds.remote())
-    threading.Timer(6.0, lambda: ray.kill(holder)).start()
+    said: list[str] = []
+
+    def printed(line: str, **options) -> None:
+        said.append(line)
+        ray.kill(holder)  # what is waited for comes once it has been said, and not before
+
+    monkeypatch.setattr(waiting, "print", printed, raising=False)
     assert squares(tmp_path, [1, 2]) == {1: 1, 2: 4}
-    told = capsys.readouterr().out
+    told = said[0]
     assert f"squares: waiting for one of 2 chunks, by 1 actor(s) on {alive_nodes()[0].address} (1 CPU) since " in told
     assert f"1 node(s) with {cpus:g} CPUs are there, 0 CPUs free" in told

@@ -14,7 +14,7 @@ import pytest
 from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.job
 ROOT = Path(__file__).parents[2]
 LONG = "x" * 300
 # Runs one job with each list of arguments in turn, as its working process does. Ray, TensorFlow and ingest cannot be
@@ -26,7 +26,7 @@ path, cases = sys.argv[1], json.loads(sys.stdin.read())
 sys.modules.update(dict.fromkeys(("ray", "tensorflow", "keras", "ham_ray.data.ingest")))
 spec = importlib.util.spec_from_file_location("job", path)
 for arguments in cases:
-    started, code, line = time.monotonic(), 0, ""
+    started, code, line = time.process_time(), 0, ""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         job = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(job)
@@ -36,7 +36,7 @@ for arguments in cases:
         except Exception as error:
             expected = isinstance(errors.cause(error), (errors.UserError, OSError))
             code, line = (2, f"error: {errors.in_words(error)}") if expected else (1, traceback.format_exc())
-    print(json.dumps([code, line, time.monotonic() - started]), flush=True)
+    print(json.dumps([code, line, time.process_time() - started]), flush=True)
 """
 ACCEPTED = re.compile(r"import of (ray|tensorflow|keras|ham_ray\.data\.ingest) halted|BadParameter")
 # Of any option. A number beyond a float's, a snowman, two lines, bytes that are no text, folders, devices, addresses.
@@ -239,7 +239,7 @@ def replaced(arguments: list[str], options: str, places: dict[str, Path]) -> lis
 
 
 def outcomes(job: str, lists: list[list[str]], folder: Path) -> list[tuple[int, str, float]]:
-    """Exit code, what is said on standard error and the seconds of each list of arguments."""
+    """Exit code, what is said on standard error and the seconds of computing of each list of arguments."""
     process = subprocess.run(
         [sys.executable, "-c", DRIVER, str(ROOT / "jobs" / f"{job}.py")],
         input=json.dumps(lists),

@@ -125,7 +125,7 @@ def test_the_next_batch_is_made_while_one_is_used():
 
     found = feed._ahead(batches())
     assert next(found) == 0
-    assert made.acquire(timeout=5) and made.acquire(timeout=5), "the second was not begun"
+    assert made.acquire(timeout=60) and made.acquire(timeout=60), "the second was not begun"
     assert list(found) == [1, 2]
 
 

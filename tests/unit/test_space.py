@@ -197,10 +197,10 @@ BOMB = "a: &a [1, 2, 3]\n" + "".join(
     ids=["brackets", "indents", "aliases", "itself", "size", "list", "digits", "tag", "mark"],
 )
 def test_hostile_files_are_one_line_and_quick(load, text: str, message: str):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(UserError, match=message) as error:
         load(text)
-    assert time.monotonic() - started < 20 and len(str(error.value)) < 300 and "\n" not in str(error.value)
+    assert time.process_time() - started < 20 and len(str(error.value)) < 300 and "\n" not in str(error.value)
 
 
 def test_what_is_no_file_is_not_read():

@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.job
 KEPT = "half of it is kept; the same command goes on"
 JOB = f"""
 from ham_ray import console, supervision
-supervision.PATIENCE = 4
+supervision.PATIENCE = 600
 def main(work: str) -> None:
     exec(work, {{}})
 console.run(main, "nothing", "{KEPT}")
 """
-WAIT = "import time; print('working', flush=True); time.sleep(60)"
+WAIT = "import time; print('working', flush=True); time.sleep(600)"
 STUBBORN = """
 import time
 line = "working"
 while True:
     try:
         print(line, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     except KeyboardInterrupt:
         line = "goes on"
 """
@@ -41,8 +41,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(work: str, *options: str, **more) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", JOB, work, *options]
+def start(work: str, *options: str, patience: int = 600, **more) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", JOB.replace("600", str(patience)), work, *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **more)
 
@@ -53,16 +53,19 @@ def run(work: str, *options: str, **more) -> tuple[int, str, str]:
     return job.returncode, out, err
 
 
-def interrupted(work: str, number: signal.Signals, times: int, group: bool) -> tuple[int, str, str, float]:
-    """Send a signal to a working job, or to all its processes as a terminal does; with the seconds until it ended."""
-    job = start(work)
+def interrupted(work: str, number: signal.Signals, times: int, group: bool, **more) -> tuple[int, str, str, float]:
+    """Send a signal to a working job, or to all its processes as a terminal does; with the seconds until it ended.
+
+    Who does not end by the signal works on for ten minutes, longer than this waits.
+    """
+    job = start(work, **more)
     assert job.stdout and job.stdout.readline() and job.stdout.readline() == "working\n"
     sent = time.monotonic()
     for _ in range(times):
         (os.killpg if group else os.kill)(job.pid, number)
         if times > 1:
             assert job.stdout.readline() in ("goes on\n", "")
-    out, err = job.communicate(timeout=60)
+    out, err = job.communicate(timeout=120)
     return job.returncode, out, err, time.monotonic() - sent
 
 
@@ -170,19 +173,19 @@ def test_a_job_that_dies_without_a_word_is_spoken_for(temporary: Path, work: str
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("group", [False, True])
 def test_a_signal_ends_a_job_with_one_line(temporary: Path, number: signal.Signals, group: bool):
-    code, out, err, seconds = interrupted(WAIT, number, 1, group)
+    code, out, err, _ = interrupted(WAIT, number, 1, group)
     assert (code, out, err) == (128 + number, "", f"interrupted: {KEPT}\n")
-    assert seconds < 20 and not list(temporary.iterdir())
+    assert not list(temporary.iterdir())
 
 
 def test_a_second_ctrl_c_ends_a_job_that_does_not_stop(temporary: Path):
-    code, _, err, seconds = interrupted(STUBBORN, signal.SIGINT, 2, True)
-    assert (code, err) == (130, f"interrupted: {KEPT}\n") and seconds < 3.5
+    code, _, err, _ = interrupted(STUBBORN, signal.SIGINT, 2, True)
+    assert (code, err) == (130, f"interrupted: {KEPT}\n")
 
 
 def test_a_job_that_does_not_stop_is_ended_in_time(temporary: Path):
-    code, _, err, seconds = interrupted(STUBBORN, signal.SIGINT, 1, True)
-    assert (code, err) == (130, f"interrupted: {KEPT}\n") and 4 <= seconds < 10
+    code, _, err, seconds = interrupted(STUBBORN, signal.SIGINT, 1, True, patience=1)
+    assert (code, err) == (130, f"interrupted: {KEPT}\n") and seconds >= 1
 
 
 def test_the_context_managers_of_an_interrupted_job_are_left(temporary: Path):
@@ -211,7 +214,7 @@ print(first, second, flush=True)
 """
 
 
-@pytest.mark.parametrize("end", ["", "os.abort()", "time.sleep(60)"])
+@pytest.mark.parametrize("end", ["", "os.abort()", "time.sleep(600)"])
 def test_no_process_of_a_job_stays_however_it_ends(temporary: Path, end: str):
     job = start(ORPHANS + end)
     assert job.stdout
@@ -228,7 +231,7 @@ def test_a_killed_supervisor_takes_the_job_with_it(temporary: Path):
     pid = int(job.stdout.readline())
     job.kill()
     job.communicate(timeout=60)  # its output is closed once nobody has it open
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not gone(pid) and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
