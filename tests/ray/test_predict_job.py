@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -26,6 +25,7 @@ from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import RAW
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
+from ham_ray.prediction import pipeline
 from ham_ray.recipe import baseline
 
 pytestmark = pytest.mark.ray
@@ -196,44 +196,44 @@ def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures
         predicting.run(options(model, pictures, folder / "e.parquet", **changes))
 
 
+# Waits after five chunks, to be killed there.
 JOB = """
-import runpy, sys, time
+import itertools, runpy, sys, time
 import ham_ray.prediction.pipeline as prediction
 prediction.CHUNK_IMAGES = 4
-told = prediction.predicted
-def slowly(*arguments):
-    for chunk in told(*arguments):
-        print("predicted", chunk[0], flush=True)
-        yield chunk
-        time.sleep(0.15)  # so that there is a moment to be killed in
-prediction.predicted = slowly
+predicted = prediction.predicted
+def five(*arguments):
+    yield from itertools.islice(predicted(*arguments), 5)
+    print("five", flush=True)
+    time.sleep(1000)
+prediction.predicted = five
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_killed_job_goes_on_and_predicts_nothing_twice(cluster: str, model, pictures, folder):
+def test_a_killed_job_goes_on_and_predicts_nothing_twice(cluster: str, model, pictures, folder, monkeypatch, capsys):
     out = folder / "killed.parquet"
     job = [sys.executable, "-c", JOB, str(ROOT / "jobs" / "predict.py"), "--precision", "float32"]
-    job += ["--model", str(model), "--images", str(pictures), "--out", str(out)]
-    environment = {**os.environ, "RAY_ADDRESS": cluster}
-
-    def start() -> subprocess.Popen:
-        return subprocess.Popen(job, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-    first = start()
-    while len(kept := list(Path(f"{out}.partial").glob("part-*.arrow"))) < 5:
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
+    job += ["--batch-size", "16", "--model", str(model), "--images", str(pictures), "--out", str(out)]
+    pipe = subprocess.PIPE
+    first = subprocess.Popen(job, env={**os.environ, "RAY_ADDRESS": cluster}, stdout=pipe, stderr=pipe, text=True)
+    assert first.stdout and any(line == "five\n" for line in first.stdout), first.communicate()
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    kept = list(Path(f"{out}.partial").glob("part-*.arrow"))
-    assert 5 <= len(kept) < 18 and not out.exists()
-    second = start()
-    told, error = second.communicate(timeout=120)
-    assert second.returncode == 0, error
-    again = {int(line.split()[1]) for line in told.splitlines() if line.startswith("predicted ")}
-    assert again == set(range(18)) - {int(path.stem[5:]) for path in kept}
-    assert f"going on: {len(kept)} of 18 parts are there" in told
+    kept = {int(path.stem[5:]) for path in Path(f"{out}.partial").glob("part-*.arrow")}
+    assert len(kept) == 5 and not out.exists()
+    predicted, again = pipeline.predicted, []
+
+    def recorded(*arguments):
+        for number, table in predicted(*arguments):
+            again.append(number)
+            yield number, table
+
+    monkeypatch.setattr(pipeline, "CHUNK_IMAGES", 4)
+    monkeypatch.setattr(pipeline, "predicted", recorded)
+    predicting.run(options(model, pictures, out))
+    assert sorted(again) == sorted({*range(18)} - kept)
+    assert "going on: 5 of 18 parts are there" in capsys.readouterr().out
     found = predictions.read(str(out))
     np.testing.assert_allclose(found[list(RAW)], expected(model, pictures), atol=1e-6)

@@ -165,6 +165,7 @@ print(states(study), study.table()["reason"][0])
 """
 
 
+@pytest.mark.long
 def test_a_trial_that_needs_too_much_memory_fails_and_the_search_goes_on(tmp_path: Path):
     """In a Ray of its own, whose memory monitor kills; trial 1 needs too much at its first start only."""
     if available() < 8 * 2**30:
