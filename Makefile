@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: baseline test lint clean
+.PHONY: baseline test test-all lint clean
 
 baseline: $(INSTALLED)  ## the baselines on the built-in synthetic sample: a table and the path of a page
 	$(VENV)/python jobs/baseline.py
 
-test: $(INSTALLED)  ## all tests; those on real data run where HAM_RAY_TEST_DATA names its folder
-	$(VENV)/python -m pytest -m "not ray" -n 2 --dist loadfile
-	$(VENV)/python -m pytest -m ray
+# -n 2: two processes, each a host of its own with its own Ray where Linux namespaces can be made (tests/apart.py)
+test: $(INSTALLED)  ## the tests that need no data, in minutes
+	$(VENV)/python -m pytest -n 2 -m "not long and not real"
+
+test-all: test  ## those, then the long ones and, where HAM_RAY_TEST_DATA and HAM_RAY_TEST_WEIGHTS are set, those on real inputs
+	$(VENV)/python -m pytest -n 2 -m "long or real"
 
 lint: $(INSTALLED)
 	$(VENV)/ruff check .

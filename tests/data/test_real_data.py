@@ -11,7 +11,7 @@ import pytest
 from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.real]
 DATA = os.environ.get("HAM_RAY_TEST_DATA")
 
 

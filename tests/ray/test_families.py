@@ -22,7 +22,7 @@ from ham_ray.models.folding import Graph, folded
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
 from ham_ray.recipe import baseline
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.model
 STAGES = [stage.name for stage in resnet50.STAGES]
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
 
@@ -225,6 +225,7 @@ def test_imagenet_without_a_network_is_one_line_with_the_remedy(tmp_path: Path):
     assert len(told) == 1 and "--weights resnet50=FILE" in told[0] and "--weights none" in told[0]
 
 
+@pytest.mark.real
 @pytest.mark.skipif("HAM_RAY_TEST_WEIGHTS" not in os.environ, reason="HAM_RAY_TEST_WEIGHTS names no ImageNet weights")
 def test_imagenet_features_differ_between_images_only_with_the_right_preprocessing(images: Images):
     weights = resolve_weights(os.environ["HAM_RAY_TEST_WEIGHTS"], resnet50.ARCHITECTURE)

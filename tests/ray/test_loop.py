@@ -25,7 +25,7 @@ from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import Phase, learning_rate, phases
 from ham_ray.training.step import PREDICT_BATCH, Replica, Trainer, predict
 
-pytestmark = pytest.mark.ray
+pytestmark = pytest.mark.model
 ROWS, SIZE = 70, 8
 RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 7, ROWS).astype(np.int32)

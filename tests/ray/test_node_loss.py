@@ -13,7 +13,7 @@ from ham_ray.data.images import Images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 # Slow chunks, so that each host gets some before all are done, and one that is computed again takes longer than a look
 # at the nodes. A file says that a host has begun one: when it is lost then, its chunk is too. The classes lie in the

@@ -10,7 +10,7 @@ import pytest
 
 from ham_ray.data.images import Images
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 JOB = """
 import sys
 from pathlib import Path

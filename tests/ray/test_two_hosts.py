@@ -12,7 +12,7 @@ from hosts import ROOT, Host, Hosts
 
 from ham_ray.data.sample import write_sample
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 REFUSED = """
 import sys

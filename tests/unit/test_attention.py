@@ -13,7 +13,7 @@ from ham_ray.evaluation.attention_sheet import Corners
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.models.attention import CORNER, grad_cam, has_vignette, in_corners
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 SIZE = 32
 
 

@@ -192,6 +192,7 @@ def test_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch, ad
     assert str(raised.value).startswith(told) and "\n" not in str(raised.value)
 
 
+@pytest.mark.job
 def test_a_head_that_does_not_answer_ends_the_job_with_one_line(tmp_path: Path):
     """Ray alone tries for a quarter of an hour. Its own limits are shortened here, from 41 s in all to 3."""
     short = {"RAY_py_gcs_connect_timeout_s": "1", "RAY_gcs_rpc_server_connect_timeout_s": "1"}
@@ -201,11 +202,12 @@ def test_a_head_that_does_not_answer_ends_the_job_with_one_line(tmp_path: Path):
         env={**os.environ, **short, "RAY_ADDRESS": "127.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert "ham_ray.errors.UserError: cannot connect to Ray at 127.0.0.1:1: " in done.stderr
 
 
+@pytest.mark.job
 def test_workers_on_other_nodes_take_no_keras_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras" / "keras.json").write_text('{"backend": "jax", "image_data_format": "channels_first"}')

@@ -20,7 +20,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.job
 ROOT = Path(__file__).parents[2]
 COUNT = 280
 

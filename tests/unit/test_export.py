@@ -19,7 +19,7 @@ from ham_ray.models.weights import RANDOM
 from ham_ray.options.export import Options
 from ham_ray.recipe import baseline
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")

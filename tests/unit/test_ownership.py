@@ -21,7 +21,7 @@ from ham_ray.search.ownership import owned
 from ham_ray.search.space import Space
 from ham_ray.search.study import open_study
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.job
 SPACE = Space(family="simple_cnn", parameters={"learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2}})
 OTHER = """
 import sys

@@ -19,7 +19,7 @@ from ham_ray.options.predict import Options
 from ham_ray.prediction import saved
 from ham_ray.recipe import baseline
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 CALIBRATION = {"temperature": 2.0, "tau": 0.5, "prior": [0.1] * 6 + [0.4], "thresholds": {"specificity_90": 0.3}}
 
 

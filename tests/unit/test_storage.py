@@ -56,6 +56,7 @@ def test_file_uris_are_local_paths(tmp_path: Path):
     assert (tmp_path / "x").read_bytes() == b"1"
 
 
+@pytest.mark.job
 def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
     code = (
         "import sys, time\nfrom ham_ray.storage import locked\n"

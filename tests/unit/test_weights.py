@@ -14,7 +14,7 @@ from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture, Pretrained
 from ham_ray.models.weights import Weights, load_backbone, resolve_weights
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 
 
 def backbone() -> keras.Model:
