@@ -238,7 +238,7 @@ def test_nan_is_refused(skewed):
         intervals(table(y_true, p))
 
 
-def test_all_metrics_of_a_resample_take_less_than_one_of_sklearn():
+def test_all_metrics_of_a_resample_take_less_than_a_quarter_of_one_of_sklearn():
     y_true = np.random.default_rng(0).choice(7, 2000, p=[0.03, 0.05, 0.11, 0.02, 0.11, 0.66, 0.02])
     p = noisy(y_true, 2, 0)
     frame = table(y_true, p, (np.arange(2000) * 3 // 4).astype(str))
@@ -249,7 +249,7 @@ def test_all_metrics_of_a_resample_take_less_than_one_of_sklearn():
         return time.process_time() - start
 
     theirs = computing(lambda: [roc_auc_score(y_true, p, multi_class="ovr") for _ in range(10)]) / 10
-    assert computing(lambda: intervals(frame, resamples=500)) / 500 < theirs
+    assert computing(lambda: intervals(frame, resamples=500)) / 500 < theirs / 4
 
 
 def test_every_class_has_a_sensitivity():
