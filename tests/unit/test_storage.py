@@ -62,12 +62,11 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
         "import sys, time\nfrom ham_ray.storage import locked\n"
         "with locked(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process is at work in"), storage.locked(str(tmp_path)):
-        pytest.fail("entered")
-    holder.kill()
-    holder.wait()
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process is at work in"), storage.locked(str(tmp_path)):
+            pytest.fail("entered")
+        holder.kill()
     with storage.locked(str(tmp_path)):
         pass
 
