@@ -84,6 +84,7 @@ def _load() -> None:
 def _become(request: dict, files: list[int]) -> None:
     """Make this process what it would have been as a process of its own."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgid(0, 0)
     for number, file in enumerate(files, 1):
         os.dup2(file, number)
         os.close(file)
