@@ -22,7 +22,7 @@ from ham_ray.models.weights import RANDOM, layer_kinds
 from ham_ray.prediction import saved
 from ham_ray.recipe import Recipe, baseline
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 SIZE = 48  # 3 × 3 positions and then 2 × 2 at the end: odd sides too
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)
 

@@ -11,7 +11,7 @@ from keras import layers
 
 from ham_ray.models.folding import FoldedConv, Graph, folded
 
-pytestmark = pytest.mark.unit
+pytestmark = pytest.mark.model
 Tensor = keras.KerasTensor
 
 
