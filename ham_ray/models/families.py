@@ -81,7 +81,8 @@ def build(recipe: Recipe, size: int, weights: Weights) -> Network:
     architecture = registry.architecture(recipe.family)
     if size not in architecture.sizes:
         sizes = architecture.sizes
-        raise UserError(f"{architecture.name} takes images of {sizes.start} to {sizes.stop - 1} pixels, not {size}")
+        limits = f"{sizes.start} to {sizes.stop - 1} pixels"
+        raise UserError(f"{architecture.name} takes images of {limits}, not {size}; ingest them with another --size")
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32")
     base, depth = architecture.build(size), len(architecture.stages)
