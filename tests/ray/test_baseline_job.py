@@ -104,7 +104,7 @@ def resumed(cluster: str, images: Images, out: Path) -> str:
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
-    first.wait()
+    first.communicate()  # until its working process, whose output it is, has ended too
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(sys, "argv", command(images, out)[1:])
         summary.show(baselines.run(options(images, out))[0])
