@@ -91,8 +91,8 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
 def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Images):
     labels = images.fold(*FROZEN.training_folds)["label"].to_numpy(np.int32)
     whole, *shares = (
-        list(feed.cached_batches(frozen["training"], labels, FROZEN, rank, workers)(epoch=1))
-        for rank, workers in ((0, 1), (0, 2), (1, 2))
+        list(feed.cached_batches(frozen["training"], labels, FROZEN, sampler)(epoch=1))
+        for sampler in (feed.make_sampler(FROZEN, len(labels), *place) for place in ((0, 1), (0, 2), (1, 2)))
     )
     assert len(whole) == len(labels) // FROZEN.data.batch_size
     for batch, first, second in zip(whole, *shares, strict=True):
