@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import queue
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +15,9 @@ import pandas as pd
 import ray.train
 from ray.data import Dataset
 
-from ham_ray.cluster import decoding_cpus
+from ham_ray.cluster import decoding_cpus, free_cpus
 from ham_ray.data.augment import DRAWS, chosen_views, draw
-from ham_ray.data.images import Images, read
+from ham_ray.data.images import Images, read, read_pixels
 from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
@@ -24,6 +26,8 @@ from ham_ray.training.sampler import Sampler, evaluation_bounds
 from ham_ray.waiting import watched
 
 IN_MEMORY = "in memory"
+STALLED = 60.0  # seconds without a free CPU after which a worker waits no longer for decoded images
+_LOOK = 2.0  # seconds between two looks
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 
@@ -35,6 +39,14 @@ class Splits:
     datasets: dict[str, Dataset]
     resident: bool
     activations: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """IMAGES and the rows of each split: from which a worker can decode its part without Ray Data."""
+
+    images: Images
+    rows: dict[str, pd.DataFrame]
 
 
 class Inputs(Protocol):
@@ -164,9 +176,34 @@ def _ahead(found: Iterator[Any]) -> Iterator[Any]:
             yield one
 
 
-def collect(name: str, rank: int) -> Part:
-    """This worker's part of a split, decoded, in the order of image_id."""
-    return _joined(ray.train.get_dataset_shard(_part(name, rank)))
+def collect(name: str, sampler: Sampler, source: Source) -> Part:
+    """This worker's part of a split, decoded, in the order of image_id.
+
+    Ray Data has decoded it, but a node may be gone with its blocks, and no CPU be free to decode them again, for the
+    workers hold them all. That wait would have no end: then this process decodes its part itself.
+    """
+    shard = ray.train.get_dataset_shard(_part(name, sampler.rank))
+    results: queue.Queue[Part | Exception] = queue.Queue()
+
+    def join() -> None:
+        try:
+            results.put(_joined(shard))
+        except Exception as error:  # raised again where it is waited for
+            results.put(error)
+
+    threading.Thread(target=join, daemon=True).start()  # no pool: its threads are joined at the end of the process
+    blocked = 0.0
+    while blocked < STALLED:
+        try:
+            result = results.get(timeout=_LOOK)
+        except queue.Empty:
+            blocked = blocked + _LOOK if free_cpus() < decoding_cpus() else 0.0
+            continue
+        if isinstance(result, Exception):
+            raise result
+        return result
+    rows = _part_rows(name, source.rows[name], sampler).sort_values("image_id")
+    return Part(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
 
 
 def decoded(images: Images, rows: pd.DataFrame) -> Part:
@@ -182,9 +219,9 @@ def _joined(found: Any) -> Part:
     return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
 
 
-def batches(sampler: Sampler, resident: bool) -> Batches:
+def batches(sampler: Sampler, resident: bool, source: Source) -> Batches:
     """This worker's share of each step, by epoch: uint8 images and int32 labels."""
-    return kept_batches(collect("training", sampler.rank), sampler) if resident else _streamed(sampler)
+    return kept_batches(collect("training", sampler, source), sampler) if resident else _streamed(sampler)
 
 
 def kept_batches(part: Part, sampler: Sampler) -> Batches:

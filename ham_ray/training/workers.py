@@ -79,6 +79,7 @@ def train(
         "resident": splits.resident,
         "activations": splits.activations,
         "gate": gate,
+        "source": ray.put(feed.Source(images, splits.rows)),
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
@@ -156,7 +157,9 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
-    held_out = {name: feed.collect(name, replica.rank) for name in config["labels"] if name != "training"}
+    source = ray.get(config["source"])
+    sampler = feed.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
+    held_out = {name: feed.collect(name, sampler, source) for name in config["labels"] if name != "training"}
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
@@ -175,8 +178,9 @@ def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
     def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part | None]:
-        batches = feed.batches(sampler, config["resident"])
-        return batches, feed.collect("validation", rank) if "validation" in labels else None
+        source = ray.get(config["source"])
+        batches = feed.batches(sampler, config["resident"], source)
+        return batches, feed.collect("validation", sampler, source) if "validation" in labels else None
 
     return loop.make_task(recipe, labels, config["activations"], plain, rank, workers)
 

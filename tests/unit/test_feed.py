@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import tensorflow as tf
 
 from ham_ray.data.augment import DRAWS, augment, draw, view
-from ham_ray.data.images import Images
+from ham_ray.data.images import Images, read_pixels
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed
+from ham_ray.training.sampler import Sampler
 
 pytestmark = pytest.mark.unit
 
@@ -34,6 +36,7 @@ def test_the_splits_are_the_folds_of_the_recipe(images: Images):
     }
 
 
+NO_SOURCE: Any = None  # nothing is decoded a second time
 CACHED = baseline("resnet50_frozen").changed(batch_size=64, augmentation="light", seed=5)
 LABELS = np.arange(300, dtype=np.int32)  # a label a row, so that a batch says which rows it has
 
@@ -101,15 +104,54 @@ def shard(monkeypatch: pytest.MonkeyPatch) -> Shard:
 
 
 def test_a_part_is_in_the_order_of_image_id_with_its_own_labels(shard: Shard):
-    part = feed.collect("validation", 0)
+    part = feed.collect("validation", Sampler(8, 4, 0), NO_SOURCE)
     np.testing.assert_array_equal(part.inputs[:][:, 0], np.arange(8))
     np.testing.assert_array_equal(part.labels, np.arange(8) * 10)
+
+
+class Stuck:
+    """A worker's dataset some of whose blocks are gone and cannot be decoded again."""
+
+    def iter_batches(self, **asked):
+        threading.Event().wait()
+        yield
+
+
+@pytest.mark.parametrize(("name", "rank"), [("training", 1), ("test", 0)])
+def test_a_part_whose_blocks_are_gone_is_decoded_by_the_worker_itself(
+    images: Images, monkeypatch: pytest.MonkeyPatch, name: str, rank: int
+):
+    monkeypatch.setattr(feed.ray.train, "get_dataset_shard", lambda name: Stuck())
+    monkeypatch.setattr(feed, "_LOOK", 0.01)
+    monkeypatch.setattr(feed, "STALLED", 0.05)
+    monkeypatch.setattr(feed, "decoding_cpus", lambda: 1.0)
+    free = iter([0.0, 0.5, 1.0])  # a CPU becomes free: waiting may have an end
+    monkeypatch.setattr(feed, "free_cpus", lambda: next(free, 0.0))
+    recipe = baseline("simple_cnn").changed(batch_size=8)
+    rows = feed.split_rows(images, recipe)
+    sampler = feed.make_sampler(recipe, len(rows["training"]), rank, workers=2)
+    part = feed.collect(name, sampler, feed.Source(images, rows))
+    own = rows[name].iloc[sampler.bounds if name == "training" else slice(0, len(rows[name]) // 2)]
+    assert next(free, None) is None
+    np.testing.assert_array_equal(part.labels, own["label"])
+    assert len(part.inputs) == len(own)
+    for row in (0, len(own) - 1):
+        np.testing.assert_array_equal(part.inputs[row], read_pixels(images, own.iloc[[row]])[0])
+
+
+def test_what_goes_wrong_while_decoding_is_raised(monkeypatch: pytest.MonkeyPatch):
+    def broken(**asked):
+        raise OSError(5, "input/output error", "images-00000.parquet")
+
+    monkeypatch.setattr(feed.ray.train, "get_dataset_shard", lambda name: SimpleNamespace(iter_batches=broken))
+    with pytest.raises(OSError, match=r"images-00000\.parquet"):
+        feed.collect("test", Sampler(8, 4, 0), NO_SOURCE)
 
 
 def test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker(shard: Shard):
     recipe = baseline("simple_cnn").changed(batch_size=8, seed=3)
     for rank, epoch in ((0, 0), (1, 0), (0, 1)):
-        found = list(feed.batches(feed.make_sampler(recipe, 23, rank, workers=2), resident=False)(epoch))
+        found = list(feed.batches(feed.make_sampler(recipe, 23, rank, workers=2), False, NO_SOURCE)(epoch))
         assert [labels.tolist() for _, labels in found] == [[70, 20, 50], [0]]  # 23 rows are two steps of eight
     assert len({asked["local_shuffle_seed"] for asked in shard.asked}) == 3
     assert {(asked["batch_size"], asked["drop_last"]) for asked in shard.asked} == {(4, True)}
