@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, what in REAL_INPUTS.items():
         if (value := os.environ.get(name)) and not Path(value).exists():
             raise pytest.UsageError(f"{name}={value}: no such path; unset it, or name {what}")
+    for number in (signal.SIGINT, signal.SIGHUP):  # ignored under nohup or in the background: jobs would inherit that
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Apart(config))
 
