@@ -21,14 +21,16 @@ def main(work: str) -> None:
     exec(work, {{}})
 console.run(main, "nothing", "{KEPT}")
 """
-WAIT = "import time; print('working', flush=True); time.sleep(600)"
+# Short sleeps: Python sleeps on where a signal comes between its look for signals and the system's call.
+WAIT = "import time; print('working', flush=True); [time.sleep(0.2) for _ in range(3000)]"
 STUBBORN = """
 import time
 line = "working"
 while True:
     try:
         print(line, flush=True)
-        time.sleep(600)
+        for _ in range(3000):
+            time.sleep(0.2)
     except KeyboardInterrupt:
         line = "goes on"
 """
