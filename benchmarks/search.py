@@ -188,15 +188,22 @@ def _ours(block: _Block) -> dict[str, Any]:
 
     from ham_ray.cluster import connected
     from ham_ray.commands import tuning
+    from ham_ray.workflows.tune import Options
 
     place, space = block.folder, block.folder / "space.yaml"
     space.write_text(yaml.safe_dump(_space(block)))
-    options = tuning.Options(
-        data=block.data, name="ours", trials=block.last, space=str(space), max_concurrent=1, workers_per_trial=1,
-        cpus_per_worker=None, max_failures=0, epochs=None, weights=[block.weights], precision="auto", shard_memory=4.0,
-        activations=16.0, size=128, storage=None, mixed=False, finalists=0, finals_data=None, seeds=1, ensemble=1,
-        views=1, refit=False, smoke=False, out=str(place),
-    )  # fmt: skip
+    options = Options(
+        data=block.data,
+        name="ours",
+        trials=block.last,
+        space=str(space),
+        max_concurrent=1,
+        max_failures=0,
+        weights=[block.weights],
+        activations=16.0,
+        finalists=0,
+        out=str(place),
+    )
     with connected():
         table = tuning.run(options).trials
     study = optuna.load_study(study_name="ours", storage=f"sqlite:///{place}/ours/study.db")

@@ -1,4 +1,4 @@
-"""What all jobs share on the command line: first and last line, errors on one line, progress of counted work."""
+"""What all jobs share in a terminal: first and last line, errors on one line, progress of counted work."""
 
 from __future__ import annotations
 
@@ -22,45 +22,50 @@ from ham_ray.progress import duration
 from ham_ray.supervision import Ending, Supervised, supervise, supervised
 
 EVERY = 30.0  # seconds between lines of progress
+NOTHING_KEPT = "nothing is kept; the same command starts afresh"
 _ASCII = {"–": "-", "−": "-", "×": "x", "…": "...", "→": "->", "±": "+-", "≥": ">=", "≤": "<=", "·": "-"}
 _process: Supervised | None = None  # where this is the working process of a job
 
 
-def run(
-    main: Callable[..., None], loads: str = "", kept: str = "nothing is kept; the same command starts afresh"
-) -> None:
-    """Run a job's function as a command line, in a process of its own under a supervisor.
+def run(main: Callable[..., None], loads: str = "", kept: str = NOTHING_KEPT) -> None:
+    """Run a function as a command line of its own, see `command`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command(main, loads, kept))
+    start(app)
 
-    Whatever ends it is one line on standard error: a user's mistake (exit code 2), a signal (128 + its number), any
-    other exception (1; the line names the log that has its traceback, and `--traceback` prints it).
 
-    Args:
-        loads: what takes long to load before the job can say anything, for the first line.
-        kept: what an interrupted job leaves, and what to do then, for the last line.
-    """
+def start(app: typer.Typer) -> None:
+    """Run a command line, whose commands `command` made."""
     global _process
     _process = supervised()
     _accept_any_encoding()
-    if _process:
-        _process.end(_worked(_app(main), _process, kept))
-    _app(functools.wraps(main)(lambda **options: _supervise(loads, kept)))()
+    app()
 
 
-def _app(command: Callable[..., None]) -> typer.Typer:
-    """The command line of a job's function, with the options that all jobs have."""
+def command(main: Callable[..., None], loads: str, kept: str) -> Callable[..., None]:
+    """Make a command for Typer of a job's function, with the options that all jobs have.
 
-    @functools.wraps(command)
+    It works in a process of its own under a supervisor. Whatever ends it is one line on standard error: a user's
+    mistake (exit code 2), a signal (128 + its number), any other exception (1; the line names the log that has its
+    traceback, and `--traceback` prints it).
+
+    Args:
+        loads: what takes long to load before the job can print anything, for the first line.
+        kept: what an interrupted job leaves, and what to do then, for the last line.
+    """
+
+    @functools.wraps(main)
     def job(traceback: bool, **options: Any) -> None:
-        command(**options)
+        if _process:
+            _process.end(_worked(functools.partial(main, **options), _process, kept))
+        _supervise(loads, kept)
 
-    own = inspect.signature(command, eval_str=True)
+    own = inspect.signature(main, eval_str=True)
     option = Annotated[bool, typer.Option("--traceback", help="print the traceback of an error too")]
     more = inspect.Parameter("traceback", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=option)
     job.__signature__ = own.replace(parameters=[*own.parameters.values(), more])  # type: ignore[attr-defined]
-    job.__annotations__ = {**command.__annotations__, "traceback": option}
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(job)
-    return app
+    job.__annotations__ = {**main.__annotations__, "traceback": option}
+    return job
 
 
 def _supervise(loads: str, kept: str) -> None:
@@ -75,15 +80,17 @@ def _supervise(loads: str, kept: str) -> None:
     raise typer.Exit(ending.code)
 
 
-def _worked(app: typer.Typer, process: Supervised, kept: str) -> Ending:
-    """Work, and tell how it ended."""
+def _worked(main: Callable[[], None], process: Supervised, kept: str) -> Ending:
+    """Work, and return how it ended."""
     try:
-        code = app(standalone_mode=False)
+        main()
         sys.stdout.flush()
-        return Ending(code or 0)
+        return Ending(0)
     except KeyboardInterrupt:
         return Ending(130)
-    except SystemExit as error:  # of Typer, where nobody reads standard output any more
+    except BrokenPipeError:  # nobody reads standard output any more
+        return Ending(1)
+    except SystemExit as error:
         return Ending(error.code if isinstance(error.code, int) else int(error.code is not None))
     except BaseException as error:  # the last resort: of any library
         trace = tracebacks.format_exc()

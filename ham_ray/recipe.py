@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from ham_ray.data.images import FOLDS
+from ham_ray.data.terms import FOLDS
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.models import registry
 
@@ -58,8 +58,10 @@ class Data(_Section):
     """Which images teach, choose and test, and how many make a step."""
 
     batch_size: int = Field(64, ge=1, description="images a step over all workers together")
-    test_fold: int = Field(0, ge=0, lt=FOLDS)
-    validation_fold: int | None = Field(1, ge=0, lt=FOLDS, description="None: trained on too; the last epoch is kept")
+    test_fold: int = Field(0, ge=0, lt=FOLDS, description="predicted once, by the finished model")
+    validation_fold: int | None = Field(
+        1, ge=0, lt=FOLDS, description="chooses the epoch; None: trained on too, and the last epoch is kept"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,7 +78,7 @@ class Model(_Section):
     )
     hidden_units: int = Field(0, ge=0, description="of a hidden layer in the head; 0 = none")
     dropout: float = Field(0.3, ge=0, lt=1, description="of the features that enter the head")
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic; weights are float32")
 
 
 class Optimizer(_Section):
@@ -94,15 +96,17 @@ class Optimizer(_Section):
 class Loss(_Section):
     """What a training minimises: a loss of `training/objectives.py`, and its settings."""
 
-    name: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    name: Literal["cross_entropy"] = Field("cross_entropy", description="the loss")
+    label_smoothing: float = Field(0.05, ge=0, lt=1, description="share of the target given to all classes alike")
     class_weight_scale: float = Field(0.0, ge=0, description="weights (N/(K·n_c))^scale; 0 = none, 1 = balanced")
 
 
 class Augmentation(_Section):
     """How training images are varied."""
 
-    name: Literal["off", "light", "strong"] = "strong"
+    name: Literal["off", "light", "strong"] = Field(
+        "strong", description="light: eight symmetries; strong: crops, rotations and colours too"
+    )
 
 
 class Recipe(_Section):
@@ -112,12 +116,14 @@ class Recipe(_Section):
     worker's images fit in memory.
     """
 
-    family: str
+    family: str = Field(description="the named recipe that this one is made from")
     epochs: int = Field(ge=1, description="passes over the training folds")
     head_epochs: int = Field(0, ge=0, description="the first of these epochs train the head alone")
-    select_by: Literal["macro_f1", "balanced_accuracy"] = "macro_f1"
+    select_by: Literal["macro_f1", "balanced_accuracy"] = Field(
+        "macro_f1", description="validation metric that chooses the epoch"
+    )
     patience: int = Field(0, ge=0, description="epochs without a better validation score before stopping; 0 = never")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of initial weights, batches, augmentation and dropout")
     data: Data = Field(default_factory=Data)
     model: Model = Field(default_factory=Model)
     optimizer: Optimizer

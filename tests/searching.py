@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ham_ray.commands import tuning
+from ham_ray.workflows.tune import Options
 
 
-def small_search(folder: Path, space: Path, **changes) -> tuning.Options:
+def small_search(folder: Path, space: Path, **changes: Any) -> Options:
     """Of three trials, one at a time, without finals, in `folder`."""
-    settings = {
-        "data": None,
-        "name": "s",
-        "trials": 3,
-        "space": str(space),
-        "max_concurrent": 1,
-        "workers_per_trial": 1,
-        "cpus_per_worker": None,
-        "max_failures": 2,
-        "epochs": None,
-        "weights": ["none"],
-        "precision": "float32",
-        "shard_memory": 1.0,
-        "activations": 1.0,
-        "size": None,
-        "storage": None,
-        "mixed": False,
-        "finalists": 0,
-        "finals_data": None,
-        "seeds": 1,
-        "ensemble": 1,
-        "views": 1,
-        "refit": False,
-        "smoke": False,
-        "out": str(folder),
-    }
-    return tuning.Options(**{**settings, **changes})
+    small = Options(
+        name="s",
+        trials=3,
+        space=str(space),
+        max_concurrent=1,
+        weights=["none"],
+        precision="float32",
+        finalists=0,
+        seeds=1,
+        out=str(folder),
+    )
+    return replace(small, **changes)

@@ -8,15 +8,16 @@ from typing import Any
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources, check_shared, cluster_resources
 from ham_ray.commands import choices
-from ham_ray.data.images import FOLDS, Images
+from ham_ray.data.images import Images
+from ham_ray.data.terms import FOLDS
 from ham_ray.errors import UserError
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.comparison import compare, cross_validate
 from ham_ray.experiments.setting import make_setting
 from ham_ray.experiments.trainings import read_run
-from ham_ray.options.baseline import Options, make_recipes, recipe_of
 from ham_ray.recipe import BASELINES, digest
 from ham_ray.runs import ENVIRONMENT, REPORT
+from ham_ray.workflows.baseline import Options, make_recipes, recipe_of
 
 
 def run(options: Options) -> tuple[Summary, str]:
@@ -48,7 +49,7 @@ def run(options: Options) -> tuple[Summary, str]:
 def _resources(options: Options) -> tuple[Resources, int]:
     """Of each training, and how many trainings there are at once: those of a cross-validation, where they fit."""
     alone = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
-    together = FOLDS * len(options.families) if options.cross_validate else 1
+    together = FOLDS * len(options.family_names) if options.cross_validate else 1
     for at_once in range(together, 1, -1):
         try:
             found = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)

@@ -11,8 +11,8 @@ from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM, Weights, resolve_weights
-from ham_ray.options import weights as starts
 from ham_ray.recipe import Recipe
+from ham_ray.workflows import weights as starts
 
 
 def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:

@@ -21,7 +21,7 @@ from ham_ray.evaluation import intervals, isic, metrics, model_card, paired, pre
 from ham_ray.evaluation.floors import of_ham10000
 from ham_ray.evaluation.predictions import FACTS, NEW, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
-from ham_ray.options.evaluate import ALL, BOTH, PARTS, Options
+from ham_ray.workflows.evaluate import ALL, BOTH, PARTS, Options
 
 _TEXTS = {"image_id", "image", "lesion_id", "group_id", "split", "sex", "localization", "dx_type"}
 _SPLIT = (
@@ -40,7 +40,7 @@ def run(options: Options) -> Summary:
     """
     options.check()
     truth = read_truth(options.truth) if options.truth else None
-    places = _names(options.predictions)
+    places = _names(options.tables)
     known = {name: _known(uri) for name, uri in places.items()}
     for note in truth.notes if truth else []:
         print(f"--truth: {note}")
@@ -223,7 +223,7 @@ def _page(
 ) -> report.ReportData:
     around = runs.environment()
     counted = {name: _named(run.assessment.images) for name, run in trained.items()}
-    hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.predictions]
+    hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.tables]
     return report.ReportData(
         title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",
         summary=found,
@@ -232,7 +232,7 @@ def _page(
         facts={
             "command": around["command"],
             "commit": around["commit"],
-            "predictions": ", ".join(f"{u} ({sha})" for u, sha in zip(options.predictions, hashes, strict=True)),
+            "predictions": ", ".join(f"{u} ({sha})" for u, sha in zip(options.tables, hashes, strict=True)),
             "time": around["time"],
             "intervals": intervals.HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),

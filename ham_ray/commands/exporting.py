@@ -17,9 +17,9 @@ from ham_ray.data.gallery import open_gallery
 from ham_ray.data.sample import write_sample
 from ham_ray.errors import UserError
 from ham_ray.models.saving import save
-from ham_ray.options.export import SUFFIXES, Options
-from ham_ray.options.predict import DEFAULT_GEOMETRY
 from ham_ray.prediction import saved
+from ham_ray.workflows.export import SUFFIXES, Options
+from ham_ray.workflows.predict import DEFAULT_GEOMETRY
 
 COMPARED = 64  # images
 TOLERANCE = 1e-3  # of a probability

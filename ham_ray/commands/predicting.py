@@ -25,7 +25,6 @@ from ham_ray.errors import UserError, some
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
-from ham_ray.options.predict import Options
 from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
 from ham_ray.prediction.pipeline import Way
@@ -33,6 +32,7 @@ from ham_ray.prediction.saved import Saved
 from ham_ray.progress import step
 from ham_ray.recipe import VIEWS
 from ham_ray.runs import MANIFEST
+from ham_ray.workflows.predict import Options
 
 QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
 MANY = 1000  # images from which a second, quicker version of each model pays

@@ -25,7 +25,6 @@ from ham_ray.experiments.finals import Plan, finals
 from ham_ray.experiments.setting import Setting, make_setting
 from ham_ray.models import registry
 from ham_ray.models.weights import RANDOM, Weights
-from ham_ray.options.search import Options
 from ham_ray.recipe import Recipe, digest
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
@@ -37,6 +36,7 @@ from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import Shared, WarmTrial, table_key
 from ham_ray.training import activations, feed
+from ham_ray.workflows.tune import Options
 
 TRIALS, STUDY = "trials", "study.db"
 NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
@@ -91,9 +91,9 @@ def _run(search: _Search, ownership: Ownership) -> Found:
         raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
     summary = None
     options = search.options
-    if options.finalists:
-        best = study.best(options.finalists, search.ranked())
-        plan = Plan(options.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
+    if options.counts.finalists:
+        best = study.best(options.counts.finalists, search.ranked())
+        plan = Plan(options.counts.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
         summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
     ownership.check()
     search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
@@ -165,17 +165,17 @@ class _Search:
         """The study, opened or made."""
         options = self.options
         study = open_study(
-            self.name, self.url, self.space, options.trials, self.facts, options.mixed, self.details, ownership
+            self.name, self.url, self.space, options.counts.trials, self.facts, options.mixed, self.details, ownership
         )
         study.record_code(f"commit {runs.commit()}, sources {runs.code_digest()}")
-        print(f"study {shown(self.url)}: {study.finished()} of {options.trials} trials finished", flush=True)
+        print(f"study {shown(self.url)}: {study.finished()} of {options.counts.trials} trials finished", flush=True)
         return study
 
     def time_left(self, study: Study) -> str:
         """How long the trials and the finals still take, in words."""
         options, scale = self.options, (self.final_images.size / self.images.size) ** 2
-        trained = options.finalists + (options.ensemble if options.refit and options.finalists else 0)
-        ahead = Ahead(options.finalists, trained * options.seeds, self.longer.epochs, scale)
+        trained = options.counts.finalists + (options.ensemble if options.refit and options.counts.finalists else 0)
+        ahead = Ahead(options.counts.finalists, trained * options.counts.seeds, self.longer.epochs, scale)
         return time_left(study, self.means.concurrent, ahead)
 
     def shared(self) -> Shared:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import ray.data
 
 SCHEMA_VERSION = 1
-FOLDS = 5
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),

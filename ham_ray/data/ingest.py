@@ -25,6 +25,7 @@ from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
+from ham_ray.data.terms import GEOMETRIES
 from ham_ray.diagnoses import CODES, LABELS, listed
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
@@ -66,8 +67,8 @@ class _Options:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise UserError(f"size {self.size} is outside {SIZES.start}–{SIZES.stop - 1} pixels; 128 is the default")
-        if self.geometry not in pictures.GEOMETRIES:
-            raise unknown_name("geometry", self.geometry, pictures.GEOMETRIES)
+        if self.geometry not in GEOMETRIES:
+            raise unknown_name("geometry", self.geometry, GEOMETRIES)
         for name in ("max_quarantined", "max_lesion"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a fraction from 0 to 1, got {getattr(self, name)}")

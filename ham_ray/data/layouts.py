@@ -21,10 +21,10 @@ import pandas as pd
 from ham_ray.data import archives, cells, huggingface, isic_cli, user_tables
 from ham_ray.data.archives import Files, Member, Skipped
 from ham_ray.data.images import CARD
+from ham_ray.data.terms import LAYOUTS
 from ham_ray.diagnoses import CODES, code_of
 from ham_ray.errors import UserError, unknown_name
 
-LAYOUTS = ("kaggle", "dataverse", "isic2018", "isic-cli", "huggingface")
 COLUMNS = ("image_id", "lesion_id", "dx", "partition", "age", "sex", "localization", "dx_type")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 SYNTHETIC_PREFIX = "SYNTHETIC_"  # of image ids: what is known of drawings wherever their predictions go

@@ -16,7 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from ham_ray.data import formats
 
-GEOMETRIES = ("crop", "squash")
 ENCODING = "webp-lossless"
 MAX_PIXELS = 64_000_000  # HAM10000's originals have 270,000
 _PLUGINS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")  # no other: some run programs

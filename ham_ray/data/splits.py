@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
-from ham_ray.data.images import FOLDS
+from ham_ray.data.terms import FOLDS
 from ham_ray.diagnoses import CODES
 
 LEAST_IMAGES = 10  # of a fold: below it no figure of the fold says anything

@@ -6,7 +6,8 @@ import itertools
 
 import pandas as pd
 
-from ham_ray.data.images import FOLDS, Images
+from ham_ray.data.images import Images
+from ham_ray.data.terms import FOLDS
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 

@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ham_ray.errors import listed
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from ham_ray.models.folding import Thinning
 
-Saliency = Callable[["keras.Model", np.ndarray, np.ndarray], np.ndarray]
+Saliency = Callable[["keras.Model", "np.ndarray", "np.ndarray"], "np.ndarray"]
 
 
 @dataclass(frozen=True)

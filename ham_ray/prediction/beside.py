@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ham_ray import storage
-from ham_ray.data.pictures import GEOMETRIES
+from ham_ray.data.terms import GEOMETRIES
 from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +29,7 @@ from ham_ray.evaluation import predictions, summary
 from ham_ray.experiments.comparison import compare
 from ham_ray.experiments.setting import Setting
 from ham_ray.recipe import baseline
+from ham_ray.workflows.baseline import Options
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -39,27 +42,18 @@ def command(images: Images, out: Path, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "jobs" / "baseline.py"), *options, *more]
 
 
-def options(images: Images, out: Path, **changes) -> baselines.Options:
+def options(images: Images, out: Path, **changes: Any) -> Options:
     """Those of `command`, for the job without its process."""
-    settings = {
-        "data": images.uri,
-        "families": ["simple_cnn"],
-        "weights": ["imagenet"],
-        "epochs": 4,
-        "workers": 1,
-        "cpus_per_worker": None,
-        "wait_for_nodes": False,
-        "precision": "float32",
-        "changes": ["batch_size=32"],
-        "cross_validate": False,
-        "shard_memory": 4.0,
-        "activations": 8.0,
-        "size": None,
-        "name": "job",
-        "smoke": False,
-        "out": str(out),
-    }
-    return baselines.Options(**{**settings, **changes})
+    chosen = Options(
+        data=images.uri,
+        families="simple_cnn",
+        epochs=4,
+        precision="float32",
+        changes=["batch_size=32"],
+        name="job",
+        out=str(out),
+    )
+    return replace(chosen, **changes)
 
 
 def start(arguments: list[str], cluster: str, **options) -> subprocess.Popen:

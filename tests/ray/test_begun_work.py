@@ -46,7 +46,7 @@ def assert_same_epochs(history: pd.DataFrame, name: str) -> None:
 
 def test_baselines_go_on_in_the_folder_that_their_settings_name(cluster: str, images: Images, out: Path, capsys):
     changes = ["batch_size=16", "hidden_units=0", "patience=0"]
-    families = ["simple_cnn", "resnet50_frozen"]
+    families = "simple_cnn,resnet50_frozen"
     more = {"name": None, "weights": ["none"], "epochs": 60}
     _, report = baselines.run(options(images, out, families=families, changes=changes, **more))
     folder = Path(report).parent
@@ -59,8 +59,7 @@ def test_baselines_go_on_in_the_folder_that_their_settings_name(cluster: str, im
 
 
 def test_a_search_goes_on_in_its_trial(cluster: str, images: Images, out: Path, capsys):
-    changes = {"data": images.uri, "trials": 2, "name": None, "activations": 8.0}
-    found = tuning.run(small_search(out, out / "space.yaml", **changes))
+    found = tuning.run(small_search(out, out / "space.yaml", data=images.uri, trials=2, name=None))
     printed = capsys.readouterr().out
     assert Path(found.place).name == "search-space-074d014f"
     assert "1 of 2 trials finished" in printed

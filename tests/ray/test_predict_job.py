@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,6 +29,7 @@ from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import pipeline
 from ham_ray.recipe import baseline
+from ham_ray.workflows.predict import Options
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -67,19 +70,9 @@ def pictures(folder: Path) -> Path:
     return place
 
 
-def options(model: Path, place: str | Path, out: Path, **changes) -> predicting.Options:
-    settings = {
-        "models": [str(model)],
-        "images": str(place),
-        "out": str(out),
-        "format": "parquet",
-        "tta": False,
-        "raw": False,
-        "batch_size": 16,
-        "precision": "float32",
-        "geometry": None,
-    }
-    return predicting.Options(**{**settings, **changes})
+def options(model: Path, place: str | Path, out: Path, **changes: Any) -> Options:
+    chosen = Options(models=[str(model)], images=str(place), out=str(out), batch_size=16, precision="float32")
+    return replace(chosen, **changes)
 
 
 def expected(model: Path, pictures: Path) -> np.ndarray:

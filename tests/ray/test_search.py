@@ -27,6 +27,7 @@ from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.search import tuner
 from ham_ray.search.space import load_space
+from ham_ray.workflows.tune import Options
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("search")
 
 
-def options(images: Images, folder: Path, text: str = SPACE, **changes) -> tuning.Options:
+def options(images: Images, folder: Path, text: str = SPACE, **changes) -> Options:
     path = folder / f"space-{abs(hash(text))}.yaml"
     path.write_text(text)
     return small_search(folder, path, **{"data": images.uri, **changes})

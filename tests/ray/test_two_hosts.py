@@ -20,12 +20,11 @@ from ham_ray.cluster import connected
 from ham_ray.commands import choices, predicting
 from ham_ray.data.ingest import ingest
 from ham_ray.errors import UserError
+from ham_ray.workflows.predict import Options
 
 archive, table, model, shared = sys.argv[1:]
-settings = {name: None for name in predicting.Options.__annotations__}
-settings |= {"format": "csv", "out": "/tmp/p.csv", "batch_size": 16, "precision": "float32", "raw": False, "tta": False}
 def predict(model, images):
-    return predicting.run(predicting.Options(**settings | {"models": [model], "images": images}))
+    return predicting.run(Options(models=[model], images=images, out="/tmp/p.csv", format="csv", precision="float32"))
 jobs = {
     "ingest": lambda: ingest(archive, "/tmp/out"),
     "table": lambda: choices.images(table, "/tmp/out", 32, False),

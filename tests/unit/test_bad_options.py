@@ -21,6 +21,7 @@ LONG = "x" * 300
 # imported: a job whose options are accepted ends there (evaluate goes on).
 DRIVER = """
 import contextlib, importlib.util, io, json, sys, time, traceback
+import typer
 
 path, cases = sys.argv[1], json.loads(sys.stdin.read())
 sys.modules.update(dict.fromkeys(("ray", "tensorflow", "keras", "ham_ray.data.ingest")))
@@ -30,9 +31,11 @@ for arguments in cases:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         job = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(job)
-        from ham_ray import console, errors
+        from ham_ray import errors
+        app = typer.Typer(add_completion=False)
+        app.command()(job.JOB.function)
         try:
-            console._app(job.main)(args=arguments, standalone_mode=False)
+            app(args=arguments, standalone_mode=False)
         except Exception as error:
             expected = isinstance(errors.cause(error), (errors.UserError, OSError))
             code, line = (2, f"error: {errors.in_words(error)}") if expected else (1, traceback.format_exc())
@@ -148,6 +151,13 @@ JOBS = {
                 "--storage nosql://user:…@x/y: no database URL that can be used here",
             ),
             ("--out s3://bucket/runs", "a study needs a database; give --storage postgresql"),
+        ],
+    ),
+    "tune": (
+        [],
+        [
+            ("", "--space: name a file, such as search_spaces/resnet50.yaml; only --smoke has its own"),
+            ("--smoke --ensemble 2", "--ensemble 2: more trials than --finalists 1 trains again"),
         ],
     ),
     "predict": (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from ham_ray.experiments.comparison import cross_validate, pool
 from ham_ray.experiments.setting import Setting
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import feed
+from ham_ray.workflows.baseline import Options
 
 pytestmark = pytest.mark.unit
 
@@ -94,11 +94,8 @@ def test_a_family_with_a_failed_training_has_its_reason_and_no_figures(trained, 
 
 
 def test_trainings_at_once_as_many_as_fit_and_none_gives_its_gpu_up(monkeypatch: pytest.MonkeyPatch):
-    options = SimpleNamespace(
-        families=["a", "b"], cross_validate=True, workers=2, cpus_per_worker=None, wait_for_nodes=False
-    )
-
-    def at_once(cpus: list[float], gpus: int) -> int:
+    def at_once(cpus: list[float], gpus: int, crossed: bool = True) -> int:
+        options = Options(families="a,b", cross_validate=crossed, workers=2)
         monkeypatch.setattr(baselines, "cluster_resources", lambda n, share, grows: plan(n, cpus, gpus, share, grows))
         found, count = baselines._resources(options)
         assert found.workers == 2 and found.cpus_per_worker >= min(1.0, sum(cpus) / 4)
@@ -108,8 +105,7 @@ def test_trainings_at_once_as_many_as_fit_and_none_gives_its_gpu_up(monkeypatch:
     assert at_once([9.0], 0) == 4
     assert at_once([64.0], 0) == 10
     assert at_once([64.0], 6) == 3
-    options.cross_validate = False
-    assert at_once([64.0], 0) == 1
+    assert at_once([64.0], 0, crossed=False) == 1
 
 
 def test_several_trainings_run_side_by_side_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch, images, tmp_path):

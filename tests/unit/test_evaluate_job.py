@@ -19,6 +19,7 @@ from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
+from ham_ray.workflows.evaluate import Options
 
 pytestmark = pytest.mark.job
 ROOT = Path(__file__).parents[2]
@@ -51,8 +52,12 @@ def truth(tmp_path: Path) -> Path:
 
 
 def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path | None = None, split="both") -> dict:
-    options = evaluating.Options(
-        [str(one) for one in tables], truth and str(truth), False, images and str(images), str(tmp_path / "out"), split
+    options = Options(
+        predictions=[str(one) for one in tables],
+        truth=truth and str(truth),
+        images=images and str(images),
+        out=str(tmp_path / "out"),
+        split=split,
     )
     evaluating.run(options)
     return json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -215,7 +220,7 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_test_and_new_images_are_two_results_the_larger_first_and_two_images_are_loud(mixed: Path, tmp_path: Path):
-    options = evaluating.Options([str(mixed)], None, False, None, str(tmp_path / "out"))
+    options = Options(predictions=[str(mixed)], out=str(tmp_path / "out"))
     found = evaluating.run(options)
     assert [(row.name, row.images) for row in found.rows if row.kind == "model"] == [
         ("p, images new to it", 55),

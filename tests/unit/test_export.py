@@ -16,8 +16,8 @@ from ham_ray.commands.exporting import FORMATS, TOLERANCE, Exported
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.options.export import Options
 from ham_ray.recipe import baseline
+from ham_ray.workflows.export import Options
 
 pytestmark = pytest.mark.model
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export(model: Path, to: str, out: Path | None, images: Path | None = None) -> Exported:
-    return exporting.export(Options(str(model), to, out and str(out), images and str(images)))
+    return exporting.export(Options(model=str(model), to=to, out=out and str(out), images=images and str(images)))
 
 
 @pytest.mark.parametrize("to", ["keras", "savedmodel", "tflite"])

@@ -15,9 +15,9 @@ import pytest
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.options.predict import Options
 from ham_ray.prediction import saved
 from ham_ray.recipe import baseline
+from ham_ray.workflows.predict import Options
 
 pytestmark = pytest.mark.model
 CALIBRATION = {"temperature": 2.0, "tau": 0.5, "prior": [0.1] * 6 + [0.4], "thresholds": {"specificity_90": 0.3}}
@@ -45,10 +45,8 @@ def test_a_run_is_found_with_what_lies_beside_its_model(run: Path):
 
 
 def test_pictures_are_made_square_as_those_that_the_model_learned_from(run: Path, tmp_path: Path):
-    asked = {"images": "i", "out": "o", "format": "csv", "tta": False, "raw": False, "batch_size": 8}
-
     def pixels(model: Path, geometry: str | None = None) -> tuple[int, str]:
-        return Options([str(model)], **asked, precision="float32", geometry=geometry).pixels  # type: ignore[arg-type]
+        return Options(models=[str(model)], images="i", out="o", geometry=geometry).pixels
 
     assert pixels(run) == (32, "squash")
     with pytest.raises(UserError, match="--geometry crop: the model was trained on images made by squash"):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from ham_ray.data.images import FOLDS
+from ham_ray.data.terms import FOLDS
 from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.recipe import baseline

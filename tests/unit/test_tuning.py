@@ -21,6 +21,7 @@ from ham_ray.search import ownership
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.training import activations
+from ham_ray.workflows.tune import Options
 
 pytestmark = pytest.mark.unit
 
@@ -49,7 +50,7 @@ def search(study: Study, tmp_path: Path) -> SimpleNamespace:
         name="s",
         place=str(tmp_path / "s"),
         url=f"sqlite:///{tmp_path / 'study.db'}",
-        options=SimpleNamespace(trials=4, finalists=1),
+        options=Options(trials=4, finalists=1),
         space=SPACE,
         means=None,
         time_left=None,
@@ -82,7 +83,7 @@ def test_checkpoints_of_finished_trials_go_even_where_nothing_is_left_to_run(mon
     monkeypatch.setattr(tuning, "_prepared", lambda options: search)
     monkeypatch.setattr(tuning.search_report, "write", lambda *arguments: None)
     search.page = lambda *arguments: None
-    search.options.finalists = 0
+    search.options = Options(finalists=0)
     tuning.run(None)
     assert checkpoints.parent.exists() and not checkpoints.exists()
 
@@ -121,7 +122,7 @@ def test_where_all_fail_alike_the_remedy_is_named(monkeypatch, study, search):
         tuning.run(None)
 
 
-def options(folder: Path, **changes) -> tuning.Options:
+def options(folder: Path, **changes) -> Options:
     path = folder / "space.yaml"
     path.write_text(
         "family: simple_cnn\nrecipe: {epochs: 4}\nfinals: {epochs: 9, dropout: 0.2}\n"
@@ -139,7 +140,7 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "check_shared", lambda place: None)
     monkeypatch.setattr(tuning, "check_visible", lambda place, option: None)
     monkeypatch.setattr(tuning.choices, "images", lambda *given: None)
-    monkeypatch.setattr(tuning.Options, "check_images", lambda *given: None)
+    monkeypatch.setattr(Options, "check_images", lambda *given: None)
     monkeypatch.setattr(tuning.choices, "weights", lambda *given: {})
 
 

@@ -11,8 +11,8 @@ import pytest
 from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture, NamedRecipe, Pretrained, Stage
-from ham_ray.options.weights import sources
 from ham_ray.recipe import baseline
+from ham_ray.workflows.weights import sources
 
 pytestmark = pytest.mark.unit
 FIELDS = {"epochs": 1, "learning_rate": 1e-3}

@@ -9,8 +9,8 @@ from ham_ray import storage
 from ham_ray.errors import UserError, listed, shown, unknown_name
 from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture
-from ham_ray.options import checks
 from ham_ray.recipe import Recipe
+from ham_ray.workflows import checks
 
 
 def pretrained(recipes: Iterable[Recipe]) -> list[Architecture]:

@@ -17,7 +17,6 @@ from ham_ray.errors import UserError, listed, shown
 
 _LONGEST_NAME = 100  # bytes: file systems take 255, and temporary files and locks add to it
 _OUT_TAKEN = ("activations", "images")  # folders that jobs make beside those of their runs
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def choice(option: str, given: str, choices: Iterable[str]) -> None:

@@ -1,38 +1,78 @@
-"""Options of the baseline job, and the recipes that follow from them: checked before Ray and TensorFlow start."""
+"""Train the baselines and compare them with trivial baselines and the original study: a table, a page, a folder a run.
+
+Examples:
+    python jobs/baseline.py                       # synthetic; 2 minutes
+    python jobs/baseline.py --smoke               # the same, smaller; 1 minute
+    python jobs/baseline.py --data ham10000.zip   # about an hour on two cores
+    ray job submit --working-dir . -- python jobs/baseline.py --data s3://bucket/images --out s3://bucket/runs
+
+Started again with the same options after an interruption, it goes on where it was. `ham-ray fields` lists what --set
+can change.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ham_ray.data.images import Images
-from ham_ray.data.trainable import check_trainable
+from typer import Option
+
+from ham_ray.command_line import Job
 from ham_ray.errors import UserError
-from ham_ray.options import checks
-from ham_ray.options import weights as starts
 from ham_ray.recipe import BASELINES, Recipe, baseline, shortest_name
+from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
+
+if TYPE_CHECKING:
+    from ham_ray.data.images import Images
 
 
-@dataclass(frozen=True)
+def _families(incomplete: str) -> list[str]:
+    """Complete the last of the families that a shell has so far."""
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in BASELINES if name.startswith(last) and name not in before.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The command line of `jobs/baseline.py`."""
 
-    data: str | None
-    families: list[str]
-    weights: list[str]
-    epochs: int | None
-    workers: int
-    cpus_per_worker: float | None
-    wait_for_nodes: bool
-    precision: str
-    changes: list[str]
-    cross_validate: bool
-    shard_memory: float
-    activations: float
-    size: int | None
-    name: str | None
-    smoke: bool
-    out: str
+    data: Data = None
+    families: Annotated[str, Option(help=f"comma-separated, of {', '.join(BASELINES)}", autocompletion=_families)] = (
+        "simple_cnn,resnet50_frozen,resnet50_finetuned"
+    )
+    weights: Weights = field(default_factory=lambda: ["imagenet"])
+    epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None
+    workers: Annotated[int, Option(help="training workers")] = 1
+    cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None
+    wait_for_nodes: Annotated[bool, Option(help="wait for the autoscaler instead of refusing what does not fit")] = (
+        False
+    )
+    precision: Precision = "auto"
+    changes: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = field(
+        default_factory=list
+    )
+    cross_validate: Annotated[
+        bool, Option("--cross-validate", help="each fold as test fold once: five trainings a family, pooled")
+    ] = False
+    shard_memory: Annotated[float, Option(help="GiB of decoded images a worker may keep")] = 4.0
+    activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take on disk; 0 = none")] = 8.0
+    size: Size = None
+    name: Annotated[str | None, Option(help="of the run; by default made from its settings")] = None
+    smoke: Annotated[bool, Option(help="two epochs, and fewer images of the sample, to see that all works")] = False
+    out: Annotated[str, Option(help="folder or URI for runs")] = "runs"
+
+    @property
+    def family_names(self) -> list[str]:
+        """The families to train.
+
+        Raises:
+            UserError: none is named.
+        """
+        names = [family.strip() for family in self.families.split(",") if family.strip()]
+        if not names:
+            raise UserError(f"--families: name at least one of {', '.join(BASELINES)}")
+        return names
 
     def check(self) -> None:
         """Refuse what cannot be met whatever the cluster is.
@@ -40,8 +80,11 @@ class Options:
         Raises:
             UserError: with the option, its value and the remedy.
         """
+        from ham_ray.workflows import checks
+        from ham_ray.workflows import weights as starts
+
         checks.name("--name", self.name)
-        checks.choice("--precision", self.precision, checks.PRECISIONS)
+        checks.choice("--precision", self.precision, PRECISIONS)
         checks.whole("--epochs", self.epochs, 1)
         checks.whole("--workers", self.workers, 1, 1000)
         checks.number("--cpus-per-worker", self.cpus_per_worker, 0.1, 1000)
@@ -55,6 +98,8 @@ class Options:
 
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for one of the trainings."""
+        from ham_ray.data.trainable import check_trainable
+
         for name, recipe in make_recipes(self, "float32").items():
             if not self.cross_validate:
                 check_trainable(images, recipe, name, self.workers)
@@ -63,16 +108,32 @@ class Options:
                 check_trainable(images, split, f"{name} with test fold {split.data.test_fold}", self.workers, False)
 
 
+def run(options: Options) -> None:
+    """Train on lesion-grouped folds, and print the table; exit with 1 where a training failed.
+
+    Raises:
+        UserError: an option that cannot be met.
+    """
+    options.check()
+    from ham_ray.cluster import connected
+    from ham_ray.commands import baselines
+    from ham_ray.evaluation import summary
+
+    with connected():
+        result, page = baselines.run(options)
+    summary.show(result)
+    print(f"report: {page}")
+    if any(row.kind == "model" and not row.metrics for row in result.rows):
+        sys.exit(1)
+
+
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
     """The recipe of each family named in the options.
 
     Raises:
         UserError: an unknown family or field, or a value out of range.
     """
-    names = [family.strip() for family in options.families if family.strip()]
-    if not names:
-        raise UserError(f"--families: name at least one of {', '.join(BASELINES)}")
-    synthetic = options.data is None
+    names, synthetic = options.family_names, options.data is None
     recipes = {name: recipe_of(name, precision, synthetic, options.smoke, options.epochs) for name in names}
     changes = _parsed(options.changes)
     return {name: _changed(name, recipe, changes, recipes) for name, recipe in recipes.items()}
@@ -124,3 +185,8 @@ def _parsed(changes: list[str]) -> dict[str, str]:
     if "family" in parsed:
         raise UserError("--set family=…: families are chosen with --families")
     return parsed
+
+
+JOB = Job(
+    Options, run, __doc__, "Ray and TensorFlow", "finished trainings and epochs are kept; the same command goes on"
+)

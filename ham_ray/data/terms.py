@@ -1,0 +1,7 @@
+"""Names and numbers of the data that command lines and recipes share; importing them loads nothing else."""
+
+from __future__ import annotations
+
+FOLDS = 5
+GEOMETRIES = ("crop", "squash")  # how an image of any shape becomes a square one
+LAYOUTS = ("kaggle", "dataverse", "isic2018", "isic-cli", "huggingface")  # of archives

@@ -1,0 +1,18 @@
+"""Options that several jobs have: type and help of each."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typer import Option
+
+from ham_ray.command_line import choice
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+Data = Annotated[str | None, Option(help="HAM10000 archive or IMAGES table; without it the synthetic sample")]
+Weights = Annotated[
+    list[str], Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable")
+]
+Precision = Annotated[str, choice(PRECISIONS, "auto: what the processor is fast in")]
+Size = Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")]
