@@ -28,7 +28,7 @@ def show() -> None:
 
 def _table(section: str) -> Table:
     """The fields of one section; of the section without name those that are in none."""
-    purpose = Recipe.model_fields[section].annotation.__doc__ if section else Recipe.__doc__  # type: ignore[union-attr]
+    purpose = Recipe.model_fields[section].annotation.__doc__ if section else Recipe.__doc__
     title = Text(f"{section}: {purpose}" if section else str(purpose).splitlines()[0])
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
     for heading, width in (("field", 28), ("values", 17), ("default", 13), ("", None)):

@@ -84,7 +84,7 @@ def environment() -> dict[str, Any]:
         "ham_ray": __version__,
         "commit": commit(),
         "code": code_digest(),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": machine(),

@@ -4,7 +4,7 @@ Examples:
     python jobs/baseline.py                       # synthetic; 2 minutes
     python jobs/baseline.py --smoke               # the same, smaller; 1 minute
     python jobs/baseline.py --data ham10000.zip   # about an hour on two cores
-    ray job submit --working-dir . -- python jobs/baseline.py --data s3://bucket/images --out s3://bucket/runs
+    ray job submit --working-dir . -- python jobs/baseline.py --data s3://… --out s3://…
 
 Started again with the same options after an interruption, it goes on where it was. `ham-ray fields` lists what --set
 can change.
@@ -20,7 +20,7 @@ from typer import Option
 
 from ham_ray.command_line import Job
 from ham_ray.errors import UserError
-from ham_ray.recipe import BASELINES, Recipe, baseline, shortest_name
+from ham_ray.recipe import BASELINES, FIELDS, Recipe, baseline, shortest_name
 from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
 
 if TYPE_CHECKING:
@@ -33,25 +33,29 @@ def _families(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in BASELINES if name.startswith(last) and name not in before.split(",")]
 
 
+def _fields(incomplete: str) -> list[str]:
+    """Complete the name of a recipe's field."""
+    return [f"{name}=" for name in FIELDS if name.startswith(incomplete)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The command line of `jobs/baseline.py`."""
 
     data: Data = None
     families: Annotated[str, Option(help=f"comma-separated, of {', '.join(BASELINES)}", autocompletion=_families)] = (
-        "simple_cnn,resnet50_frozen,resnet50_finetuned"
+        "simple_cnn, resnet50_frozen, resnet50_finetuned"
     )
     weights: Weights = field(default_factory=lambda: ["imagenet"])
     epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None
     workers: Annotated[int, Option(help="training workers")] = 1
     cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None
-    wait_for_nodes: Annotated[bool, Option(help="wait for the autoscaler instead of refusing what does not fit")] = (
-        False
-    )
+    wait_for_nodes: Annotated[bool, Option(help="wait for the autoscaler where work does not fit yet")] = False
     precision: Precision = "auto"
-    changes: Annotated[list[str], Option("--set", help="recipe field=value, for every family; repeatable")] = field(
-        default_factory=list
-    )
+    changes: Annotated[
+        list[str],
+        Option("--set", help="recipe field=value, for every family; repeatable", autocompletion=_fields),
+    ] = field(default_factory=list)
     cross_validate: Annotated[
         bool, Option("--cross-validate", help="each fold as test fold once: five trainings a family, pooled")
     ] = False

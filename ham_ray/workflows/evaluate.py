@@ -1,8 +1,8 @@
 """Evaluate tables of predictions, of any model from anywhere: one by itself, or several compared on the same images.
 
 Examples:
-    python jobs/evaluate.py --predictions predictions.parquet --out report/
-    python jobs/evaluate.py --predictions a.parquet b.csv --truth HAM10000_metadata.csv --out report/
+    python jobs/evaluate.py --predictions a.parquet --out report/
+    python jobs/evaluate.py --predictions a.parquet b.csv --truth metadata.csv
 
 Takes Parquet or CSV as jobs/predict.py writes it, and the ISIC challenge's CSV with --truth. Writes a page, numbers and
 a model card, in seconds, without Ray.
@@ -41,7 +41,7 @@ class Options:
     split: Annotated[str, choice(SPLITS, "the labelled images to report; all: as one result, both: each by itself")] = (
         BOTH
     )
-    more: Annotated[list[str] | None, Argument(metavar="[PREDICTIONS]...", help="further tables")] = None
+    more: Annotated[list[str] | None, Argument(metavar="PREDICTIONS", help="further tables")] = None
 
     @property
     def tables(self) -> list[str]:

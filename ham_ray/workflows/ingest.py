@@ -3,7 +3,7 @@
 Examples:
     python jobs/ingest.py ham10000.zip --out images/ham10000
     python jobs/ingest.py sample.zip --out images/sample --sample  # synthetic
-    ray job submit --working-dir . -- python jobs/ingest.py /shared/ham10000.zip --out s3://bucket/images
+    ray job submit --working-dir . -- python jobs/ingest.py /shared/… --out s3://…
 
 Archives: as Kaggle, the Harvard Dataverse, ISIC and Hugging Face have them, zip or folder.
 

@@ -43,14 +43,6 @@ class Counts(NamedTuple):
 USUAL, SMOKE = Counts(30, 3, 3), Counts(4, 1, 1)
 
 
-def _files(incomplete: str) -> list[str]:
-    """Complete the path of a space."""
-    folder, slash, last = incomplete.rpartition("/")
-    there = Path(folder or slash or ".")
-    found = [path for path in sorted(there.glob(f"{last}*")) if path.suffix == ".yaml" or path.is_dir()]
-    return [f"{path}/" if path.is_dir() else str(path) for path in found]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The command line of `jobs/tune.py`."""
