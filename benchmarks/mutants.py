@@ -397,7 +397,7 @@ MUTANTS = [
     ),
     _m(
         "geometry forgotten",
-        "options/predict.py::Options.pixels",
+        "workflows/predict.py::Options.pixels",
         "asked or (known.pop() if known else DEFAULT_GEOMETRY)",
         "asked or DEFAULT_GEOMETRY",
         "pictures are cropped for a model that learned whole ones",

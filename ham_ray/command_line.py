@@ -96,7 +96,7 @@ def all_jobs() -> typer.Typer:
 
 def _show_fields() -> None:
     """List the fields of a recipe, which --set and search spaces change."""
-    from ham_ray import recipe_fields  # here: the other commands do without recipes
+    from ham_ray import recipe_fields  # here: most commands need no recipes
 
     recipe_fields.show()
 
@@ -104,10 +104,9 @@ def _show_fields() -> None:
 def _parameters(options: type) -> list[inspect.Parameter]:
     """The fields of a dataclass as parameters of a function, keywords only."""
     kinds = get_type_hints(options, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=kinds[field.name]
-        )
+        inspect.Parameter(field.name, keyword, default=_default(field), annotation=kinds[field.name])
         for field in dataclasses.fields(options)
     ]
 

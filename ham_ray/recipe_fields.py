@@ -31,7 +31,7 @@ def _table(section: str) -> Table:
     purpose = Recipe.model_fields[section].annotation.__doc__ if section else Recipe.__doc__
     title = Text(f"{section}: {purpose}" if section else str(purpose).splitlines()[0])
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
-    for heading, width in (("field", 28), ("values", 17), ("default", 13), ("", None)):
+    for heading, width in (("field", max(map(len, SHORTEST))), ("values", 17), ("default", 13), ("", None)):
         table.add_column(heading, width=width)
     for dotted, shortest in SHORTEST.items():
         if dotted.rpartition(".")[0] == section:

@@ -1,7 +1,7 @@
 """Export a trained model for other programs, and show that it agrees with the original.
 
 Example:
-    python jobs/export.py --model runs/a/resnet50_finetuned --to onnx --images pictures/
+    python jobs/export.py --model runs/NAME/FAMILY --to onnx --images pictures/
 
 It takes uint8 RGB images of the model's size and gives seven probabilities, in the order akiec, bcc, bkl, df, mel, nv,
 vasc; preprocessing is inside. Calibration is not: see calibration.json beside the model.

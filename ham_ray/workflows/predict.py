@@ -1,8 +1,8 @@
 """Predict pictures by a trained model, or by several averaged: PREDICTIONS, a quarantine list and a manifest.
 
 Examples:
-    python jobs/predict.py --model runs/a/simple_cnn --images pictures/ --out p.csv --format csv
-    python jobs/predict.py --model runs/resnet50-a --images h.zip --out p.parquet --tta
+    python jobs/predict.py --model runs/NAME/FAMILY --images pictures/ --out p.csv --format csv
+    python jobs/predict.py --model runs/search-a --images h.zip --out p.parquet --tta
     ray job submit --working-dir . -- python jobs/predict.py --model s3://… --images /shared/… --out s3://…
 
 Pictures: JPEG, PNG, BMP, GIF, TIFF, WebP, AVIF, JPEG 2000; HEIC with pip install 'ham_ray[heic]'. Others are listed.

@@ -2,7 +2,7 @@
 
 Examples:
     python jobs/tune.py --smoke                           # synthetic; 2 minutes
-    python jobs/tune.py --space search_spaces/simple_cnn.yaml --data images/ham10000
+    python jobs/tune.py --space space.yaml --data images/ham10000 --trials 30
     ray job submit --working-dir . -- python jobs/tune.py --space … --data … --out …
 
 The same command goes on after an interruption; with more --trials it extends a finished search. `ham-ray fields` lists
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 from typer import Option
 
 from ham_ray.command_line import Job
-from ham_ray.errors import UserError, shown
+from ham_ray.errors import UserError, listed, shown
 from ham_ray.recipe import VIEWS
 from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ham_ray.search.space import Space
 
 SPACES = Path(__file__).parents[2] / "search_spaces"
+SMOKE_SPACE = "smoke.yaml"
 
 
 class Counts(NamedTuple):
@@ -86,7 +87,7 @@ class Options:
     refit: Annotated[bool, Option(help="train what was chosen once more, on the validation folds too")] = False
     smoke: Annotated[bool, Option(help="four short trials on few images, to see that all works")] = False
     out: Annotated[str, Option(help="folder for runs")] = "runs"
-    default_space: ClassVar[str | None] = None  # a file of search_spaces
+    default_space: ClassVar[str | None] = None  # a file of search_spaces; a job that searches one of them has it
 
     @cached_property
     def counts(self) -> Counts:
@@ -102,9 +103,10 @@ class Options:
         Raises:
             UserError: none was named, and there is no default.
         """
-        default = "smoke.yaml" if self.smoke else self.default_space
+        default = SMOKE_SPACE if self.smoke else self.default_space
         if self.space is None and default is None:
-            raise UserError(f"--space: name a file, such as {SPACES.name}/resnet50.yaml; only --smoke has its own")
+            there = listed(path.name for path in sorted(SPACES.glob("*.yaml")) if path.name != SMOKE_SPACE)
+            raise UserError(f"--space: name a file ({SPACES.name}/ has {there}); only --smoke has its own")
         return str(SPACES / str(default)) if self.space is None else self.space
 
     def check(self) -> None:
@@ -195,14 +197,6 @@ class Options:
                 f"--storage {url}: no database URL that can be used here: {reason}; such as "
                 "postgresql://user@host/studies or sqlite:////shared/study.db"
             ) from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResNet50Options(Options):
-    """The command line of `jobs/tune_resnet.py`: the same, with a space by default."""
-
-    space: Annotated[str | None, Option(help="YAML; default search_spaces/resnet50.yaml")] = None
-    default_space: ClassVar[str | None] = "resnet50.yaml"
 
 
 def run(options: Options) -> None:

@@ -164,7 +164,7 @@ def test_sizes_it_does_not_take_are_refused(built: Built):
 
 
 NAMED_ELSEWHERE = {
-    "options/search.py": "the job's name and that of its default space",
+    "workflows/baseline.py": "the baselines of the original study, which are trained by default",
     "evaluation/floors.py": "the published figures of the data set",
 }
 

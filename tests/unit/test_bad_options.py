@@ -156,7 +156,7 @@ JOBS = {
     "tune": (
         [],
         [
-            ("", "--space: name a file, such as search_spaces/resnet50.yaml; only --smoke has its own"),
+            ("", "--space: name a file (search_spaces/ has resnet50.yaml, "),
             ("--smoke --ensemble 2", "--ensemble 2: more trials than --finalists 1 trains again"),
         ],
     ),

@@ -144,6 +144,16 @@ def test_the_traceback_is_printed_where_it_is_asked_for(temporary: Path):
         assert err.splitlines()[-1].startswith("error: ")
 
 
+def test_a_job_whose_output_nobody_reads_any_more_ends_without_a_word(temporary: Path):
+    job = start("import sys; print('working', flush=True); sys.stdin.read(); print('more', flush=True)", stdin=-1)
+    assert job.stdout and job.stderr and job.stdin
+    assert [job.stdout.readline() for _ in range(2)][1] == "working\n"
+    job.stdout.close()
+    job.stdin.close()
+    with job.stderr:
+        assert (job.stderr.read(), job.wait(timeout=60)) == ("", 1)
+
+
 DIES_AS_RAY_DOES = """
 import os
 os.write(2, b"[2026-11-25 16:06:45,747 W 11 11] network_util.cc:330: No local IP\\n")
