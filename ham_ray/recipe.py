@@ -116,7 +116,7 @@ class Recipe(_Section):
     worker's images fit in memory.
     """
 
-    family: str = Field(description="the named recipe that this one is made from")
+    family: str = Field(description="network and named recipe that this one is made from")
     epochs: int = Field(ge=1, description="passes over the training folds")
     head_epochs: int = Field(0, ge=0, description="the first of these epochs train the head alone")
     select_by: Literal["macro_f1", "balanced_accuracy"] = Field(

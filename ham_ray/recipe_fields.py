@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ham_ray.console import for_tables
-from ham_ray.recipe import SHORTEST, Recipe, field_info
+from ham_ray.recipe import BASELINES, SHORTEST, Recipe, field_info
 
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
@@ -19,8 +19,8 @@ def show() -> None:
     """Print every field of a recipe by section: its names, the values it takes, its default and what it is."""
     console = for_tables()
     console.print(
-        "What --set field=value and search spaces change, by its shortest or its dotted name. Named recipes "
-        "(--families, a space's family:) have values of their own for some of the fields."
+        "What --set field=value and search spaces change, by its shortest or its dotted name. Each family "
+        f"({', '.join(BASELINES)}) has values of its own for some of the fields."
     )
     for section in dict.fromkeys(dotted.rpartition(".")[0] for dotted in SHORTEST):
         console.print(_table(section))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,9 +13,10 @@ import pytest
 from ham_ray import storage
 from ham_ray.commands import baselines
 from ham_ray.errors import UserError
-from ham_ray.evaluation.summary import Run
+from ham_ray.evaluation.exact import Interval
+from ham_ray.evaluation.summary import Row, Run, Summary
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.workflows.baseline import Options, make_recipes
+from ham_ray.workflows.baseline import Options, make_recipes, run
 
 pytestmark = pytest.mark.unit
 OPTIONS = Options(data="images", families="simple_cnn,resnet50_finetuned", weights=["none"], precision="float32")
@@ -71,6 +73,20 @@ def test_fields_are_set_for_every_family():
 def test_a_mistake_names_the_remedy(changes: dict, message: str):
     with pytest.raises(UserError, match=message):
         recipes(**changes)
+
+
+def test_a_job_ends_with_1_where_a_training_failed_and_says_where_the_report_is(monkeypatch, tmp_path: Path, capsys):
+    made = {"good": {"accuracy": Interval(0.5, 0.4, 0.6)}, "failed": {}}
+    rows = {name: Row(name, "model", "test", metrics=metrics) for name, metrics in made.items()}
+    monkeypatch.setattr("ham_ray.cluster.connected", nullcontext)
+    monkeypatch.setattr("ham_ray.evaluation.summary.show", lambda result: print(len(result.rows), "rows"))
+    for names, code in ((["good"], None), (["good", "failed"], 1)):
+        result = Summary("data", True, tuple(rows[name] for name in names))
+        monkeypatch.setattr(baselines, "run", lambda options, result=result: (result, "a/report.html"))
+        with pytest.raises(SystemExit) if code else nullcontext() as end:
+            run(Options(weights=["none"], out=str(tmp_path)))
+        assert (end and end.value.code) == code
+        assert capsys.readouterr().out == f"{len(names)} rows\nreport: a/report.html\n"
 
 
 def left(folder: Path, recipe: Recipe, fingerprint: str = "f", time: str = "2026-01-01") -> None:
