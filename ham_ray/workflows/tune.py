@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 from typer import Option
 
 from ham_ray.command_line import Job
-from ham_ray.errors import UserError, listed, shown
+from ham_ray.errors import UserError, shown
 from ham_ray.recipe import VIEWS
 from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
 
@@ -105,8 +105,7 @@ class Options:
         """
         default = SMOKE_SPACE if self.smoke else self.default_space
         if self.space is None and default is None:
-            there = listed(path.name for path in sorted(SPACES.glob("*.yaml")) if path.name != SMOKE_SPACE)
-            raise UserError(f"--space: name a file ({SPACES.name}/ has {there}); only --smoke has its own")
+            raise UserError(f"--space: name a YAML file, such as one of {SPACES}; only --smoke has its own")
         return str(SPACES / str(default)) if self.space is None else self.space
 
     def check(self) -> None:

@@ -156,7 +156,7 @@ JOBS = {
     "tune": (
         [],
         [
-            ("", "--space: name a file (search_spaces/ has resnet50.yaml, "),
+            ("", "--space: name a YAML file, such as one of "),
             ("--smoke --ensemble 2", "--ensemble 2: more trials than --finalists 1 trains again"),
         ],
     ),
