@@ -47,7 +47,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     trainers = {}
     for strength in STRENGTHS:
         recipe = baseline(family).changed(augmentation=strength, precision=precision, batch_size=64)
-        network = build(recipe, size, RANDOM)
+        network = build(recipe, size, RANDOM, classes=7)
         trainers[strength] = Trainer(recipe, network, Replica(tf.distribute.get_strategy()), np.ones(7, int))
         trainers[strength].enter(phases(recipe)[-1])
     images = random.integers(0, 256, (recipe.data.batch_size, size, size, 3), np.uint8)

@@ -444,7 +444,7 @@ def write_model(folder: str) -> None:
 
     model = Path(folder, "model")
     model.mkdir()
-    build(baseline("simple_cnn"), 32, RANDOM).classifier().save(model / "model.keras")
+    build(baseline("simple_cnn"), 32, RANDOM, classes=7).classifier().save(model / "model.keras")
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:

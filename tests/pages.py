@@ -7,9 +7,10 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
+from ham10000 import CLASSES, CODES, LABELS
 from PIL import Image
 
-from ham_ray.diagnoses import CODES, LABELS
+from ham_ray.data.datasets.ham10000 import DATASET
 from ham_ray.evaluation import attention_sheet, paired, report, summary
 from ham_ray.evaluation.attention_sheet import Attention, Corners
 from ham_ray.evaluation.predictions import predictions
@@ -59,7 +60,7 @@ def predicted(right: float, seed: int = 0) -> pd.DataFrame:
         called = np.where(rng.random(len(label)) < right, label, LABELS["nv"])
         p = rng.dirichlet(np.ones(7), len(label)) * 0.5
         p[np.arange(len(label)), called] += 0.5
-        parts.append(predictions(found, split, p))
+        parts.append(predictions(found, split, p, CLASSES))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -102,14 +103,14 @@ def attention(test: pd.DataFrame) -> Attention:
     y, x = np.mgrid[:64, :64]
     blots = [np.exp(-((y - a) ** 2 + (x - b) ** 2) / 150) for a, b in rng.integers(16, 48, (len(shown), 2))]
     pixels = np.stack([np.array([200, 150, 130]) - blot[..., None] * np.array([110, 90, 70]) for blot in blots])
-    corners = Corners(0.04, 0.09, 0.02, 31, 0.2, 0.1)
-    return Attention(attention_sheet.draw(shown, pixels.astype(np.uint8), np.stack(blots)), corners)
+    corners = Corners(0.04, 0.09, 0.02, 31, "melanoma", 0.2, 0.1)
+    return Attention(attention_sheet.draw(shown, pixels.astype(np.uint8), np.stack(blots), CLASSES), corners)
 
 
 @cache
 def table() -> summary.Summary:
     """The closing table."""
-    return summary.summarise(runs(), floors(), "ham10000.zip at 128 px")
+    return summary.summarise(runs(), floors(), "ham10000.zip at 128 px", references=DATASET)
 
 
 @cache
@@ -125,7 +126,8 @@ def report_data() -> ReportData:
             "commit": "abc1234",
             "packages": "ray 2.60.0, tensorflow 2.21.0, keras 3.15.0, optuna 5.0.0, scikit-learn 1.9.1, pandas 2.3.3",
         },
-        counts=report.class_counts(splits()),
+        counts=report.class_counts(splits(), CLASSES),
+        classes=CLASSES,
         fingerprint="d91879853052" * 5,
         licence="CC BY-NC 4.0",
         attribution="ViDIR Group, https://doi.org/10.1038/sdata.2018.161",
@@ -167,6 +169,8 @@ def search_data(found: pd.DataFrame | None = None) -> SearchData:
         objective="balanced_accuracy",
         scores={number: {1: 0.3, 2: 0.4 + number / 100} for number in found["trial"]},
         importances={"learning_rate": 0.7, "unfreeze_depth": 0.3},
+        classes=CLASSES,
+        data_set="HAM10000",
         noise=0.04,
         facts={
             "command": "python jobs/tune_resnet.py --data /data/a/very/long/path/ham10000_300x225.zip",

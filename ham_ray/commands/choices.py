@@ -51,7 +51,7 @@ def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str
             print(f"weights{of}: RANDOM, which only the synthetic sample may fall back to: {error}")
             found[name] = RANDOM
             continue
-        build(recipe, images.size, found[name])
+        build(recipe, images.size, found[name], len(images.classes))
         sha256 = found[name].sha256
         print(f"weights{of}: {found[name].name}" + (f", sha256 {sha256[:12]}" if sha256 else ""), flush=True)
     return found

@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import runs, storage
-from ham_ray.data import cells, user_tables
-from ham_ray.data.card import LICENCE
+from ham_ray.data import cells, datasets, user_tables
+from ham_ray.data.classes import Classes
+from ham_ray.data.dataset import Challenge
 from ham_ray.data.gallery import thumbnails
 from ham_ray.data.truth import Truth, read_truth
-from ham_ray.diagnoses import CODES, PROBABILITIES, listed
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import intervals, isic, metrics, model_card, paired, predictions, report, summary
-from ham_ray.evaluation.floors import of_ham10000
-from ham_ray.evaluation.predictions import FACTS, NEW, RAW
+from ham_ray.evaluation.predictions import FACTS, NEW, classes_of
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run, Summary
 from ham_ray.workflows.evaluate import ALL, BOTH, PARTS, Options
 
@@ -39,12 +38,16 @@ def run(options: Options) -> Summary:
         UserError: a table that is none, labels that contradict, or nothing that may be reported.
     """
     options.check()
-    truth = read_truth(options.truth) if options.truth else None
     places = _names(options.tables)
     known = {name: _known(uri) for name, uri in places.items()}
+    plain = {name: _read(uri, options.raw, known[name]["warnings"]) for name, uri in places.items()}
+    classes = _common_classes(plain)
+    truth = read_truth(options.truth, classes) if options.truth else None
     for note in truth.notes if truth else []:
         print(f"--truth: {note}")
-    tables = {name: _table(uri, truth, options.raw, known[name]["warnings"]) for name, uri in places.items()}
+    tables = {
+        name: _labelled(frame, places[name], truth, classes, known[name]["warnings"]) for name, frame in plain.items()
+    }
     results = [
         (name, result, Run(part, None, {**known[name], "warnings": [*known[name]["warnings"]]}))
         for name, frame in tables.items()
@@ -54,18 +57,19 @@ def run(options: Options) -> Summary:
     first, *others = tables
     compared = {result: run for name, result, run in results if name == first}
     pairs = [(_partner(compared, run), result) for name, result, run in results if name in others]
-    drawn = any(map(predictions.drawn, tables.values()))
+    reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     data = "1 table of predictions" if len(tables) == 1 else f"{len(tables)} tables of predictions"
     found = summary.summarise(
         trained,
         {},
         data + (f", truth from {options.truth}" if options.truth else ""),
-        synthetic=drawn,
-        references=all(of_ham10000(run.assessment.images["image_id"]) for run in trained.values()),
+        synthetic=any(map(predictions.drawn, tables.values())),
+        references=datasets.of_images(reported),
         models="models",
+        ungrouped=any(map(predictions.ungrouped, tables.values())),
     )
     differences = paired.differences(trained, {}, pairs)
-    page = _page(options, found, trained, differences)
+    page = _page(options, found, trained, differences, classes)
     report.write(page, storage.join(options.out, runs.REPORT))
     summary.write(found, options.out)
     evaluated = {name: run.assessment.facts() for name, run in trained.items()}
@@ -129,19 +133,40 @@ def _partner(compared: dict[str, Run], run: Run) -> str:
     return name
 
 
-def _table(uri: str, truth: Truth | None, raw: bool, warnings: list[str]) -> pd.DataFrame:
-    """PREDICTIONS at a place: Parquet, CSV of the same columns, or ISIC's CSV; with labels and facts of `truth`.
+def _common_classes(tables: dict[str, pd.DataFrame]) -> Classes:
+    """The classes that all tables have."""
+    first, *others = [(name, classes_of(table)) for name, table in tables.items()]
+    for name, classes in others:
+        if classes != first[1]:
+            each = "; ".join(f"{one}: {', '.join(own.codes)}" for one, own in (first, (name, classes)))
+            raise UserError(f"--predictions: tables of different classes ({each}); evaluate each by itself")
+    return first[1]
+
+
+def _read(uri: str, raw: bool, warnings: list[str]) -> pd.DataFrame:
+    """PREDICTIONS at a path or URI: Parquet, CSV of the same columns, or ISIC's CSV.
 
     `warnings` grows by what the page must say of it.
     """
     frame = predictions.read(uri) if uri.partition("?")[0].endswith(".parquet") else _read_csv(uri, warnings)
     if raw:
-        missing = [name for name in RAW if name not in frame]
-        if missing:
+        classes = classes_of(frame)
+        if missing := [name for name in classes.raw if name not in frame]:
             raise UserError(f"--raw: {uri} has no raw probabilities ({missing[0]}, …)")
-        frame = frame.assign(**{name: frame[given] for name, given in zip(PROBABILITIES, RAW, strict=True)})
+        pairs = zip(classes.probabilities, classes.raw, strict=True)
+        frame = frame.assign(**{name: frame[before] for name, before in pairs})
+    return frame
+
+
+def _labelled(
+    frame: pd.DataFrame, uri: str, truth: Truth | None, classes: Classes, warnings: list[str]
+) -> pd.DataFrame:
+    """The table with labels and facts of `truth`; what it does not report is printed.
+
+    `warnings` grows by what the page must say of it.
+    """
     if truth is not None:
-        frame = _with_truth(frame, truth, uri, warnings)
+        frame = _with_truth(frame, truth, uri, classes, warnings)
     left_out = frame[frame["split"].isin(["training", "validation"])]
     if len(left_out):
         counts = ", ".join(f"{count:,} {split}" for split, count in left_out["split"].value_counts().items())
@@ -156,8 +181,8 @@ def _read_csv(uri: str, warnings: list[str]) -> pd.DataFrame:
         raise UserError(f"no predictions at {uri}")
     frame = user_tables.read_table(storage.read_bytes(uri), uri)
     frame = frame.assign(**{name: _read_column(frame[name]) for name in frame.columns})
-    if "image" in frame and set(isic.COLUMNS) <= set(frame):
-        frame = _of_isic(frame, warnings)
+    if challenge := isic.recognised({*map(str, frame)}):
+        frame = _of_isic(frame, challenge, warnings)
     return predictions.completed(frame, uri)
 
 
@@ -171,11 +196,12 @@ def _read_column(texts: pd.Series) -> pd.Series:
     return user_tables.numbers(texts)
 
 
-def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
+def _of_isic(frame: pd.DataFrame, challenge: Challenge, warnings: list[str]) -> pd.DataFrame:
     """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
-    given = frame[list(isic.COLUMNS)].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
+    names = {name: dx for name, dx in challenge.columns.items() if dx}
+    given = frame[[*names]].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
     p, ids = given.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
-    if surplus := sorted(set(map(str, frame)) - {"image", *isic.COLUMNS}):
+    if surplus := sorted(set(map(str, frame)) - {"image", *challenge.columns}):
         warnings.append(f"columns that the challenge does not have were left out: {', '.join(surplus)}")
     if (tied := isic.ties(p)).any():
         warnings.append(
@@ -188,24 +214,26 @@ def _of_isic(frame: pd.DataFrame, warnings: list[str]) -> pd.DataFrame:
             f"{scaled.sum():,} images whose probabilities do not sum to 1, scaled to do so: {some(ids[scaled])}"
         )
         p = np.divide(p, sums, out=np.full_like(p, np.nan), where=sums > 0)
-    columns = {isic.COLUMNS[name]: p[:, place] for place, name in enumerate(isic.COLUMNS)}
+    columns = {f"{predictions.PREFIX}{dx}": p[:, number] for number, dx in enumerate(names.values())}
     return pd.DataFrame({"image_id": ids, "group_id": ids, "fold": -1, "split": NEW, **columns})
 
 
-def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]) -> pd.DataFrame:
+def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, classes: Classes, warnings: list[str]) -> pd.DataFrame:
     """Labels, lesions and facts as `truth` has them; images it does not know stay unlabelled."""
     ids, notes = cells.match_ids(frame["image_id"], truth.rows.index)
     print(*(f"{uri}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
     known = truth.rows.reindex(ids).reset_index(drop=True)
     label = known["label"].astype("Int32")
-    unknown = listed(truth.unknown[truth.unknown.index.isin(ids)])
+    unknown = classes.unknown(truth.unknown[truth.unknown.index.isin(ids)])
     if label.notna().sum() == 0 and unknown:
-        raise UserError(f"--truth has none of the seven diagnoses for the images of {uri}: {unknown}")
+        raise UserError(f"--truth has none of the {len(classes)} classes for the images of {uri}: {unknown}")
     if label.notna().sum() == 0:
         asked, its = some(frame["image_id"], 3), some(truth.rows.index, 3)
         raise UserError(f"--truth knows none of the {len(frame):,} images of {uri}, such as {asked}; it has {its}")
     if unknown:
-        warnings.append(f"--truth: diagnoses that are none of the seven, their images are left out: {unknown}")
+        warnings.append(
+            f"--truth: diagnoses that are none of the {len(classes)} classes, their images are left out: {unknown}"
+        )
     both = frame["y_true"].notna() & label.notna()
     wrong = frame["image_id"][both & (frame["y_true"] != label).fillna(False)]
     if len(wrong):
@@ -219,10 +247,15 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, warnings: list[str]
 
 
 def _page(
-    options: Options, found: Summary, trained: dict[str, Run], differences: list[paired.Difference]
+    options: Options,
+    found: Summary,
+    trained: dict[str, Run],
+    differences: list[paired.Difference],
+    classes: Classes,
 ) -> report.ReportData:
     around = runs.environment()
-    counted = {name: _named(run.assessment.images) for name, run in trained.items()}
+    counted = {name: _named(run.assessment.images, classes) for name, run in trained.items()}
+    dataset = datasets.of_classes(classes) or datasets.DATASETS["folder"]
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.tables]
     return report.ReportData(
         title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",
@@ -237,10 +270,11 @@ def _page(
             "intervals": intervals.HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
         },
-        counts=report.class_counts(counted),
+        counts=report.class_counts(counted, classes),
+        classes=classes,
         fingerprint=", ".join(hashes),
-        licence=f"that of the images; HAM10000's is {LICENCE['licence']}",
-        attribution=str(LICENCE["attribution"]),
+        licence=f"that of the images; {dataset.title}'s is {dataset.licence.licence}",
+        attribution=dataset.licence.attribution,
         differences=differences,
         selection="thresholds and temperature, where a table holds validation images",
         split=_SPLIT,
@@ -248,5 +282,5 @@ def _page(
     )
 
 
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(dx=[CODES[label] for label in table["y_true"]])
+def _named(table: pd.DataFrame, classes: Classes) -> pd.DataFrame:
+    return table.assign(dx=[classes.codes[label] for label in table["y_true"]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 class Format:
     """What writes a file, or a folder, and what reads it."""
 
-    write: Callable[[keras.Model, Path], None]
+    write: Callable[[keras.Model, Path, Sequence[str]], None]  # the last: codes of the classes
     read: Callable[[Path], Predict]
 
 
@@ -47,7 +47,7 @@ class Exported:
 def export(options: Options) -> Exported:
     """Write a model in another format, read it back, and compare; what does not agree is not left behind.
 
-    The exported model takes uint8 RGB [B, size, size, 3] and gives probabilities float32 [B, 7], as the original.
+    The exported model takes uint8 RGB [B, size, size, 3] and gives probabilities float32 [B, K], as the original.
 
     Raises:
         UserError: no such format, a package that is missing, a search's winner of several networks, or disagreement.
@@ -59,7 +59,7 @@ def export(options: Options) -> Exported:
     expected = np.asarray(network(pixels))
     with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
         written = Path(folder, f"model{SUFFIXES[options.to]}")
-        form.write(network, written)
+        form.write(network, written, found.classes.codes)
         given = form.read(written)(pixels)
         difference = float(np.abs(given - expected).max())
         if not difference <= TOLERANCE:
@@ -68,6 +68,7 @@ def export(options: Options) -> Exported:
                 f"{TOLERANCE:g}: not kept"
             )
         shutil.move(written, place)
+    print(f"classes, in the order of the probabilities: {', '.join(found.classes.codes)}")
     return Exported(place, difference, len(pixels), source)
 
 
@@ -90,7 +91,7 @@ def _pixels(found: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
     return pixels, images or "the SYNTHETIC sample; --images compares on real ones"
 
 
-def _write_saved_model(model: keras.Model, place: Path) -> None:
+def _write_saved_model(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
     model.export(place, format="tf_saved_model", verbose=False)
 
 
@@ -99,9 +100,9 @@ def _read_saved_model(place: Path) -> Predict:
     return lambda pixels: np.asarray(loaded.serve(pixels))
 
 
-def _write_tflite(model: keras.Model, place: Path) -> None:
+def _write_tflite(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        _write_saved_model(model, Path(folder))
+        _write_saved_model(model, Path(folder), codes)
         place.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
@@ -121,7 +122,7 @@ def _read_tflite(place: Path) -> Predict:
     return predict
 
 
-def _write_onnx(model: keras.Model, place: Path) -> None:
+def _write_onnx(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
     """From a graph of constants: Keras's own export leaves those of its Normalization layers as inputs to be given."""
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -141,8 +142,8 @@ def _read_onnx(place: Path) -> Predict:
     return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]
 
 
-def _write_keras(model: keras.Model, place: Path) -> None:
-    save(model, place)
+def _write_keras(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
+    save(model, place, codes)
 
 
 def _read_keras(place: Path) -> Predict:

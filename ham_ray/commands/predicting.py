@@ -18,12 +18,13 @@ from ham_ray.cluster import check_visible, has_gpus
 from ham_ray.commands import choices
 from ham_ray.console import progress
 from ham_ray.data import quarantine
+from ham_ray.data.classes import Classes
 from ham_ray.data.gallery import BESIDE, Gallery
 from ham_ray.data.quarantine import Finding
-from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.data.truth import labels as labels_of
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import isic, metrics, predictions
-from ham_ray.evaluation.predictions import ADJUSTED, FACTS, RAW
+from ham_ray.evaluation.predictions import FACTS
 from ham_ray.evaluation.summary import RANDOM_WEIGHTS, labels
 from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
 from ham_ray.prediction import pipeline, saved
@@ -51,6 +52,9 @@ def run(options: Options) -> dict[str, Any]:
     """
     options.check()
     models, (size, geometry), gallery = options.found, options.pixels, options.gallery
+    classes = _common_classes(models)
+    if options.format == "isic":
+        isic.challenge_of(classes)
     if not any(model.geometry for model in models) and not options.geometry:
         print(f"geometry: {geometry}, because no run beside the model says it (--geometry)")
     choices.tell_temporary(options.out)
@@ -80,6 +84,15 @@ def run(options: Options) -> dict[str, Any]:
         numbers = _fill(kept, gallery, way, size)
         table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
+
+
+def _common_classes(models: list[Saved]) -> Classes:
+    """The classes that all models have."""
+    for model in models:
+        if model.classes != models[0].classes:
+            each = "; ".join(f"{one.name}: {', '.join(one.classes.codes)}" for one in (models[0], model))
+            raise UserError(f"the models are of different classes ({each}); predict with each by itself")
+    return models[0].classes
 
 
 def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
@@ -179,6 +192,7 @@ def _write(
             predictions.write(frame, str(path))
         else:
             path.write_bytes(isic.to_csv(frame) if options.format == "isic" else frame.to_csv(index=False).encode())
+    classes = models[0].classes
     manifest = {
         "identity": identity,
         "environment": runs.environment(),
@@ -190,7 +204,9 @@ def _write(
         "synthetic": predictions.drawn(frame),
         "images": options.images,
         "predicted": len(frame),
-        "called": dict(Counter(CODES[label] for label in metrics.predicted(frame[list(PROBABILITIES)].to_numpy()))),
+        "called": dict(
+            Counter(classes.codes[label] for label in metrics.predicted(frame[classes.probabilities].to_numpy()))
+        ),
         "splits": dict(Counter(frame["split"])),
         "labelled": int(frame["y_true"].notna().sum()),
         "quarantined": quarantine.counts(finding for finding in findings if finding.reason not in BESIDE),
@@ -217,7 +233,8 @@ def show(manifest: dict[str, Any], out: str) -> None:
     if learned:
         told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
         print(f"a model has learned from, or was chosen by, some of these images ({told}): see the column split")
-    for label in labels(manifest["synthetic"], any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])):
+    random = any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])
+    for label in labels(manifest["synthetic"], random, ungrouped=False):
         print(label)
     print(f"predictions: {out}")
 
@@ -228,18 +245,19 @@ def _counted(reasons: dict[str, int]) -> str:
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
     """PREDICTIONS in the order of image_id: raw probabilities beside the calibrated ones, or these beside raw ones."""
+    classes = models[0].classes
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
     known = rows.loc[good["image_id"]].reset_index(drop=True)
-    given = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(CODES))
+    given = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(classes))
     frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
     frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
-    frame["y_true"] = known["label"].astype("Int32")
-    frame[list(PROBABILITIES)] = _calibrated(given, models, raw).astype(np.float32)
+    frame["y_true"] = labels_of(known["dx"], classes)
+    frame[classes.probabilities] = _calibrated(given, models, raw).astype(np.float32)
     frame[list(FACTS)] = known[list(FACTS)]
-    frame[list(RAW)] = given.mean(axis=1)
+    frame[classes.raw] = given.mean(axis=1)
     if raw:
-        frame[list(ADJUSTED)] = _calibrated(given, models, raw=False)
+        frame[classes.calibrated] = _calibrated(given, models, raw=False)
     only = models[0].calibration if len(models) == 1 and not raw else None
     if only is not None:  # of the mean of several models nobody has chosen thresholds
         return predictions.with_calls(frame, only.thresholds)
@@ -247,7 +265,7 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
 
 
 def _calibrated(given: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
-    """The mean over models, each calibrated by itself: float[N, 7] of float[N, models, 7]."""
+    """The mean over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
     each = [
         given[:, place] if raw or model.calibration is None else model.calibration.apply(given[:, place])
         for place, model in enumerate(models)

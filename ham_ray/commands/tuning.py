@@ -39,19 +39,22 @@ from ham_ray.training import activations, feed
 from ham_ray.workflows.tune import Options
 
 TRIALS, STUDY = "trials", "study.db"
-NOISE = 0.04  # of a score on one validation fold of HAM10000 (2,003 images, 23 of the rarest class)
 _SHOWN = 5  # runs that were passed over, with their reasons
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gave: TRIALS, the space they are from, the search's folder, and the table of the finals."""
+    """What a search gave: TRIALS, the space they are from, the search's folder, and the table of the finals.
+
+    `noise` is the spread of a score on one validation fold by chance, where it is known.
+    """
 
     trials: pd.DataFrame
     space: Space
     place: str
     summary: Summary | None
+    noise: float | None
 
 
 def run(options: Options) -> Found:
@@ -97,7 +100,7 @@ def _run(search: _Search, ownership: Ownership) -> Found:
         summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
     ownership.check()
     search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
-    return Found(table, search.space, search.place, summary)
+    return Found(table, search.space, search.place, summary, search.images.dataset.noise)
 
 
 def show(found: Found) -> None:
@@ -112,7 +115,10 @@ def show(found: Found) -> None:
         shown.add_row(*row)
     for_tables().print(shown)
     counts = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
-    print(f"{len(table)} trials: {counts}; differences below ±{NOISE:g} are noise of one validation fold")
+    print(
+        f"{len(table)} trials: {counts}"
+        + (f"; differences below ±{found.noise:g} are noise of one validation fold" if found.noise else "")
+    )
 
 
 @dataclass(frozen=True)
@@ -187,6 +193,7 @@ class _Search:
         return Shared(
             base=self.base,
             size=self.images.size,
+            classes=len(self.images.classes),
             weights=ray.put(self.weights),
             pixels={name: ray.put(part.inputs) for name, part in parts.items()},
             labels={name: part.labels for name, part in parts.items()},
@@ -274,13 +281,15 @@ class _Search:
         random = self.weights.content is None and registry.architecture(self.base.family).pretrained is not None
         return search_report.SearchData(
             name=self.name,
-            labels=labels(card["synthetic"], random),
+            labels=labels(card["synthetic"], random, self.images.ungrouped),
             trials=table,
             parameters=[*self.space.parameters],
             objective=self.space.objective,
             scores={number: scores for number, scores in study.scores().items() if scores},
             importances=study.importances(),
-            noise=NOISE,
+            classes=self.images.classes,
+            data_set=self.images.dataset.title,
+            noise=self.images.dataset.noise,
             facts={
                 **{key: around[key] for key in ("command", "commit", "machine", "time")},
                 "packages": ", ".join(f"{package} {version}" for package, version in around["packages"].items()),

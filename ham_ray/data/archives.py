@@ -25,7 +25,7 @@ from ham_ray.data import formats
 from ham_ray.errors import UserError, some
 
 MAX_MEMBER_BYTES = 256 << 20  # the largest original is under 1 MB: anything near this is no picture
-_INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+)\.zip", re.IGNORECASE)
+_INNER_ZIP = re.compile(r"(HAM10000_images_part_\d+|ISIC2018_Task3_\w+|ISIC_2019_\w+)\.zip", re.IGNORECASE)
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, …, lengths of its name and extra field
 _UTF8_NAME = 0x800  # flag of a zip member
 _TOOLS = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "#recycle", "#snapshot"}

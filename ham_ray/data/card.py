@@ -14,28 +14,15 @@ import pandas as pd
 
 import ham_ray
 from ham_ray.data import pictures
+from ham_ray.data.dataset import Licence
 from ham_ray.data.images import SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import USUAL_LESION
-from ham_ray.diagnoses import CODES
 
-LICENCE = {
-    "licence": "CC BY-NC 4.0: non-commercial use, with attribution; holds for models trained on it as well",
-    "attribution": (
-        "HAM10000 Dataset: (c) by ViDIR Group, Department of Dermatology, Medical University of Vienna; "
-        "https://doi.org/10.1038/sdata.2018.161"
-    ),
-    "citation": [
-        "Tschandl, Rosendahl, Kittler: The HAM10000 dataset, a large collection of multi-source dermatoscopic images "
-        "of common pigmented skin lesions. Scientific Data 5:180161 (2018)",
-        "Codella et al.: Skin Lesion Analysis Toward Melanoma Detection 2018. arXiv:1902.03368 (2019)",
-    ],
-}
-SYNTHETIC_LICENCE = {
-    "licence": "synthetic drawings, no photographs: free of the licence of HAM10000, and without any medical meaning",
-    "attribution": "drawn by ham_ray.data.sample",
-    "citation": [],
-}
+_SYNTHETIC = Licence(
+    "synthetic drawings, no photographs: free of the licence of {title}, and without any medical meaning",
+    "drawn by ham_ray.data.sample",
+)
 _LIBRARIES = ("pillow", "pyarrow")  # what pixels and files depend on
 _LIMITS = "no patient ids exist: images of one patient's different lesions may be in different folds"
 
@@ -54,9 +41,12 @@ def write(
 ) -> dict[str, Any]:
     """The data card, ready for JSON. `rows` is IMAGES without pixels, `moments` the int64[2, 3] sum over all images."""
     mean, std = _channel_statistics(moments, len(rows) * size * size)
+    codes, dataset = archive.classes.codes, archive.dataset
+    licence = _SYNTHETIC if archive.synthetic else dataset.licence
     return {
         "schema_version": SCHEMA_VERSION,
         "fingerprint": fingerprint(rows, size, geometry),
+        "dataset": dataset.name,
         "size": size,
         "geometry": geometry,
         "encoding": pictures.ENCODING,
@@ -70,15 +60,17 @@ def write(
         "images": len(rows),
         "lesions": int(rows["lesion_id"].nunique()),
         "groups": int(rows["group_id"].nunique()),
-        "classes": {dx: _class_counts(rows[rows["dx"] == dx]) for dx in CODES},
-        "folds": _fold_counts(rows),
+        "classes": {dx: _class_counts(rows[rows["dx"] == dx]) for dx in codes},  # in the order of labels
+        "folds": _fold_counts(rows, codes),
         "missing": {name: int(rows[name].isna().sum()) for name in rows.columns if rows[name].isna().any()},
         "same_pixels": same_pixels(rows),
         "quarantined": quarantined,
         "channel_mean": mean,
         "channel_std": std,
         "notes": [*archive.notes, _LIMITS],
-        **(SYNTHETIC_LICENCE if archive.synthetic else LICENCE),
+        "licence": licence.licence.format(title=dataset.title),
+        "attribution": licence.attribution,
+        "citation": list(licence.citation),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"ham_ray": ham_ray.__version__} | {name: version(name) for name in _LIBRARIES},
     }
@@ -121,9 +113,9 @@ def _class_counts(rows: pd.DataFrame) -> dict[str, int]:
     return {"images": len(rows), "lesions": int(rows["lesion_id"].nunique()), "groups": int(rows["group_id"].nunique())}
 
 
-def _fold_counts(rows: pd.DataFrame) -> dict[str, dict[str, int]]:
-    table = pd.crosstab(rows["fold"], rows["dx"]).reindex(columns=list(CODES), fill_value=0)
-    return {str(fold): {dx: int(row[dx]) for dx in CODES} for fold, row in table.iterrows()}
+def _fold_counts(rows: pd.DataFrame, codes: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    table = pd.crosstab(rows["fold"], rows["dx"]).reindex(columns=list(codes), fill_value=0)
+    return {str(fold): {dx: int(row[dx]) for dx in codes} for fold, row in table.iterrows()}
 
 
 def _channel_statistics(moments: np.ndarray, pixels: int) -> tuple[list[float], list[float]]:

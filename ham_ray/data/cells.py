@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import pandas as pd
 
 from ham_ray.data import formats
-from ham_ray.diagnoses import code_of
+from ham_ray.data.classes import Classes, code
 
 # One list for all columns, in lower case. A lesion of such a "name" would put unrelated images into one fold.
 MISSING = frozenset(
@@ -30,10 +30,11 @@ _AGE = re.compile(
 _SEXES = {"m": "male", "man": "male", "f": "female", "woman": "female"}
 
 
-def cleaned(metadata: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Metadata (strings) with "" wherever a word means missing; and sentences on what was read in another way.
+def cleaned(metadata: pd.DataFrame, classes: Classes | None) -> tuple[pd.DataFrame, list[str]]:
+    """Write "" wherever a word in metadata (strings) means missing; and say what was read in another way.
 
-    Ids have one spelling, ages are plain numbers of years or "", known diagnoses are codes; others stay as they are.
+    Ids have one spelling, ages are plain numbers of years or "", diagnoses of `classes` are codes; others stay as they
+    are. Without `classes` each name of a diagnosis is a class and becomes its code.
     """
     table = metadata.apply(lambda column: column.where(~column.str.lower().isin(MISSING), ""))
     notes: list[str] = []
@@ -41,12 +42,17 @@ def cleaned(metadata: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if name in table:
             table[name], said = change(table[name])
             notes += said
+    if "dx" in table:
+        table["dx"], said = diagnoses(table["dx"], classes)
+        notes += said
     return table, notes
 
 
-def diagnoses(column: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Codes where the name is known, else the name in lower case; and which other names than codes were read."""
-    codes = {text: code_of(text) for text in column.unique()}
+def diagnoses(column: pd.Series, classes: Classes | None) -> tuple[pd.Series, list[str]]:
+    """Return codes where the name is known, else it in lower case; and which other names than codes were read."""
+    if classes is None:
+        return column.map(code), []
+    codes = {text: classes.code_of(text) for text in column.unique()}
     read = Counter(text for text in column if codes[text] and text.lower() != codes[text])
     said = ", ".join(f"{text!r} as {codes[text]} ({count:,})" for text, count in read.most_common())
     return column.map(lambda text: codes[text] or text.lower()), [f"diagnoses read: {said}"] if said else []
@@ -115,7 +121,6 @@ def _sexes(column: pd.Series) -> tuple[pd.Series, list[str]]:
 _COLUMNS: dict[str, Callable[[pd.Series], tuple[pd.Series, list[str]]]] = {
     "image_id": _images,
     "lesion_id": _lesions,
-    "dx": diagnoses,
     "age": _ages,
     "sex": _sexes,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,9 @@ import pyarrow.dataset as pads
 from pyarrow import fs
 
 from ham_ray import storage
+from ham_ray.data import datasets
+from ham_ray.data.classes import Classes
+from ham_ray.data.dataset import Dataset
 from ham_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ SCHEMA = pa.schema(
         pa.field("lesion_id", pa.string()),  # null where the source names none (ISIC's test set)
         pa.field("group_id", pa.string(), nullable=False),  # lesions merged with their known near-duplicates
         pa.field("dx", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),  # the place of dx in diagnoses.CODES
+        pa.field("label", pa.int32(), nullable=False),  # of dx, in the order of the data card's classes
         pa.field("partition", pa.string(), nullable=False),  # training | validation | test, as the source has it
         pa.field("fold", pa.int32(), nullable=False),  # 0–4; -1 for official validation and test images
         pa.field("age", pa.float32()),
@@ -43,6 +47,7 @@ SCHEMA = pa.schema(
     ]
 )
 CARD = "dataset.json"
+LEAKAGE = "leakage between photographs of one lesion cannot be excluded"  # where images have no lesion
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,21 @@ class Images:
     def fingerprint(self) -> str:
         """Names the content: same images, labels and folds, same fingerprint."""
         return str(self.card["fingerprint"])
+
+    @cached_property
+    def classes(self) -> Classes:
+        """The classes, in the order of labels."""
+        return datasets.classes_of(tuple(self.card["classes"]))
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that the table was made of."""
+        return datasets.of_card(self.card)
+
+    @cached_property
+    def ungrouped(self) -> bool:
+        """Whether images in folds have no lesion: photographs of one lesion may then be in two of them."""
+        return bool(self.rows["lesion_id"][self.rows["fold"] >= 0].isna().any())
 
     def fold(self, *folds: int) -> pd.DataFrame:
         """The rows of these folds, in image_id order."""

@@ -22,11 +22,11 @@ from ham_ray import progress, storage
 from ham_ray.data import card, huggingface, layouts, pictures, quarantine, splits, table
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
-from ham_ray.data.images import CARD, SCHEMA, SCHEMA_VERSION
+from ham_ray.data.classes import Classes
+from ham_ray.data.images import CARD, LEAKAGE, SCHEMA, SCHEMA_VERSION
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.terms import GEOMETRIES
-from ham_ray.diagnoses import CODES, LABELS, listed
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
 
@@ -134,7 +134,7 @@ class _Ingest:
         good, bad = _sift(work.facts(kept, chunks).to_pandas())
         findings += bad
         self._judge(findings, len(good))
-        rows = _rows(metadata, good)
+        rows = _rows(metadata, good, self.source.classes)
         self._refuse_untrainable(rows, rows["group_id"])
         moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
         contents = card.write(
@@ -146,9 +146,7 @@ class _Ingest:
 
         finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)
-        return IngestReport(
-            self.target, contents, False, [f"ran on {how}", *_notes(contents, rows, self._unknown_diagnoses())]
-        )
+        return IngestReport(self.target, contents, False, [f"ran on {how}", *self._notes(contents, rows)])
 
     def _executor(self, chosen: Executor | None) -> tuple[Executor, str]:
         if self.source.packed:
@@ -199,13 +197,29 @@ class _Ingest:
 
     def _unknown_diagnoses(self) -> str:
         dx = self.source.metadata["dx"]
-        return listed(dx[(dx != "") & ~dx.isin(CODES)])
+        return self.source.classes.unknown(dx[(dx != "") & ~dx.isin(self.source.classes.codes)])
+
+    def _notes(self, contents: dict[str, Any], rows: pd.DataFrame) -> list[str]:
+        notes = [*contents["notes"], *splits.thin_folds(rows, self.source.classes)]
+        if unknown := self._unknown_diagnoses():
+            known = f"diagnoses that are none of the {len(self.source.classes)} classes"
+            notes.append(f"{known}, their images are left out: {unknown}")
+        if ungrouped := int(rows["lesion_id"][rows["fold"] >= 0].isna().sum()):
+            notes.append(f"{ungrouped:,} images have no lesion and count as one each: {LEAKAGE}")
+        if unopened := contents["quarantined"].get(UNOPENED):
+            notes.append(f"{unopened} images could not be opened: once they can be, delete the table and make it again")
+        if contents["same_pixels"]:
+            notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
+        if rows[["width", "height"]].drop_duplicates().shape[0] > 1:
+            notes.append("the images have different sizes, and no size is common to nine in ten: all accepted")
+        return notes + list(card.contradictions(rows)) + list(card.odd_lesions(rows))
 
     def _refuse_untrainable(self, rows: pd.DataFrame, lesions: pd.Series) -> None:
         """Refuse what no fold could mend: a lesion of very many images, one class, hardly any lesions."""
         quarantine.refuse_large_lesion(rows["image_id"], lesions, self.options.max_lesion)
         training = rows["partition"] == "training"
-        if reason := splits.hopeless(rows["dx"][training].tolist(), lesions[training].tolist()):
+        groups = lesions.where(lesions != "", rows["image_id"])[training]  # without a lesion each image is one
+        if reason := splits.hopeless(rows["dx"][training].tolist(), groups.tolist()):
             raise UserError(
                 f"no training could work on {self.source.path}: {reason}. To predict its images, give it as it is "
                 "to jobs/predict.py: --images"
@@ -239,7 +253,7 @@ def _sift(results: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
     return good.sort_values("image_id", ignore_index=True), findings
 
 
-def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
+def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.DataFrame:
     """IMAGES without the column `image`, sorted by image_id."""
     rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
     rows = rows.sort_values("image_id", ignore_index=True)
@@ -248,25 +262,14 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
         rows[name] = rows[name].str.lower()
     for name in ("lesion_id", "sex", "localization", "dx_type"):
         rows[name] = rows[name].astype(object).where(rows[name] != "", None)
-    rows["label"] = rows["dx"].map(LABELS).astype("int32")
+    rows["label"] = rows["dx"].map(classes.labels).astype("int32")
     rows["group_id"] = splits.group_ids(*(rows[name].tolist() for name in ("image_id", "lesion_id", "pixel_hash")))
-    rows["fold"] = splits.assign_folds(
-        *(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition"))
+    rows["fold"] = (
+        splits.own_folds(rows)
+        if (rows["fold"] != "").any()
+        else splits.assign_folds(*(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition")))
     )
     return rows[[name for name in SCHEMA.names if name != "image"]]
-
-
-def _notes(contents: dict[str, Any], rows: pd.DataFrame, unknown: str) -> list[str]:
-    notes = [*contents["notes"], *splits.thin_folds(rows)]
-    if unknown:
-        notes.append(f"diagnoses that are none of the seven, their images are left out: {unknown}")
-    if unopened := contents["quarantined"].get(UNOPENED):
-        notes.append(f"{unopened} images could not be opened: once they can be, delete the table and make it again")
-    if contents["same_pixels"]:
-        notes.append(f"{len(contents['same_pixels'])} sets of images share their pixels: each kept, in one group")
-    if rows[["width", "height"]].drop_duplicates().shape[0] > 1:
-        notes.append("the images have different sizes, and no size is common to nine in ten: all accepted")
-    return notes + list(card.contradictions(rows)) + list(card.odd_lesions(rows))
 
 
 def _publish(folder: Path, target: str) -> None:

@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ham_ray.data.layouts import COLUMNS, Archive
-from ham_ray.diagnoses import CODES, nearest
+from ham_ray.data.datasets import UNPUBLISHED
+from ham_ray.data.layouts import Archive
+from ham_ray.data.metadata import COLUMNS
 from ham_ray.errors import UserError
 
-# The ISIC test set's control image has a row in the ground truth and was never published: no fault of the archive.
-NEVER_PUBLISHED = frozenset({"ISIC_0035068"})
 COMMON_SIZE_SHARE = 0.9
 # Images of one lesion that are nothing odd, however small the archive: HAM10000 has at most 6, follow-up some more.
 USUAL_LESION = 20
@@ -53,7 +52,7 @@ def counts(findings: Iterable[Finding]) -> dict[str, int]:
 
 def refusable(findings: Iterable[Finding]) -> int:
     """How many images fell out, without those that nobody can have."""
-    return len({finding.subject for finding in findings} - NEVER_PUBLISHED)
+    return len({finding.subject for finding in findings} - UNPUBLISHED)
 
 
 def check_metadata(archive: Archive) -> tuple[pd.DataFrame, list[Finding]]:
@@ -75,7 +74,7 @@ def _problems(metadata: pd.DataFrame, archive: Archive) -> list[tuple[str, str] 
     repeated = metadata["image_id"].duplicated(keep=False)
     # Official test sets come without lesions; training images without them could not be split without leakage.
     with_lesions = {"training", *metadata["partition"][metadata["lesion_id"] != ""]}
-    needs_lesion = metadata["partition"].isin(with_lesions)
+    needs_lesion = metadata["partition"].isin(with_lesions) & archive.dataset.has_lesions
     rows = zip(metadata["image_id"], metadata["lesion_id"], metadata["dx"], repeated, needs_lesion, strict=True)
     return [_problem(*row, archive) for row in rows]
 
@@ -87,14 +86,13 @@ def _problem(
     empty = [name for name, value in required.items() if not value]
     if empty:
         return f"no {', '.join(empty)}", "its cell is empty or means missing"
-    if dx not in CODES:
-        return "unknown diagnosis", f"{dx!r}" + (
-            f"; nearest is {near}" if (near := nearest(dx)) else f"; known: {', '.join(CODES)}"
-        )
+    if dx not in archive.classes.codes:
+        near, known = archive.classes.nearest(dx), ", ".join(archive.classes.codes)
+        return "unknown diagnosis", f"{dx!r}; " + (f"nearest is {near}" if near else f"known: {known}")
     if repeated:
         return "conflicting metadata", "its rows differ"
     if image_id not in archive.images:
-        return "no image", "never published by ISIC" if image_id in NEVER_PUBLISHED else "a row without a file"
+        return "no image", "never published by ISIC" if image_id in UNPUBLISHED else "a row without a file"
     return None
 
 

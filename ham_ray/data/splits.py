@@ -9,36 +9,12 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import pandas as pd
 
+from ham_ray.data.classes import Classes
+from ham_ray.data.datasets import NEAR_DUPLICATES
 from ham_ray.data.terms import FOLDS
-from ham_ray.diagnoses import CODES
+from ham_ray.errors import UserError
 
 LEAST_IMAGES = 10  # of a fold: below it no figure of the fold says anything
-
-# Pairs of images under different lesion ids that show the same lesion. Source: `newly_discovered_duplicates.csv` of
-# Abhishek, Jain, Hamarneh, "Investigating the quality of DermaMNIST and Fitzpatrick17k", Scientific Data 12:196 (2025).
-NEAR_DUPLICATES = tuple(
-    (f"ISIC_{first}", f"ISIC_{second}")
-    for first, second in (
-        ("0033481", "0033421"),
-        ("0033556", "0032634"),
-        ("0029152", "0033173"),
-        ("0029036", "0027027"),
-        ("0027820", "0028209"),
-        ("0027689", "0032647"),
-        ("0030906", "0024879"),
-        ("0033391", "0034186"),
-        ("0025226", "0030074"),
-        ("0026087", "0025664"),
-        ("0024736", "0029748"),
-        ("0024770", "0027811"),
-        ("0027162", "0029061"),
-        ("0024602", "0032283"),
-        ("0029625", "0024629"),
-        ("0030000", "0031392"),
-        ("0024437", "0031299"),
-        ("0033374", "0033417"),
-    )
-)
 
 
 def group_ids(image_ids: Sequence[str], lesion_ids: Sequence[str | None], pixel_hashes: Sequence[str]) -> list[str]:
@@ -78,7 +54,7 @@ def hopeless(dx: Sequence[str], groups: Sequence[str]) -> str | None:
     return None
 
 
-def thin_folds(rows: pd.DataFrame) -> list[str]:
+def thin_folds(rows: pd.DataFrame, classes: Classes) -> list[str]:
     """Say which classes no fold or not every fold has, and which fold has few images; empty where all is well.
 
     `rows` are those of an IMAGES table; images of fold -1, the official validation and test sets, do not count.
@@ -87,7 +63,7 @@ def thin_folds(rows: pd.DataFrame) -> list[str]:
     if dealt.empty:
         return ["no image of the training partition: this table can be predicted and evaluated, not trained on"]
     notes = []
-    if absent := [code for code in CODES if code not in set(dealt["dx"])]:
+    if absent := [code for code in classes.codes if code not in set(dealt["dx"])]:
         notes.append(f"no image is {', '.join(absent)}: a model trained on this table will not call them")
     thin = [
         f"{code} in {_listed(sorted(set(part['fold'])))} ({len(part):,} images of {part['group_id'].nunique()} lesions)"
@@ -123,6 +99,26 @@ def assign_folds(
         rows = training[np.argsort(np.asarray(image_ids)[training])]
         folds[rows] = _deal(np.asarray(groups)[rows], np.asarray(labels)[rows])
     return folds
+
+
+def own_folds(rows: pd.DataFrame) -> np.ndarray:
+    """Return the folds that the user's own table names, int32[N], of a column `fold` of strings.
+
+    Raises:
+        UserError: a row has none, or images of one group are in two folds; with the culprits.
+    """
+    if len(without := rows["image_id"][rows["fold"] == ""]):
+        raise UserError(
+            f"{len(without):,} images have no fold, such as {without.iloc[0]}: name one of each, or of none"
+        )
+    folds = rows.groupby("group_id")["fold"].agg(lambda fold: sorted({*fold}))
+    if len(torn := folds[folds.map(len) > 1]):
+        raise UserError(
+            f"{len(torn):,} groups have images in several folds, such as {torn.index[0]!r} in "
+            f"{', '.join(torn.iloc[0])}: its images resemble each other, and what was learned would be "
+            "tested; put each group in one fold"
+        )
+    return rows["fold"].to_numpy().astype(np.int32)
 
 
 def _deal(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:

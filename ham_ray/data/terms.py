@@ -4,4 +4,3 @@ from __future__ import annotations
 
 FOLDS = 5
 GEOMETRIES = ("crop", "squash")  # how an image of any shape becomes a square one
-LAYOUTS = ("kaggle", "dataverse", "isic2018", "isic-cli", "huggingface")  # of archives

@@ -9,20 +9,20 @@ import numpy as np
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.data import layouts, splits
+from ham_ray.data import layouts, metadata, splits
 from ham_ray.data.archives import Member
+from ham_ray.data.classes import Classes
 from ham_ray.data.images import CARD, open_images
-from ham_ray.diagnoses import CODES, LABELS
 
-COLUMNS = ("image_id", "lesion_id", "group_id", "fold", "label", "age", "sex", "localization", "dx_type")
+COLUMNS = ("image_id", "lesion_id", "group_id", "fold", "dx", "age", "sex", "localization", "dx_type")
 
 
 @dataclass(frozen=True)
 class Truth:
     """What a file, an archive or a table says of images.
 
-    `rows` are `COLUMNS` by image_id; label is <NA> where there is none, fold -1 where there is none. `unknown` are the
-    diagnoses that are none of the seven, as text by image_id; `notes` are sentences on how it was read.
+    `rows` are `COLUMNS` and `label` by image_id; label is <NA> where there is none, fold -1 where there is none.
+    `unknown` are the diagnoses that are of no class, as text by image_id; `notes` are sentences on how it was read.
     """
 
     rows: pd.DataFrame
@@ -30,16 +30,19 @@ class Truth:
     notes: list[str] = field(default_factory=list)
 
 
-def read_truth(place: str) -> Truth:
-    """What is known of the images at `place`: an IMAGES table, an archive, or a file of diagnoses.
+def read_truth(place: str, classes: Classes) -> Truth:
+    """Read what is known of the images at `place`: an IMAGES table, an archive, or a file of diagnoses.
+
+    Args:
+        classes: those of the predictions; labels are theirs.
 
     Raises:
         UserError: nothing there, or nothing in it that names images and diagnoses.
     """
     if storage.exists(storage.join(place, CARD)):
-        return Truth(open_images(place).rows[list(COLUMNS)].set_index("image_id", drop=False), pd.Series(dtype=object))
+        return _truth(open_images(place).rows[list(COLUMNS)], classes, [])
     if Path(place).is_file() and not place.lower().endswith(".zip"):
-        table, notes = layouts.read_labels(_member(Path(place)))
+        table, notes = layouts.read_labels(_member(Path(place)), classes)
     else:
         archive = layouts.open_archive(place)
         table, notes = archive.metadata, archive.notes
@@ -47,23 +50,30 @@ def read_truth(place: str) -> Truth:
     single = once(named)
     if lost := named["image_id"].nunique() - len(single):
         notes = [*notes, f"{lost:,} images have rows that differ and are left out"]
-    unknown = single.set_index("image_id")["dx"]
-    return Truth(
-        completed(single).set_index("image_id", drop=False), unknown[(unknown != "") & ~unknown.isin(CODES)], notes
-    )
+    return _truth(completed(single), classes, notes)
+
+
+def _truth(rows: pd.DataFrame, classes: Classes, notes: list[str]) -> Truth:
+    rows = rows.assign(label=labels(rows["dx"], classes)).set_index("image_id", drop=False)
+    return Truth(rows, rows["dx"][rows["dx"].notna() & rows["label"].isna()], notes)
+
+
+def labels(dx: pd.Series, classes: Classes) -> pd.Series:
+    """Return the label of each diagnosis, Int32: by its code or another name of the class; <NA> where it is of none."""
+    label_of = {text: classes.labels.get(classes.code_of(text) or "") for text in dx.dropna().unique()}
+    return pd.Series(pd.array([label_of.get(text) for text in dx], "Int32"), dx.index)
 
 
 def once(table: pd.DataFrame) -> pd.DataFrame:
-    """Metadata with a row an image; images whose rows contradict each other are left out."""
-    table = table.drop_duplicates([name for name in layouts.COLUMNS if name in table])
+    """Keep metadata with a row an image; images whose rows contradict each other are left out."""
+    table = table.drop_duplicates([name for name in metadata.COLUMNS if name in table])
     return table[~table["image_id"].duplicated(keep=False)]
 
 
 def completed(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metadata as strings, or image ids alone, to `COLUMNS`. Lesions that share a near-duplicate are one group."""
+    """Complete metadata (strings), or image ids alone, to `COLUMNS`. Lesions with a near-duplicate are one group."""
     rows = rows.reindex(columns=["image_id", "lesion_id", "dx", "age", "sex", "localization", "dx_type"])
     rows = rows.astype(object).where(rows.notna() & (rows != ""), None)
-    rows["label"] = pd.array([LABELS.get(str(dx)) for dx in rows["dx"]], "Int32")
     rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
     ids, lesions = rows["image_id"].tolist(), rows["lesion_id"].tolist()
     rows["group_id"] = splits.group_ids(ids, lesions, ids)  # pixels are compared by ingest only

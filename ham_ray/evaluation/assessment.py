@@ -1,4 +1,4 @@
-"""One model's PREDICTIONS as a reviewer wants them: melanoma, calibration, lesions, subgroups, differences, errors.
+"""One model's PREDICTIONS as a reviewer wants them: thresholds, calibration, lesions, subgroups, differences, errors.
 
 Validation images choose thresholds and temperature; all figures are of the images to be reported (test or new).
 """
@@ -14,12 +14,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from ham_ray.diagnoses import CODES, PROBABILITIES
+from ham_ray.data.classes import Classes
+from ham_ray.data.datasets import UNPUBLISHED
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, intervals, metrics, thresholds
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.isic import CONTROL
-from ham_ray.evaluation.predictions import CALLS, FACTS, NEW, RAW, arrays, of_split
+from ham_ray.evaluation.predictions import FACTS, NEW, arrays, call_columns, classes_of, of_split
 
 LEAST = 10  # images of a class below which nothing is said of it in a subgroup
 AGES = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}  # years, the upper bound outside
@@ -28,21 +28,24 @@ GROUPS = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "how th
 
 @dataclass(frozen=True)
 class Subgroup:
-    """Some of the images: which fact they share, how many, and figures with intervals; None where too few."""
+    """Some of the images: which fact they share, how many, and figures with intervals; None where too few.
+
+    `focused` counts the images of the class in focus.
+    """
 
     fact: str
     value: str
     images: int
     lesions: int
-    melanomas: int
+    focused: int
     accuracy: Interval | None
     balanced_accuracy: Interval | None
-    melanoma_sensitivity: Interval | None
-    melanoma_auc: Interval | None
+    focus_sensitivity: Interval | None
+    focus_auc: Interval | None
 
 
 class Point(NamedTuple):
-    """What a threshold of melanoma does: the share of melanomas that reach it, and of all other images that do not.
+    """What a threshold of the class in focus does: the share of its images that reach it, of others that do not.
 
     The threshold is None where the table has the calls alone; a rate of a class without images is None.
     """
@@ -64,31 +67,37 @@ class Assessment:
     """All that is said of one model. `images` are the rows reported, and all figures are of them.
 
     `metrics` is that of `metrics.evaluate`, by image; `rates` are by class those shares that `intervals` has not;
-    `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `melanoma` is by the thresholds
-    chosen on validation images, and empty without such; `calibration` has probabilities float[N, 7] by the name of a
-    version, see `versions`.
+    `lesions` counts lesions, `by_lesion` are intervals of the same metrics by lesion; `points` is by the thresholds of
+    the class in focus chosen on validation images, empty without such; `calibration` has probabilities float[N, K]
+    by the name of a version, see `versions`.
     """
 
     images: pd.DataFrame
     metrics: dict[str, Any]
     intervals: dict[str, Interval]
     rates: dict[str, Rates]
-    melanoma: dict[str, Point]
+    points: dict[str, Point]
     calibration: dict[str, NDArray[np.floating]]
     lesions: int
     by_lesion: dict[str, Interval]
     subgroups: list[Subgroup]
 
+    @property
+    def classes(self) -> Classes:
+        """The classes of its probabilities."""
+        return classes_of(self.images)
+
     def facts(self) -> dict[str, Any]:
         """Everything but the rows, JSON-serialisable."""
+        focus = self.classes.focus_name
         return {
             **self.metrics,
             "intervals": _plain(self.intervals),
             "rates": {dx: _plain(rates._asdict()) for dx, rates in self.rates.items()},
-            "melanoma": {name: _plain(point._asdict()) for name, point in self.melanoma.items()},
+            **({focus: {name: _plain(point._asdict()) for name, point in self.points.items()}} if focus else {}),
             "calibration": self.reliability,
             "lesions": {"n": self.lesions, **_plain(self.by_lesion)},
-            "subgroups": [_plain(vars(group)) for group in self.subgroups],
+            "subgroups": [_plain(_named(group, focus)) for group in self.subgroups],
         }
 
     @property
@@ -120,10 +129,10 @@ def assess(frame: pd.DataFrame) -> Assessment:
     lesions = by_lesion(test)
     return Assessment(
         images=test,
-        metrics=metrics.evaluate(*arrays(test)),
+        metrics=metrics.evaluate(*arrays(test), classes_of(test)),
         intervals=intervals.intervals(test),
         rates=class_rates(test),
-        melanoma=operating_points(frame),
+        points=operating_points(frame),
         calibration=versions(frame),
         lesions=len(lesions),
         by_lesion=intervals.intervals(lesions),
@@ -134,12 +143,12 @@ def assess(frame: pd.DataFrame) -> Assessment:
 def reported(frame: pd.DataFrame) -> pd.DataFrame:
     """The labelled test and new images: never what a model has learned from, nor what chose its epoch.
 
-    The challenge's control row is left out, as its scorer does.
+    Rows of images that were never published are left out, as a challenge's scorer does.
 
     Raises:
         UserError: there are none; with what there is.
     """
-    labelled = frame[frame["y_true"].notna() & (frame["image_id"] != CONTROL)]
+    labelled = frame[frame["y_true"].notna() & ~frame["image_id"].isin(UNPUBLISHED)]
     found = labelled[labelled["split"].isin(["test", NEW])].reset_index(drop=True)
     if len(found):
         return found.astype({"y_true": "int32"})
@@ -155,39 +164,43 @@ def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
 
     A group whose images have different labels is left out: nobody can say what it is.
     """
-    means = frame.groupby("group_id", sort=False)[list(PROBABILITIES)].mean()
+    probabilities = classes_of(frame).probabilities
+    means = frame.groupby("group_id", sort=False)[probabilities].mean()
     one_label = frame.groupby("group_id", sort=False)["y_true"].nunique() == 1
     first = frame.drop_duplicates("group_id").set_index("group_id", drop=False)
-    first = first.assign(**{name: means[name] for name in PROBABILITIES})
+    first = first.assign(**{name: means[name] for name in probabilities})
     return first[one_label].reset_index(drop=True)
 
 
 def class_rates(test: pd.DataFrame) -> dict[str, Rates]:
     """By dx, of a PREDICTIONS table of images to be reported."""
-    truth, p = arrays(test)
+    (truth, p), codes = arrays(test), classes_of(test).codes
     calls = metrics.predicted(p)
     asked: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
-    for label, dx in enumerate(CODES):
+    for label, dx in enumerate(codes):
         own, called = truth == label, calls == label
         asked |= {f"specificity of {dx}": (~own, ~called), f"ppv of {dx}": (called, own)}
     found = intervals.shares(test, asked)
-    return {dx: Rates(found[f"specificity of {dx}"], found[f"ppv of {dx}"]) for dx in CODES}
+    return {dx: Rates(found[f"specificity of {dx}"], found[f"ppv of {dx}"]) for dx in codes}
 
 
 def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
-    """Melanoma by thresholds chosen on validation images, or else by the calls that the table has; empty without."""
+    """Assess the class in focus by thresholds chosen on validation images, or else by the table's own flags.
+
+    Empty without either, and without such a class.
+    """
     test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
-    chosen: dict[str, float] = {}
+    classes, chosen = classes_of(frame), dict[str, float]()
     if len(validation):
-        chosen = thresholds.choose(*arrays(validation))
-        calls = thresholds.called(arrays(test)[1], chosen)
+        chosen = thresholds.choose(*arrays(validation), classes.focus_label)
+        calls = thresholds.called(arrays(test)[1], chosen, classes.focus_label)
     else:
-        calls = {name: test[column].to_numpy(bool) for name, column in CALLS.items() if column in test}
-    melanoma = test["y_true"].to_numpy() == thresholds.MELANOMA
+        calls = {name: test[column].to_numpy(bool) for name, column in call_columns(classes).items() if column in test}
+    focused = test["y_true"].to_numpy() == classes.focus_label
     rates = intervals.shares(
         test,
-        {f"sensitivity of {name}": (melanoma, reached) for name, reached in calls.items()}
-        | {f"specificity of {name}": (~melanoma, ~reached) for name, reached in calls.items()},
+        {f"sensitivity of {name}": (focused, reached) for name, reached in calls.items()}
+        | {f"specificity of {name}": (~focused, ~reached) for name, reached in calls.items()},
     )
     return {
         name: Point(chosen.get(name), rates[f"sensitivity of {name}"], rates[f"specificity of {name}"])
@@ -196,13 +209,14 @@ def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
 
 
 def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
-    """Probabilities of the reported images, float[N, 7] each: as predicted, and without or with calibration.
+    """Probabilities of the reported images, float[N, K] each: as predicted, and without or with calibration.
 
     Raw ones where the table has such that differ; else at the temperature fitted on validation images, where there are.
     """
     test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
     p = arrays(test)[1]
-    if set(RAW) <= set(test) and not np.allclose(raw := test[list(RAW)].to_numpy(np.float32), p, atol=1e-6):
+    columns = classes_of(test).raw
+    if {*columns} <= {*test} and not np.allclose(raw := test[columns].to_numpy(np.float32), p, atol=1e-6):
         return {"before calibration": raw, "as predicted": p}
     if validation.empty:
         return {"as predicted": p}
@@ -233,36 +247,38 @@ def _parts(test: pd.DataFrame, fact: str) -> Iterator[tuple[str, pd.DataFrame]]:
 
 def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
     """Its figures, each where at least `LEAST` images of every class that carries it are there."""
-    counts = np.bincount(arrays(rows)[0], minlength=len(CODES))
-    melanomas = int(counts[thresholds.MELANOMA])
+    classes = classes_of(rows)
+    counts = np.bincount(arrays(rows)[0], minlength=len(classes))
+    focused = 0 if classes.focus_label is None else int(counts[classes.focus_label])
+    metric = {name: f"{classes.focus_name}{name.removeprefix('focus')}" for name in ("focus_sensitivity", "focus_auc")}
     enough = {
         "accuracy": len(rows) >= LEAST,
         "balanced_accuracy": counts[counts > 0].min() >= LEAST,
-        "melanoma_sensitivity": melanomas >= LEAST,
-        "melanoma_auc": min(melanomas, len(rows) - melanomas) >= LEAST,
+        "focus_sensitivity": focused >= LEAST,
+        "focus_auc": min(focused, len(rows) - focused) >= LEAST,
     }
-    asked = [name for name, shown in enough.items() if shown]
+    asked = [metric.get(name, name) for name, shown in enough.items() if shown]
     found = intervals.intervals(rows, names=asked) if asked else {}
     return Subgroup(
         fact=fact,
         value=value,
         images=len(rows),
         lesions=rows["group_id"].nunique(),
-        melanomas=melanomas,
-        **{name: found.get(name) if shown else None for name, shown in enough.items()},
+        focused=focused,
+        **{name: found.get(metric.get(name, name)) if shown else None for name, shown in enough.items()},
     )
 
 
 def confident_errors(test: pd.DataFrame, most: int = 12) -> pd.DataFrame:
     """The wrongly called images with the greatest probability of the wrong class: image_id, dx, called, p, p_true."""
-    truth, p = arrays(test)
+    (truth, p), codes = arrays(test), classes_of(test).codes
     called = metrics.predicted(p)
     rows = np.arange(len(p))
     found = pd.DataFrame(
         {
             "image_id": test["image_id"],
-            "dx": [CODES[label] for label in truth],
-            "called": [CODES[label] for label in called],
+            "dx": [codes[label] for label in truth],
+            "called": [codes[label] for label in called],
             "p": p[rows, called],
             "p_true": p[rows, truth],
         }
@@ -292,6 +308,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = running
     return adjusted
+
+
+def _named(group: Subgroup, focus: str | None) -> dict[str, Any]:
+    """A subgroup with the figures of the class in focus named after it, and without them where there is none."""
+    names = {"focused": f"{focus}s", "focus_sensitivity": f"{focus}_sensitivity", "focus_auc": f"{focus}_auc"}
+    return {names.get(name, name): value for name, value in vars(group).items() if focus or name not in names}
 
 
 def _plain(found: Mapping[str, Any]) -> dict[str, Any]:

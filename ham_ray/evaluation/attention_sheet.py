@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ham_ray.diagnoses import CODES
+from ham_ray.data.classes import Classes
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.figures import STYLE
 from ham_ray.evaluation.predictions import arrays
@@ -30,30 +30,36 @@ _SMOOTH = Image.Resampling.BICUBIC
 class Corners:
     """Mean share of attention in the corners of images with dark ones and without; `area` is what chance would give.
 
-    `images` have dark corners; `melanomas` is the share of melanomas among them, `others` that among the other images.
+    `images` have dark corners; `focused` is the share of the class in `focus` (its name) among them, `others` that
+    among the other images; None where there is no such class.
     """
 
     area: float
     dark: float | None
     bright: float | None
     images: int
-    melanomas: float | None
+    focus: str | None
+    focused: float | None
     others: float | None
 
     def sentences(self) -> list[str]:
         """What these figures say, and only that."""
-        if self.melanomas is None or self.dark is None:
+        if self.dark is None:
             return ["No image here has dark corners (the edge of the dermatoscope)."]
         others = f"; of the other images {_percent(self.others)}" if self.others is not None else ""
+        share = f", {_percent(self.focused)} of them {self.focus}s{others}" if self.focused is not None else ""
         elsewhere = f", {_percent(self.bright, 1)} elsewhere" if self.bright is not None else ""
         said = [
             f"{self.images:,} image{'s have' if self.images > 1 else ' has'} dark corners (the edge of the "
-            f"dermatoscope), {_percent(self.melanomas)} of them melanomas{others}.",
+            f"dermatoscope){share}.",
             f"The corners are {_percent(self.area)} of the area and get {_percent(self.dark, 1)} of the attention "
             f"where they are dark{elsewhere}.",
         ]
-        if self.others is not None and self.melanomas > self.others and self.dark > max(self.area, self.bright or 0.0):
-            said.append("Dark corners are commoner with melanoma here, and the model looks there: it may go by them.")
+        commoner = self.focused is not None and self.others is not None and self.focused > self.others
+        if commoner and self.dark > max(self.area, self.bright or 0.0):
+            said.append(
+                f"Dark corners are commoner with {self.focus} here, and the model looks there: it may go by them."
+            )
         return said
 
 
@@ -74,7 +80,7 @@ def choose(test: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return shown.sort_values(["y_true", "right"], ascending=[True, False], kind="stable")
 
 
-def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floating]) -> bytes:
+def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floating], classes: Classes) -> bytes:
     """A JPEG: a row a class, right calls on the left and wrong ones on the right, each image beside its map.
 
     Args:
@@ -82,9 +88,10 @@ def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floati
         pixels: their images, uint8[n, size, size, 3].
         maps: where the model looked for the class that it called, float[n, size, size].
     """
+    codes = classes.codes
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4 * EXAMPLES * 1.3 + 0.7, len(CODES) * 1.5), layout="constrained")
-        grid = figure.subplots(len(CODES), 4 * EXAMPLES)
+        figure = Figure(figsize=(4 * EXAMPLES * 1.3 + 0.7, len(codes) * 1.5), layout="constrained")
+        grid = figure.subplots(len(codes), 4 * EXAMPLES)
         for axes in grid.flat:
             axes.axis("off")
         for place, (label, right) in enumerate(zip(shown["y_true"], shown["right"], strict=True)):
@@ -93,7 +100,7 @@ def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floati
             heat = maps[place] / max(float(maps[place].max()), 1e-12)
             grid[label, column].imshow(_sized(pixels[place]))
             grid[label, column].set_title(
-                f"{CODES[label]} → {CODES[shown['called'].iloc[place]]}", fontsize=9, loc="center"
+                f"{codes[label]} → {codes[shown['called'].iloc[place]]}", fontsize=9, loc="center"
             )
             _draw_map(grid[label, column + 1], pixels[place], heat)
         scale = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=grid, shrink=0.5, aspect=40, pad=0.01)

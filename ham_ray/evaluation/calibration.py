@@ -1,4 +1,4 @@
-"""Temperature, logit adjustment and thresholds of melanoma: fitted on validation images only, used where they help."""
+"""Temperature, logit adjustment and thresholds: fitted on validation images only, used where they help."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from ham_ray.data.splits import assign_folds
-from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics, thresholds
-from ham_ray.evaluation.intervals import by_calls
-from ham_ray.evaluation.predictions import arrays, of_split
+from ham_ray.evaluation.intervals import by_predicted
+from ham_ray.evaluation.predictions import arrays, classes_of, of_split
 
 Score = Callable[[NDArray, NDArray], float]
 # Below 0 for models whose class weights made them call rare classes too often. By size: of equal ones the first wins.
@@ -29,7 +28,7 @@ class Calibration:
     """What is done to probabilities: `p ∝ p^(1/temperature) / prior^tau`.
 
     Temperature scaling: Guo et al. 2017. Post-hoc logit adjustment: Menon et al. 2021, eq. 9. `thresholds` are of the
-    adjusted probability of melanoma, by name (`thresholds.POINTS`).
+    adjusted probability of the class in focus, by name (`thresholds.POINTS`).
 
     `helps` says whether what was fitted, `tried` (temperature and tau), gives better scores to validation images that
     it was not fitted on: `without` is their score as predicted, `crossed` that after cross-fitting. Where it does not
@@ -62,7 +61,7 @@ class Calibration:
         return {name: getattr(self, name) for name in ("temperature", "tau", "prior", "thresholds")}
 
     def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Adjusted probabilities float64[N, 7], each row summing to 1; as they are at temperature 1 and tau 0."""
+        """Adjusted probabilities float64[N, K], each row summing to 1; as they are at temperature 1 and tau 0."""
         if self.temperature == 1.0 and self.tau == 0.0:
             return np.asarray(probabilities, np.float64)
         logits = _logs(probabilities) / self.temperature - self.tau * _logs(np.asarray(self.prior))
@@ -71,12 +70,14 @@ class Calibration:
     def applied(self, predictions: pd.DataFrame) -> pd.DataFrame:
         """A PREDICTIONS table with adjusted probabilities, validation and test alike."""
         adjusted = self.apply(arrays(predictions)[1]).astype(np.float32)
-        return predictions.assign(**dict(zip(PROBABILITIES, adjusted.T, strict=True)))
+        return predictions.assign(**dict(zip(classes_of(predictions).probabilities, adjusted.T, strict=True)))
 
 
 def compromise(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
     """The mean of balanced accuracy, to which false alarms cost next to nothing, and macro-F1, which counts them."""
-    found = by_calls(truth, probabilities, np.ones((1, len(truth))))  # as metrics has them, a hundred times as fast
+    found, _ = by_predicted(
+        truth, probabilities, np.ones((1, len(truth)))
+    )  # as metrics has them, a hundred times as fast
     return float(found["balanced_accuracy"][0] + found["macro_f1"][0]) / 2
 
 
@@ -85,8 +86,8 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = c
 
     Args:
         predictions: a PREDICTIONS table; its test images are not looked at.
-        prior: float[7], class shares of the training images; a class without any is not adjusted.
-        score: takes y_true int[N] and probabilities [N, 7]; the greater the better. Of equal taus the one nearest to 0
+        prior: float[K], class shares of the training images; a class without any is not adjusted.
+        score: takes y_true int[N] and probabilities [N, K]; the greater the better. Of equal taus the one nearest to 0
             wins.
 
     Raises:
@@ -103,7 +104,7 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = c
     scores = [score(truth, candidate.apply(probabilities)) for candidate in candidates]
     best = candidates[int(np.argmax(scores))]
     stored = best.apply(probabilities).astype(np.float32)  # as PREDICTIONS hold them
-    return replace(best, thresholds=thresholds.choose(truth, stored))
+    return replace(best, thresholds=thresholds.choose(truth, stored, classes_of(predictions).focus_label))
 
 
 def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = compromise) -> Calibration:
@@ -121,7 +122,8 @@ def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score 
     adjusted = _cross_fitted(of_split(predictions, "validation"), prior, score)
     without, crossed = score(truth, probabilities), score(truth, adjusted)
     gain = crossed - without or metrics.nll(truth, probabilities) - metrics.nll(truth, adjusted)
-    used = fitted if gain > 0 else Calibration(1.0, 0.0, fitted.prior, thresholds.choose(truth, probabilities))
+    points = thresholds.choose(truth, probabilities, classes_of(predictions).focus_label)
+    used = fitted if gain > 0 else Calibration(1.0, 0.0, fitted.prior, points)
     tried = (fitted.temperature, fitted.tau)
     return replace(used, helps=gain > 0, tried=tried, without=without, crossed=crossed)
 
@@ -148,7 +150,7 @@ def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating])
 
 
 def warmed(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Probabilities float64[N, 7] at a temperature, without an adjustment for class shares."""
+    """Probabilities float64[N, K] at a temperature, without an adjustment for class shares."""
     return _softmax(_logs(probabilities) / temperature)
 
 

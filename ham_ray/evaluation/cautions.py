@@ -7,13 +7,12 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ham_ray.diagnoses import CODES, DIAGNOSES, PROBABILITIES
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.intervals import paired_differences
-from ham_ray.evaluation.predictions import arrays
+from ham_ray.evaluation.predictions import arrays, classes_of
 
 FEW = 30  # images below which figures say next to nothing
-ONE_CLASS = 0.85  # nv is 67 % of HAM10000: a model that has learned anything calls fewer images so
+ONE_CLASS = 0.85  # the most frequent class is 67 % of HAM10000: a model that has learned anything predicts it less
 _WORDS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}  # what a trivial baseline is beaten in
 
 
@@ -26,31 +25,28 @@ def cautions(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> list[st
     return [text for text in (absent(test), one_class(test), not_better(test, trivial)) if text]
 
 
-def named(dx: str) -> str:
-    """A class with its name, such as "bcc (basal cell carcinoma)"."""
-    return f"{dx} ({next(diagnosis.name for diagnosis in DIAGNOSES if diagnosis.dx == dx)})"
-
-
 def absent(test: pd.DataFrame) -> str | None:
     """Which classes have no image, and what that does to the metrics; None where each has one."""
-    missing = [dx for label, dx in enumerate(CODES) if label not in set(test["y_true"])]
+    classes, present = classes_of(test), {*test["y_true"]}
+    missing = [dx for dx, label in classes.labels.items() if label not in present]
     if not missing:
         return None
     return (
-        f"no image here of {', '.join(map(named, missing))}: balanced accuracy and macro-AUC are means of the other "
-        f"{len(CODES) - len(missing)} classes, macro-F1 counts a class without images as 0"
+        f"no image here of {', '.join(map(classes.titled, missing))}: balanced accuracy and macro-AUC are means of the "
+        f"other {len(classes) - len(missing)} classes, macro-F1 counts a class without images as 0"
     )
 
 
 def one_class(test: pd.DataFrame) -> str | None:
     """The sentence for a model that calls more than 85 % of the images one class; None where so many are of it."""
-    truth, p = arrays(test)
-    calls = np.bincount(metrics.predicted(p), minlength=len(CODES)) / len(p)
+    (truth, p), classes = arrays(test), classes_of(test)
+    calls = np.bincount(metrics.predicted(p), minlength=len(classes)) / len(p)
     label = int(calls.argmax())
     own = float((truth == label).mean())
     if len(p) < FEW or calls[label] <= ONE_CLASS or own > ONE_CLASS:
         return None
-    return f"calls {100 * calls[label]:.0f} % of these images {named(CODES[label])}; {100 * own:.0f} % are"
+    name = classes.titled(classes.codes[label])
+    return f"calls {100 * calls[label]:.0f} % of these images {name}; {100 * own:.0f} % are"
 
 
 def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str | None:
@@ -74,5 +70,7 @@ def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str |
 
 def most(test: pd.DataFrame) -> pd.DataFrame:
     """The same rows, all called what most of them are."""
-    label = int(np.bincount(test["y_true"].astype(int), minlength=len(CODES)).argmax())
-    return test.assign(**{name: np.float32(place == label) for place, name in enumerate(PROBABILITIES)})
+    most_frequent = int(np.bincount(test["y_true"].astype(int)).argmax())
+    return test.assign(
+        **{name: np.float32(label == most_frequent) for label, name in enumerate(classes_of(test).probabilities)}
+    )

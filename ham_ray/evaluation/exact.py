@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import beta
 
-from ham_ray.diagnoses import CODES, LABELS
+from ham_ray.data.classes import Classes
 from ham_ray.evaluation import metrics
 
 _TAIL = 0.025  # outside each limit
@@ -110,28 +110,34 @@ def widened(interval: Interval, parts: Iterable[tuple[float, Interval | None]]) 
 
 
 def mended(
-    found: dict[str, Interval], y_true: NDArray[np.integer], p: NDArray[np.floating], groups: pd.Series
+    found: dict[str, Interval],
+    y_true: NDArray[np.integer],
+    p: NDArray[np.floating],
+    groups: pd.Series,
+    classes: Classes,
 ) -> dict[str, Interval]:
-    """The bootstrap intervals of `intervals.intervals`, with exact limits where no resample changes a figure."""
+    """Return the bootstrap intervals of `intervals.intervals`, with exact limits where no resample changes a figure."""
     calls, everything = metrics.predicted(p), np.ones(len(y_true), bool)
-    own = {dx: y_true == label for dx, label in LABELS.items()}
-    sensitivity = {dx: share(own[dx], own[dx] & (calls == LABELS[dx]), groups) for dx in CODES}
-    areas = {dx: auc(own[dx], p[:, LABELS[dx]], groups) for dx in CODES}
-    scores = {dx: f1(own[dx], calls == LABELS[dx], groups) for dx in CODES}
+    own = {dx: y_true == label for dx, label in classes.labels.items()}
+    predicted = {dx: calls == label for dx, label in classes.labels.items()}
+    sensitivity = {dx: share(own[dx], own[dx] & predicted[dx], groups) for dx in own}
+    areas = {dx: auc(own[dx], p[:, label], groups) for dx, label in classes.labels.items()}
+    scores = {dx: f1(own[dx], predicted[dx], groups) for dx in own}
     single = {
         "accuracy": share(everything, calls == y_true, groups),
-        "melanoma_sensitivity": sensitivity["mel"],
-        "melanoma_auc": areas["mel"],
-        "malignant_auc": auc(np.isin(y_true, metrics.MALIGNANT), metrics.malignancy(p), groups),
+        "malignant_auc": auc(np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1), groups),
         **{f"sensitivity_{dx}": interval for dx, interval in sensitivity.items()},
     }
-    present = [dx for dx in CODES if own[dx].any()]
+    if classes.focus:
+        single[f"{classes.focus_name}_sensitivity"] = sensitivity[classes.focus]
+        single[f"{classes.focus_name}_auc"] = areas[classes.focus]
+    present = [dx for dx in own if own[dx].any()]
     defined = [dx for dx in present if not own[dx].all()]
     sums = {
         "balanced_accuracy": [(1 / len(present), sensitivity[dx]) for dx in present],
         "macro_auc": [(1 / len(defined), areas[dx]) for dx in defined],
-        "macro_f1": [(1 / len(CODES), scores[dx]) for dx in CODES],
-        "weighted_f1": [(own[dx].mean(), scores[dx]) for dx in CODES],
+        "macro_f1": [(1 / len(own), scores[dx]) for dx in own],
+        "weighted_f1": [(own[dx].mean(), scores[dx]) for dx in own],
     }
     found = {name: single.get(name) or interval for name, interval in found.items()}
     return {name: widened(interval, sums.get(name, ())) for name, interval in found.items()}

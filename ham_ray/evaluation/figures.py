@@ -18,7 +18,6 @@ from matplotlib.ticker import MaxNLocator, MultipleLocator
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from ham_ray.diagnoses import CODES
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.metrics import bin_of
 
@@ -36,8 +35,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
-    """A confusion matrix int[7, 7] (rows: true classes): counts and, as colour and below them, shares of each row."""
+def confusion_matrix(counts: NDArray[np.integer], codes: Sequence[str], form: str = "svg") -> bytes:
+    """Draw a confusion matrix int[K, K] (rows: true classes): counts and, as colour and below, shares of each row."""
     counts = np.asarray(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with matplotlib.rc_context(STYLE):
@@ -46,8 +45,8 @@ def confusion_matrix(counts: NDArray[np.integer], form: str = "svg") -> bytes:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts):
             _matrix_cell(axes, row, column, count, shares[row, column])
-        axes.set_xticks(range(len(CODES)), CODES)
-        axes.set_yticks(range(len(CODES)), [f"{dx}\n({n})" for dx, n in zip(CODES, counts.sum(axis=1), strict=True)])
+        axes.set_xticks(range(len(codes)), codes)
+        axes.set_yticks(range(len(codes)), [f"{dx}\n({n})" for dx, n in zip(codes, counts.sum(axis=1), strict=True)])
         axes.set(xlabel="predicted", ylabel="true (images)")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -95,8 +94,8 @@ def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[
         return to_bytes(figure, form)
 
 
-def melanoma_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], form: str = "svg") -> bytes:
-    """ROC and precision-recall curve of melanoma against all else, of positive bool[N] and score[N]; both present."""
+def class_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], name: str, form: str = "svg") -> bytes:
+    """Draw ROC and precision-recall curve of a class against all else, of positive bool[N] and score[N]."""
     false, true, _ = roc_curve(positive, score)
     precision, recall, _ = precision_recall_curve(positive, score)
     with matplotlib.rc_context(STYLE):
@@ -104,10 +103,10 @@ def melanoma_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], fo
         left, right = figure.subplots(1, 2)
         left.plot([0, 1], [0, 1], ":", color=GREY, label="chance")
         left.plot(false, true, color=BLUE, label="this model")
-        left.set(title="ROC of melanoma", xlabel="1 − specificity", ylabel="sensitivity")
+        left.set(title=f"ROC of {name}", xlabel="1 − specificity", ylabel="sensitivity")
         right.axhline(positive.mean(), linestyle=":", color=GREY, label="chance")
         right.plot(recall, precision, color=BLUE, drawstyle="steps-post", label="this model")
-        right.set(title="precision and recall of melanoma", xlabel="sensitivity (recall)", ylabel="PPV (precision)")
+        right.set(title=f"precision and recall of {name}", xlabel="sensitivity (recall)", ylabel="PPV (precision)")
         for axes in (left, right):
             axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
             axes.legend(frameon=False, fontsize=8, loc="lower right" if axes is left else "upper right")
@@ -117,7 +116,7 @@ def melanoma_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], fo
 def reliability(
     truth: NDArray[np.integer], versions: Mapping[str, NDArray[np.floating]], bins: int = 10, form: str = "svg"
 ) -> bytes:
-    """How often the called class is right, by the probability it was given: a panel a version of p[N, 7].
+    """How often the called class is right, by the probability it was given: a panel a version of p[N, K].
 
     Bars below show where the images are.
     """

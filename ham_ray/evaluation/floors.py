@@ -1,4 +1,4 @@
-"""What any model has to beat: two floors fitted on the same folds, and the figures of the original study.
+"""What any model has to beat: two floors fitted on the same folds.
 
 `always_<dx>` knows only how frequent each class is. `thumbnail_logistic` is a logistic regression on 12×9-pixel RGB
 thumbnails: no deep network, no weights, seconds on a CPU; on HAM10000 with lesion-grouped folds its macro-F1 is .37.
@@ -6,9 +6,8 @@ thumbnails: no deep network, no weights, seconds on a CPU; on HAM10000 with lesi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ham_ray.data.classes import Classes
 from ham_ray.data.images import Images, decode, table_files
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.predictions import predictions
 
@@ -31,31 +30,6 @@ THUMBNAIL_FLOOR = "thumbnail_logistic"
 STRENGTH = 0.01
 MAX_ITERATIONS = 1000
 _BATCH = 256  # encoded images in memory at once: about 10 MB at 128 px
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published model's figures on a split that is not ours."""
-
-    name: str
-    accuracy: float
-    macro_f1: float
-    weighted_f1: float
-
-
-ORIGINAL_STUDY = (
-    Published("original: simple CNN", 0.48, 0.30, 0.54),
-    Published("original: ResNet50 frozen", 0.67, 0.12, 0.54),
-    Published("original: ResNet50 fine-tuned, class weights", 0.66, 0.29, 0.66),
-)
-ORIGINAL_SPLIT = "its own, not stated: not comparable"
-_HAM10000 = range(24306, 34321)  # the numbers of its images, ISIC_0024306 to ISIC_0034320
-
-
-def of_ham10000(image_ids: Iterable[str]) -> bool:
-    """Whether all images are of HAM10000, by their names: only then the original study's figures may stand beside."""
-    numbers = (image_id.removeprefix("ISIC_") for image_id in image_ids)
-    return all(number.isdigit() and len(number) == 7 and int(number) in _HAM10000 for number in numbers)
 
 
 def floors(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -70,41 +44,45 @@ def floors(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.Data
     """
     training = splits["training"]
     labels = training["label"].to_numpy()
-    shares = class_shares(labels)
+    classes = images.classes
+    shares = class_shares(labels, len(classes))
     features = thumbnails(images, pd.concat(splits.values())["image_id"].tolist())
-    logistic = fit_logistic(features.loc[training["image_id"]].to_numpy(), labels)
+    logistic = fit_logistic(features.loc[training["image_id"]].to_numpy(), labels, classes)
 
     frequent, thumbnail = [], []
     for split in ("validation", "test"):
         rows = splits[split]
-        frequent.append(predictions(rows, split, np.tile(shares, (len(rows), 1))))
-        thumbnail.append(predictions(rows, split, probabilities(logistic, features.loc[rows["image_id"]].to_numpy())))
+        frequent.append(predictions(rows, split, np.tile(shares, (len(rows), 1)), classes))
+        p = probabilities(logistic, features.loc[rows["image_id"]].to_numpy(), len(classes))
+        thumbnail.append(predictions(rows, split, p, classes))
     return {
-        f"always_{CODES[shares.argmax()]}": pd.concat(frequent, ignore_index=True),
+        f"always_{classes.codes[shares.argmax()]}": pd.concat(frequent, ignore_index=True),
         THUMBNAIL_FLOOR: pd.concat(thumbnail, ignore_index=True),
     }
 
 
-def class_shares(labels: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The share of each class, float64[7]: as constant probabilities, the most frequent class is always predicted."""
-    return np.bincount(labels, minlength=len(CODES)) / len(labels)
+def class_shares(labels: NDArray[np.integer], classes: int) -> NDArray[np.float64]:
+    """Compute the share of each class, float64[K]: as constant probabilities they predict the most frequent one."""
+    return np.bincount(labels, minlength=classes) / len(labels)
 
 
-def fit_logistic(x: NDArray[np.floating], labels: NDArray[np.integer]) -> Pipeline:
+def fit_logistic(x: NDArray[np.floating], labels: NDArray[np.integer], classes: Classes) -> Pipeline:
     """A class-balanced logistic regression on standardised features x[N, D].
 
     Raises:
         UserError: fewer than two classes.
     """
     if len(np.unique(labels)) < 2:
-        raise UserError(f"the training images are all {CODES[labels[0]]}: nothing can be learned from one class")
+        raise UserError(
+            f"the training images are all {classes.codes[labels[0]]}: nothing can be learned from one class"
+        )
     logistic = LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=MAX_ITERATIONS)
     return make_pipeline(StandardScaler(), logistic).fit(x, labels)
 
 
-def probabilities(model: Pipeline, x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The model's probabilities in the order of `diagnoses.CODES`, float64[N, 7]; 0 for classes it never saw."""
-    p = np.zeros((len(x), len(CODES)))
+def probabilities(model: Pipeline, x: NDArray[np.floating], classes: int) -> NDArray[np.float64]:
+    """Predict the probabilities in the order of labels, float64[N, K]; 0 for classes it never saw."""
+    p = np.zeros((len(x), classes))
     if len(x):
         p[:, model.classes_] = model.predict_proba(x)
     return p

@@ -19,17 +19,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ham_ray.diagnoses import CODES, LABELS
+from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.evaluation import exact, metrics
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.predictions import arrays
+from ham_ray.evaluation.predictions import arrays, classes_of
 
-METRICS = (
-    *("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc"),
-    *("melanoma_sensitivity", "melanoma_auc", "malignant_auc"),
-)
-SENSITIVITIES = tuple(f"sensitivity_{dx}" for dx in CODES)
+METRICS = ("accuracy", "macro_f1", "weighted_f1", "balanced_accuracy", "macro_auc")  # of all classes
 RESAMPLES = 2000
 SEED = 0
 HOW = (
@@ -41,24 +37,33 @@ _BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
 Floats = NDArray[np.float64]
 
 
+def metric_names(classes: Classes) -> tuple[str, ...]:
+    """List the metrics that have intervals: `METRICS`, those of the class in focus and of malignancy, sensitivities."""
+    focus = [f"{classes.focus_name}_{name}" for name in ("sensitivity", "auc") if classes.focus]
+    malignant = ["malignant_auc"] if classes.malignant else []
+    return (*METRICS, *focus, *malignant, *sensitivities(classes))
+
+
+def sensitivities(classes: Classes) -> tuple[str, ...]:
+    """Name the sensitivity of each class, in the order of labels."""
+    return tuple(f"sensitivity_{dx}" for dx in classes.codes)
+
+
 def intervals(
-    frame: pd.DataFrame,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
-    names: Sequence[str] = METRICS + SENSITIVITIES,
+    frame: pd.DataFrame, resamples: int = RESAMPLES, seed: int = SEED, names: Sequence[str] = ()
 ) -> dict[str, Interval]:
-    """The interval of each of `METRICS` and `SENSITIVITIES`, or of those named, for a PREDICTIONS table of one split.
+    """Estimate the interval of each of `metric_names`, or of those named, for a PREDICTIONS table of one split.
 
     What is undefined is left out. Where no resample changes a figure, its limits are exact (see `exact`).
 
     Raises:
         UserError: see `metrics.evaluate`.
     """
-    y_true, p = arrays(frame)
-    points = _points(metrics.evaluate(y_true, p))
-    draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed, names)
+    (y_true, p), classes = arrays(frame), classes_of(frame)
+    points = _points(metrics.evaluate(y_true, p, classes), classes)
+    draws = _bootstrap(y_true, p, frame["group_id"], resamples, seed, names or metric_names(classes), classes)
     drawn = {name: _interval(value, draws[name]) for name, value in points.items() if name in draws}
-    return exact.mended(drawn, y_true, p, frame["group_id"])
+    return exact.mended(drawn, y_true, p, frame["group_id"], classes)
 
 
 def paired_difference(
@@ -73,23 +78,25 @@ def paired_differences(
 ) -> dict[str, Interval]:
     """How much better `a` is than `b`, on the same images and the same resamples of lesions.
 
-    `names` are of `METRICS` or `SENSITIVITIES`. An interval without 0 is a difference beyond what another draw of
+    `names` are of `metric_names`. An interval without 0 is a difference beyond what another draw of
     lesions would explain. Where all resamples have the same difference, its limits are those of two unpaired values
     (Zou and Donner, Statistics in Medicine 27 (2008) 1693-1702): wider than paired ones could be.
 
     Raises:
         UserError: an unknown metric, one that is undefined here, or two tables of different images or labels.
     """
+    classes = classes_of(a)
+    known = metric_names(classes)
     for name in names:
-        if name not in METRICS + SENSITIVITIES:
-            raise unknown_name("metric", name, METRICS + SENSITIVITIES)
+        if name not in known:
+            raise unknown_name("metric", name, known)
     b = _aligned(a, b)
     (y_true, p_a), (_, p_b) = arrays(a), arrays(b)
-    points = [_points(metrics.evaluate(y_true, p)) for p in (p_a, p_b)]
+    points = [_points(metrics.evaluate(y_true, p, classes), classes) for p in (p_a, p_b)]
     for name in names:
         if name not in points[0]:
             raise UserError(f"{name} is undefined on these images: the class is absent")
-    draws = [_bootstrap(y_true, p, a["group_id"], resamples, seed, names) for p in (p_a, p_b)]
+    draws = [_bootstrap(y_true, p, a["group_id"], resamples, seed, names, classes) for p in (p_a, p_b)]
     found = {name: _interval(points[0][name] - points[1][name], draws[0][name] - draws[1][name]) for name in names}
     if all(it.value == 0 or it.low != it.high for it in found.values()):
         return found
@@ -126,55 +133,69 @@ def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples:
     images with equal pixels and different labels share a group.
     """
     codes, names = pd.factorize(groups)
-    votes = np.bincount(codes * len(CODES) + y_true, minlength=len(names) * len(CODES))
-    stratum = votes.reshape(-1, len(CODES)).argmax(axis=1)
+    count = int(y_true.max()) + 1
+    votes = np.bincount(codes * count + y_true, minlength=len(names) * count)
+    stratum = votes.reshape(-1, count).argmax(axis=1)
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
-        count = min(_BLOCK, resamples - start)
-        multiplicity = np.zeros((count, len(names)))
+        rows = min(_BLOCK, resamples - start)
+        multiplicity = np.zeros((rows, len(names)))
         for label in np.unique(stratum):
             members = np.flatnonzero(stratum == label)
-            multiplicity[:, members] = _multiplicities(rng, count, len(members))
+            multiplicity[:, members] = _multiplicities(rng, rows, len(members))
         yield multiplicity[:, codes]
 
 
-def weighted_metrics(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> dict[str, Floats]:
-    """`METRICS` and `SENSITIVITIES` for every row of `weights` float[B, N], each float64[B]; NaN where undefined.
+def weighted_metrics(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats, classes: Classes
+) -> dict[str, Floats]:
+    """Compute `metric_names` for every row of `weights` float[B, N], each float64[B]; NaN where undefined.
 
     Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
     """
     aucs = _weighted_aucs(y_true, p, weights)
-    return {
-        **by_calls(y_true, p, weights),
-        "macro_auc": _mean_of_defined(aucs),
-        "melanoma_auc": aucs[:, LABELS["mel"]],
-        "malignant_auc": _weighted_auc(np.isin(y_true, metrics.MALIGNANT), metrics.malignancy(p), weights),
-    }
+    found = {**_by_predicted(y_true, p, weights, classes), "macro_auc": _mean_of_defined(aucs)}
+    if classes.focus_label is not None:
+        found[f"{classes.focus_name}_auc"] = aucs[:, classes.focus_label]
+    if classes.malignant:
+        positive, score = np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1)
+        found["malignant_auc"] = _weighted_auc(positive, score, weights)
+    return found
 
 
-def by_calls(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> dict[str, Floats]:
-    """Those of `weighted_metrics` that depend on the most probable classes alone."""
-    size = len(CODES)
+def by_predicted(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats
+) -> tuple[dict[str, Floats], Floats]:
+    """Compute those of `METRICS` that depend on the predicted classes alone, and the sensitivities float64[B, K]."""
+    size = p.shape[1]
     cells = np.eye(size * size)[y_true * size + metrics.predicted(p)]
     table = (weights @ cells).reshape(-1, size, size)
-    hits, support, called = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
+    hits, support, predicted = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
     sensitivity = _divide(hits, support)
-    f1 = np.nan_to_num(_divide(2 * hits, support + called))
+    f1 = np.nan_to_num(_divide(2 * hits, support + predicted))
     total = support.sum(axis=1)
-    return {
+    of_all = {
         "accuracy": hits.sum(axis=1) / total,
         "macro_f1": f1.mean(axis=1),
         "weighted_f1": (f1 * support).sum(axis=1) / total,
         "balanced_accuracy": _mean_of_defined(sensitivity),
-        "melanoma_sensitivity": sensitivity[:, LABELS["mel"]],
-        **dict(zip(SENSITIVITIES, sensitivity.T, strict=True)),
     }
+    return of_all, sensitivity
 
 
-def _points(evaluation: dict[str, Any]) -> dict[str, float]:
-    """The defined values of `METRICS` and `SENSITIVITIES` in what `metrics.evaluate` returns."""
-    values = {name: evaluation[name] for name in METRICS}
-    values |= {f"sensitivity_{dx}": found["sensitivity"] for dx, found in evaluation["per_class"].items()}
+def _by_predicted(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats, classes: Classes
+) -> dict[str, Floats]:
+    of_all, sensitivity = by_predicted(y_true, p, weights)
+    own = dict(zip(sensitivities(classes), sensitivity.T, strict=True))
+    focus = {f"{classes.focus_name}_sensitivity": own[f"sensitivity_{classes.focus}"]} if classes.focus else {}
+    return {**of_all, **focus, **own}
+
+
+def _points(evaluation: dict[str, Any], classes: Classes) -> dict[str, float]:
+    """The defined values of `metric_names` in what `metrics.evaluate` returns."""
+    own = {f"sensitivity_{dx}": found["sensitivity"] for dx, found in evaluation["per_class"].items()}
+    values = {name: own[name] if name in own else evaluation[name] for name in metric_names(classes)}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -184,15 +205,18 @@ def _bootstrap(
     groups: pd.Series,
     resamples: int,
     seed: int,
-    names: Sequence[str] = METRICS + SENSITIVITIES,
+    names: Sequence[str],
+    classes: Classes,
 ) -> dict[str, Floats]:
+    areas = {name for name in names if name.endswith("auc")}  # which take most of the time
+    focus = {f"{classes.focus_name}_auc"} if classes.focus else set()
+
     def weigh(weights: Floats) -> dict[str, Floats]:
-        areas = {name for name in names if name.endswith("auc")}  # which take most of the time
-        if areas - {"melanoma_auc"}:
-            return weighted_metrics(y_true, p, weights)
-        label = LABELS["mel"]
-        melanoma = {name: _weighted_auc(y_true == label, p[:, label], weights) for name in areas}
-        return {**by_calls(y_true, p, weights), **melanoma}
+        if areas - focus:
+            return weighted_metrics(y_true, p, weights, classes)
+        label = classes.focus_label
+        area = {name: _weighted_auc(y_true == label, p[:, label], weights) for name in areas}
+        return {**_by_predicted(y_true, p, weights, classes), **area}
 
     blocks = [weigh(weights) for weights in resampled_weights(groups, y_true, resamples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in names}
@@ -207,11 +231,11 @@ def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
 
 
 def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
-    """One-versus-rest AUC of each class for every row of weights, float64[B, 7]; NaN for an absent class.
+    """One-versus-rest AUC of each class for every row of weights, float64[B, K]; NaN for an absent class.
 
     The Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
     """
-    columns = [_weighted_auc(y_true == label, p[:, label], weights) for label in range(len(CODES))]
+    columns = [_weighted_auc(y_true == label, p[:, label], weights) for label in range(p.shape[1])]
     return np.stack(columns, axis=1)
 
 

@@ -1,7 +1,7 @@
-"""Metrics of seven-class predictions: pure functions on `y_true` int[N] and `p` float[N, 7], by scikit-learn.
+"""Metrics of predictions of K classes: pure functions on `y_true` int[N] and `p` float[N, K], by scikit-learn.
 
-Labels and probability columns follow `diagnoses.CODES`. The predicted class is the most probable one; of tied classes
-the first. A value nothing can be said about (the sensitivity to a class no image has) is None, never 0 and never NaN.
+Labels and probability columns are in the order of the classes. The predicted class is the most probable one; of tied
+classes the first. A value nothing can be said about (sensitivity to an absent class) is None, never 0 and never NaN.
 """
 
 from __future__ import annotations
@@ -21,22 +21,25 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from ham_ray.diagnoses import CODES, DIAGNOSES, LABELS
+from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError
 
-CLASSES = range(len(CODES))
-MALIGNANT = [label for label, diagnosis in enumerate(DIAGNOSES) if diagnosis.malignant]
 SUM_TOLERANCE = 1e-3  # half-precision softmax sums to 1 within this
 ECE_BINS = 15
 
 
-def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, Any]:
-    """Every metric of the predictions as one JSON-serialisable dictionary.
+def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> dict[str, Any]:
+    """Compute every metric of the predictions, as one JSON-serialisable dictionary.
+
+    Sensitivity and AUC of the class in focus are named after it, such as `melanoma_auc`; left out where there is none,
+    as `malignant_auc` is where nobody says which classes are malignant.
 
     Raises:
-        UserError: no rows, shapes that do not fit, labels outside 0–6, or probabilities that are none.
+        UserError: no rows, shapes that do not fit, labels of no class, or probabilities that are none.
     """
-    check(y_true, p)
+    check(y_true, p, len(classes))
+    of_classes = per_class(y_true, p, classes)
+    focus = of_classes[classes.focus] if classes.focus else {}
     return {
         "n": len(y_true),
         "accuracy": accuracy(y_true, p),
@@ -44,37 +47,36 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, 
         "weighted_f1": weighted_f1(y_true, p),
         "balanced_accuracy": balanced_accuracy(y_true, p),
         "macro_auc": macro_auc(y_true, p),
-        "melanoma_sensitivity": sensitivities(y_true, p)["mel"],
-        "melanoma_auc": class_auc(y_true, p, LABELS["mel"]),
-        "malignant_auc": malignant_auc(y_true, p),
+        **{f"{classes.focus_name}_{name}": focus[name] for name in ("sensitivity", "auc") if focus},
+        **({"malignant_auc": malignant_auc(y_true, p, classes)} if classes.malignant else {}),
         "nll": nll(y_true, p),
         "brier": brier(y_true, p),
         "ece": ece(y_true, p),
-        "class_ece": class_ece(y_true, p),
-        "absent_classes": [dx for dx, label in LABELS.items() if label not in y_true],
-        "per_class": per_class(y_true, p),
+        "class_ece": class_ece(y_true, p, classes),
+        "absent_classes": [dx for dx, label in classes.labels.items() if label not in y_true],
+        "per_class": of_classes,
         "confusion": confusion(y_true, p).tolist(),
     }
 
 
-def check(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> None:
-    """Refuse what cannot be evaluated, with the first offending rows.
+def check(y_true: NDArray[np.integer], p: NDArray[np.floating], count: int) -> None:
+    """Refuse what cannot be evaluated as predictions of `count` classes, with the first offending rows.
 
     Raises:
         UserError: see `evaluate`.
     """
-    if p.shape != (len(y_true), len(CODES)) or not len(y_true):
+    if p.shape != (len(y_true), count) or not len(y_true):
         raise UserError(
-            f"cannot evaluate {len(y_true)} labels with probabilities of shape {p.shape}; expected (N, 7), N > 0"
+            f"cannot evaluate {len(y_true)} labels with probabilities of shape {p.shape}; expected (N, {count}), N > 0"
         )
-    if not np.isin(y_true, CLASSES).all():
-        raise UserError(f"labels must be 0–6, found {sorted(set(np.asarray(y_true).tolist()) - set(CLASSES))[:5]}")
+    if wrong := sorted(set(np.asarray(y_true).tolist()) - {*range(count)}):
+        raise UserError(f"labels must be 0–{count - 1}, got {wrong[:5]}")
     for fault, rows in faults(p).items():
         raise UserError(f"probabilities {fault} in rows {np.flatnonzero(rows)[:5].tolist()} ({rows.sum()} in all)")
 
 
 def faults(p: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
-    """What is wrong with the probabilities p[N, 7]: fault -> which rows (bool[N]); empty where nothing is."""
+    """What is wrong with the probabilities p[N, K]: fault -> which rows (bool[N]); empty where nothing is."""
     finite = np.isfinite(p).all(axis=1)
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
     # float64, so that the sum of float32 columns does not add its own rounding
@@ -98,13 +100,13 @@ def accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
 
 
 def macro_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean F1 of all seven classes; a class neither present nor predicted counts as 0, so absent classes lower it."""
-    return float(f1_score(y_true, predicted(p), labels=CLASSES, average="macro", zero_division=0))
+    """Mean F1 of all classes; a class neither present nor predicted counts as 0, so absent classes lower it."""
+    return float(f1_score(y_true, predicted(p), labels=range(p.shape[1]), average="macro", zero_division=0))
 
 
 def weighted_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
     """Mean F1, each class weighted by its number of images."""
-    return float(f1_score(y_true, predicted(p), labels=CLASSES, average="weighted", zero_division=0))
+    return float(f1_score(y_true, predicted(p), labels=range(p.shape[1]), average="weighted", zero_division=0))
 
 
 def balanced_accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
@@ -125,30 +127,20 @@ def average_precision(y_true: NDArray[np.integer], p: NDArray[np.floating], labe
 
 def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
     """Mean one-versus-rest AUC of the classes present; those left out are `absent_classes` in `evaluate`."""
-    defined = [auc for label in CLASSES if (auc := class_auc(y_true, p, label)) is not None]
+    defined = [auc for label in range(p.shape[1]) if (auc := class_auc(y_true, p, label)) is not None]
     return float(np.mean(defined)) if defined else None
 
 
-def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
-    """AUC of malignant (akiec, bcc, mel) against benign by the summed probability of the malignant classes."""
-    return _auc(np.isin(y_true, MALIGNANT), malignancy(p))
+def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> float | None:
+    """AUC of malignant against benign classes by the summed probability of the malignant ones."""
+    return _auc(np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1))
 
 
-def malignancy(p: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The summed probability of the malignant classes of p[N, 7], float[N]."""
-    return p[:, MALIGNANT].sum(axis=1)
-
-
-def sensitivities(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, float | None]:
-    """Share of each class's images that are predicted as that class, by dx; None for an absent class."""
-    return {dx: values["sensitivity"] for dx, values in per_class(y_true, p).items()}
-
-
-def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str, dict[str, Any]]:
+def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> dict[str, dict[str, Any]]:
     """By dx: `n` images, `sensitivity`, `specificity`, `ppv` (precision), `f1`, one-versus-rest `auc` and `ap`."""
-    tables = multilabel_confusion_matrix(y_true, predicted(p), labels=CLASSES)
+    tables = multilabel_confusion_matrix(y_true, predicted(p), labels=range(p.shape[1]))
     result = {}
-    for label, dx in enumerate(CODES):
+    for label, dx in enumerate(classes.codes):
         (tn, fp), (fn, tp) = tables[label].tolist()
         result[dx] = {
             "n": tp + fn,
@@ -163,14 +155,14 @@ def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> dict[str,
 
 
 def confusion(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> NDArray[np.integer]:
-    """Counts int[7, 7]: rows are true classes, columns predicted ones."""
-    return confusion_matrix(y_true, predicted(p), labels=CLASSES)
+    """Counts int[K, K]: rows are true classes, columns predicted ones."""
+    return confusion_matrix(y_true, predicted(p), labels=range(p.shape[1]))
 
 
 def nll(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
     """Mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16 (36 nats)."""
     exact = p.astype(np.float64)
-    return float(log_loss(y_true, exact / exact.sum(axis=1, keepdims=True), labels=CLASSES))
+    return float(log_loss(y_true, exact / exact.sum(axis=1, keepdims=True), labels=range(p.shape[1])))
 
 
 def ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BINS) -> float:
@@ -183,15 +175,17 @@ def ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BI
 
 def brier(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
     """Mean squared distance of the probabilities from the truth, summed over classes: 0 to 2 (Brier 1950)."""
-    return float(np.mean(np.sum((p.astype(np.float64) - np.eye(len(CODES))[y_true]) ** 2, axis=1)))
+    return float(np.mean(np.sum((p.astype(np.float64) - np.eye(p.shape[1])[y_true]) ** 2, axis=1)))
 
 
-def class_ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BINS) -> dict[str, float]:
+def class_ece(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes, bins: int = ECE_BINS
+) -> dict[str, float]:
     """By dx: mean |share of that class - its probability| over equal-width bins of that probability, by bin size.
 
     Kull et al., "Beyond temperature scaling", NeurIPS 2019, eq. 3, before the mean over classes.
     """
-    return {dx: _binned_gap(y_true == label, p[:, label], bins) for dx, label in LABELS.items()}
+    return {dx: _binned_gap(y_true == label, p[:, label], bins) for dx, label in classes.labels.items()}
 
 
 def bin_of(confidence: NDArray[np.floating], bins: int) -> NDArray[np.integer]:

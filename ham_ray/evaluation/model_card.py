@@ -6,9 +6,8 @@ import re
 
 import yaml
 
-from ham_ray.diagnoses import DIAGNOSES
+from ham_ray.data import datasets
 from ham_ray.evaluation.report import POINT_NAMES, ReportData, environment
-from ham_ray.evaluation.summary import METRIC_NAMES
 
 _TAGS = ["image-classification", "dermatology", "dermatoscopy", "skin-lesions", "keras"]
 
@@ -23,12 +22,14 @@ def render(data: ReportData) -> str:
         data=data,
         head=_head(data),
         summary=data.summary,
-        metric_names=METRIC_NAMES,
+        metric_names=data.summary.metric_names,
         point_names=POINT_NAMES,
-        diagnoses=DIAGNOSES,
-        nevi=images["nv"] / max(images["all"], 1),
+        classes=data.classes,
+        most_frequent=str(images.drop("all").idxmax()),
+        most_share=images.drop("all").max() / max(images["all"], 1),
+        limits=dataset.limits if (dataset := datasets.of_classes(data.classes)) else (),
         ece={name: assessment.metrics["ece"] for name, assessment in found.items()},
-        points={name: assessment.melanoma for name, assessment in found.items()},
+        points={name: assessment.points for name, assessment in found.items()},
         subgroups={name: assessment.subgroups for name, assessment in found.items()},
     )
 

@@ -1,4 +1,6 @@
-"""The PREDICTIONS table: one row an image, its true class and seven probabilities.
+"""The PREDICTIONS table: one row an image, its true class and a probability of each class.
+
+The columns `p_<dx>` name the classes, in the order of labels; a known data set's are in its order, wherever they stand.
 
 Every metric, interval and picture is made from this table, so models from anywhere are compared by the same code,
 paired by image.
@@ -15,35 +17,70 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ham_ray import storage
+from ham_ray.data import datasets
+from ham_ray.data.classes import Classes
 from ham_ray.data.layouts import SYNTHETIC_PREFIX
-from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics, thresholds
 
 NEW = "new"
 SPLITS = ("training", "validation", "test", NEW)  # new: no model that predicted it was trained or chosen on its lesion
 FACTS = ("age", "sex", "localization", "dx_type")  # never a model's input; what evaluation forms subgroups by
-RAW, ADJUSTED = tuple(f"raw_{dx}" for dx in CODES), tuple(f"calibrated_{dx}" for dx in CODES)
-SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.string(), nullable=False),
-        pa.field("lesion_id", pa.string()),  # null where the source names none
-        pa.field("group_id", pa.string(), nullable=False),  # what intervals resample
-        pa.field("fold", pa.int32(), nullable=False),  # -1: of no fold
-        pa.field("split", pa.string(), nullable=False),  # one of SPLITS
-        pa.field("y_true", pa.int32()),  # the place of dx in diagnoses.CODES; null where nobody knows
-        *[pa.field(name, pa.float32(), nullable=False) for name in PROBABILITIES],
-        pa.field("age", pa.float32()),
-        *[pa.field(name, pa.string()) for name in FACTS[1:]],
+PREFIX = "p_"  # of the columns of probabilities
+
+
+def schema(classes: Classes) -> pa.Schema:
+    """Make the schema of PREDICTIONS of these classes."""
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("lesion_id", pa.string()),  # null where the source names none
+            pa.field("group_id", pa.string(), nullable=False),  # what intervals resample
+            pa.field("fold", pa.int32(), nullable=False),  # -1: of no fold
+            pa.field("split", pa.string(), nullable=False),  # one of SPLITS
+            pa.field("y_true", pa.int32()),  # the label; null where nobody knows
+            *[pa.field(name, pa.float32(), nullable=False) for name in classes.probabilities],
+            pa.field("age", pa.float32()),
+            *[pa.field(name, pa.string()) for name in FACTS[1:]],
+        ]
+    )
+
+
+def extras(classes: Classes) -> list[pa.Field]:
+    """List the columns that only tables of jobs/predict.py have.
+
+    What models gave before calibration, with --raw also what they give after it, and whether the probability of the
+    class in focus reaches the threshold that had that specificity or sensitivity on validation.
+    """
+    numbers, flags = [*classes.raw, *classes.calibrated], call_columns(classes).values()
+    return [
+        *[pa.field(name, pa.float32(), nullable=False) for name in numbers],
+        *[pa.field(name, pa.bool_(), nullable=False) for name in flags],
     ]
-)
-CALLS = {point: f"mel_{point}" for point in thresholds.POINTS}
-# Only in tables of jobs/predict.py: what models gave before calibration, with --raw also what they give after it, and
-# whether the probability of melanoma reaches the threshold that had that specificity or sensitivity on validation.
-EXTRAS = [
-    *[pa.field(name, pa.float32(), nullable=False) for name in (*RAW, *ADJUSTED)],
-    *[pa.field(name, pa.bool_(), nullable=False) for name in CALLS.values()],
-]
+
+
+def call_columns(classes: Classes) -> dict[str, str]:
+    """Name the column of each of `thresholds.POINTS`; there are none without a class in focus."""
+    return {point: f"{classes.focus}_{point}" for point in thresholds.POINTS if classes.focus}
+
+
+def classes_of(frame: pd.DataFrame) -> Classes:
+    """Return the classes that the table's columns of probabilities are of.
+
+    Raises:
+        UserError: there are not two such columns.
+    """
+    codes = [name.removeprefix(PREFIX) for name in map(str, frame.columns) if name.startswith(PREFIX)]
+    if len(codes) < 2:
+        raise UserError(
+            f"predictions: no columns of probabilities, {PREFIX}<class>: {', '.join(map(str, frame))[:200]}"
+        )
+    return datasets.classes_of(codes)
+
+
+def ungrouped(frame: pd.DataFrame) -> bool:
+    """Tell whether images in folds have no lesion: photographs of one lesion may then be in two of them."""
+    return bool(frame["lesion_id"][frame["fold"] >= 0].isna().any())
 
 
 def drawn(frame: pd.DataFrame) -> bool:
@@ -51,25 +88,23 @@ def drawn(frame: pd.DataFrame) -> bool:
     return bool(frame["image_id"].str.startswith(SYNTHETIC_PREFIX).any())
 
 
-def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating]) -> pd.DataFrame:
-    """The PREDICTIONS of one split.
+def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floating], classes: Classes) -> pd.DataFrame:
+    """Make the PREDICTIONS of one split.
 
     Args:
         rows: N rows of `Images.rows`, in the order of `probabilities`.
         split: one of `SPLITS`.
-        probabilities: float[N, 7], columns in the order of `diagnoses.CODES`.
+        probabilities: float[N, K], columns in the order of `classes`, as labels are.
 
     Raises:
         UserError: the counts differ, or `validate` finds a fault.
     """
-    if probabilities.shape != (len(rows), len(CODES)):
-        raise UserError(
-            f"{len(rows)} {split} images need probabilities of shape ({len(rows)}, 7), got {probabilities.shape}"
-        )
+    if probabilities.shape != (expected := (len(rows), len(classes))):
+        raise UserError(f"{len(rows)} {split} images need probabilities of shape {expected}, got {probabilities.shape}")
     frame = rows[["image_id", "lesion_id", "group_id", "fold"]].reset_index(drop=True)
     frame["split"] = split
     frame["y_true"] = rows["label"].to_numpy(np.int32)
-    frame[list(PROBABILITIES)] = probabilities.astype(np.float32)
+    frame[classes.probabilities] = probabilities.astype(np.float32)
     for name in FACTS:
         frame[name] = rows[name].to_numpy() if name in rows else None
     validate(frame)
@@ -77,19 +112,20 @@ def predictions(rows: pd.DataFrame, split: str, probabilities: NDArray[np.floati
 
 
 def with_calls(frame: pd.DataFrame, chosen: Mapping[str, float]) -> pd.DataFrame:
-    """The table with a column for each of these thresholds: whether the probability of melanoma reaches it."""
-    calls = thresholds.called(frame[list(PROBABILITIES)].to_numpy(), chosen)
-    return frame.assign(**{CALLS[name]: reached for name, reached in calls.items()})
+    """Add a column for each of these thresholds: whether the probability of the class in focus reaches it."""
+    classes = classes_of(frame)
+    calls = thresholds.called(frame[classes.probabilities].to_numpy(), chosen, classes.focus_label)
+    return frame.assign(**{call_columns(classes)[name]: reached for name, reached in calls.items()})
 
 
 def arrays(frame: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """`y_true` int32[N] and the probabilities float32[N, 7] of a PREDICTIONS table, for `metrics`.
+    """Return `y_true` int32[N] and the probabilities float32[N, K] of a PREDICTIONS table, for `metrics`.
 
     Raises:
         UserError: an image has no true label.
     """
     _refuse("images have no true label", frame["image_id"][frame["y_true"].isna()])
-    return frame["y_true"].to_numpy(np.int32), frame[list(PROBABILITIES)].to_numpy(np.float32)
+    return frame["y_true"].to_numpy(np.int32), frame[classes_of(frame).probabilities].to_numpy(np.float32)
 
 
 def of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -102,14 +138,15 @@ def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
 
     Raises:
         UserError: a missing column, a missing id, words for numbers, an image twice, missing or surplus images, an
-            unknown split, labels outside 0–6, or probabilities that are not finite, lie outside [0, 1] or do not sum to
+            unknown split, labels of no class, or probabilities that are not finite, lie outside [0, 1] or do not sum to
             1 within 1e-3; with the culprits.
     """
-    _refuse("columns are missing", [name for name in SCHEMA.names if name not in frame and name not in FACTS])
+    classes = classes_of(frame)
+    _refuse("columns are missing", [name for name in schema(classes).names if name not in frame and name not in FACTS])
     ids = frame["image_id"]
     for name in ("image_id", "group_id"):
         _refuse(f"rows have no {name}", frame.index[frame[name].isna() | (frame[name] == "")])
-    for name in (*PROBABILITIES, "fold", *({"age"} & set(frame))):
+    for name in (*classes.probabilities, "fold", *({"age"} & set(frame))):
         words = pd.to_numeric(frame[name], errors="coerce").isna() & frame[name].notna()
         _refuse(
             f"images have no number as {name}",
@@ -121,9 +158,11 @@ def validate(frame: pd.DataFrame, images: Iterable[str] | None = None) -> None:
         _refuse("images have no prediction", sorted(expected - set(ids)))
         _refuse("images were not asked for", sorted(set(ids) - expected))
     _refuse("images have an unknown split", ids[~frame["split"].isin(SPLITS)])
-    _refuse("images have a label outside 0–6", ids[~frame["y_true"].isin(metrics.CLASSES) & frame["y_true"].notna()])
-    for fault, rows in metrics.faults(frame[list(PROBABILITIES)].to_numpy(np.float64)).items():
-        _refuse(f"images have probabilities that {fault}", ids[rows])
+    last, truth = len(classes) - 1, frame["y_true"]
+    lacking = _lacking(classes)
+    _refuse(f"images have a label outside 0–{last}{lacking}", ids[~truth.isin(range(last + 1)) & truth.notna()])
+    for fault, rows in metrics.faults(frame[classes.probabilities].to_numpy(np.float64)).items():
+        _refuse(f"images have probabilities that {fault}{lacking}", ids[rows])
 
 
 def write(frame: pd.DataFrame, uri: str) -> None:
@@ -133,7 +172,8 @@ def write(frame: pd.DataFrame, uri: str) -> None:
         UserError: see `validate`.
     """
     validate(frame)
-    fields = [*SCHEMA, *(field for field in EXTRAS if field.name in frame)]
+    classes = classes_of(frame)
+    fields = [*schema(classes), *(field for field in extras(classes) if field.name in frame)]
     columns = frame.reindex(columns=[field.name for field in fields])
     table = pa.Table.from_pandas(columns, schema=pa.schema(fields), preserve_index=False)
     with storage.writing(uri) as temporary:
@@ -161,7 +201,10 @@ def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     Raises:
         UserError: `validate` finds a fault; with the table's name.
     """
-    optional = [field.name for field in SCHEMA if field.nullable]
+    try:
+        optional = [field.name for field in schema(classes_of(frame)) if field.nullable]
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     frame = frame.assign(**{column: None for column in optional if column not in frame})
     named = [column for column in ("image_id", "lesion_id", "group_id") if column in frame]
     frame = frame.assign(**{name: frame[name].map(str, na_action="ignore") for name in named})  # numbers are names too
@@ -170,6 +213,14 @@ def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     return frame.astype({"y_true": "Int32" if frame["y_true"].isna().any() else "int32"})
+
+
+def _lacking(classes: Classes) -> str:
+    """Which columns a table lacks if its classes are a known data set's, in words; "" where it could not be one."""
+    known = [one.classes for one in datasets.DATASETS.values() if one.classes]
+    larger = next((one for one in known if {*classes.codes} < {*one.codes}), None)
+    missing = [] if larger is None else [name for name in larger.probabilities if name not in classes.probabilities]
+    return f" (if columns are missing: {', '.join(missing)})" if missing else ""
 
 
 def _refuse(what: str, culprits: Iterable[object]) -> None:

@@ -7,19 +7,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from ham_ray import storage
-from ham_ray.diagnoses import CODES, DIAGNOSES
+from ham_ray.data.classes import Classes
+from ham_ray.data.images import LEAKAGE
 from ham_ray.evaluation import assessment, figures, metrics, thresholds
 from ham_ray.evaluation.attention_sheet import Attention
-from ham_ray.evaluation.intervals import RESAMPLES, SENSITIVITIES
+from ham_ray.evaluation.intervals import RESAMPLES, sensitivities
 from ham_ray.evaluation.paired import COMPARED, Difference
 from ham_ray.evaluation.predictions import arrays
 from ham_ray.evaluation.summary import METRIC_NAMES, Row, Run, Summary, number
 
-SHOWN = ("balanced_accuracy", "macro_f1", "macro_auc", "melanoma_sensitivity")  # in the picture of intervals
+_LEFT_OUT = ("accuracy", "weighted_f1")  # of the picture of intervals: four metrics are enough for a line
 POINT_NAMES = {name: f"{rate} {100 * wanted:.0f} %" for name, (rate, wanted) in thresholds.POINTS.items()}
 HISTOLOGY = (assessment.GROUPS["dx_type"], "histo")  # the subgroup
 SURE = 0.9  # a probability above which nobody would look again
@@ -28,6 +31,7 @@ LESION_SPLIT = (
     "near-duplicates under different lesion names. Folds hold equal shares of each class. There are no patient names "
     "in the data, so two lesions of one patient may be on both sides."
 )
+UNGROUPED = f" An image whose lesion is not known counts as one by itself: {LEAKAGE}."
 Thumbnails = Callable[[list[str]], dict[str, bytes]]
 
 
@@ -47,6 +51,7 @@ class ReportData:
     floors: Mapping[str, pd.DataFrame]
     facts: Mapping[str, str]
     counts: pd.DataFrame
+    classes: Classes
     fingerprint: str
     licence: str
     attribution: str
@@ -57,13 +62,13 @@ class ReportData:
     attention: Mapping[str, Attention] = field(default_factory=dict)
 
 
-def class_counts(splits: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Images and lesions by class and split: index dx and "all", columns (split, "images" | "lesions"), int."""
+def class_counts(splits: Mapping[str, pd.DataFrame], classes: Classes) -> pd.DataFrame:
+    """Count images and lesions by class and split: index dx and "all", columns (split, "images" | "lesions"), int."""
     counted = {}
     for split, rows in splits.items():
         counted[split, "images"] = rows.groupby("dx").size()
         counted[split, "lesions"] = rows.groupby("dx")["group_id"].nunique()
-    table = pd.DataFrame(counted).reindex(CODES).fillna(0).astype(int)
+    table = pd.DataFrame(counted).reindex(classes.codes).fillna(0).astype(int)
     table.loc["all"] = table.sum()
     return table
 
@@ -96,9 +101,9 @@ def render(data: ReportData) -> str:
                 "licence of the data": data.licence,
                 "attribution": data.attribution,
             },
-            metric_names=METRIC_NAMES,
+            metric_names=data.summary.metric_names,
             resamples=RESAMPLES,
-            diagnoses=DIAGNOSES,
+            classes=data.classes,
             intervals=_intervals_image(data.summary),
             differences=data.differences,
             compared=[METRIC_NAMES[name] for name in COMPARED],
@@ -121,7 +126,8 @@ def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
         found |= _assessed(run.assessment, data.thumbnails)
         if looked := data.attention.get(row.name):
             found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners.sentences()}
-        found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in zip(CODES, SENSITIVITIES, strict=True)}
+        names = zip(data.classes.codes, sensitivities(data.classes), strict=True)
+        found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in names}
     if run.history is not None and len(run.history):
         found["curves"] = as_address(figures.learning_curves(run.history))
         found["unweighted"] = figures.UNWEIGHTED in run.history
@@ -130,18 +136,15 @@ def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
 
 def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> dict[str, Any]:
     """Figures and pictures of the reported images."""
-    truth, p = arrays(found.images)
-    melanoma = truth == thresholds.MELANOMA
+    (truth, p), classes = arrays(found.images), found.classes
     errors = assessment.confident_errors(found.images)
     small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
     return {
         "test": found.metrics,
         "rates": found.rates,
-        "matrix": as_address(figures.confusion_matrix(found.metrics["confusion"])),
-        "points": found.melanoma,
-        "melanoma": as_address(figures.melanoma_curves(melanoma, p[:, thresholds.MELANOMA]))
-        if 0 < melanoma.sum() < len(melanoma)
-        else None,
+        "matrix": as_address(figures.confusion_matrix(found.metrics["confusion"], classes.codes)),
+        "points": found.points,
+        "curves_of_focus": _focus_curves(truth, p, classes),
         "calibration": found.reliability,
         "reliability": as_address(figures.reliability(truth, found.calibration)),
         "malignant": found.intervals.get("malignant_auc"),
@@ -149,13 +152,22 @@ def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> di
         "by_lesion": found.by_lesion,
         "subgroups": found.subgroups,
         "dashes": any(
-            None in (group.accuracy, group.balanced_accuracy, group.melanoma_auc) for group in found.subgroups
+            None in (group.accuracy, group.balanced_accuracy, *([group.focus_auc] if classes.focus else []))
+            for group in found.subgroups
         ),
         "histology": any((group.fact, group.value) == HISTOLOGY for group in found.subgroups),
         "wrong": int((metrics.predicted(p) != truth).sum()),
         "confidence": confidence(errors),
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),
     }
+
+
+def _focus_curves(truth: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> str | None:
+    """The curves of the class in focus; None where there is none, or nothing beside it."""
+    label, positive = classes.focus_label, truth == classes.focus_label
+    if label is None or classes.focus is None or not 0 < positive.sum() < len(positive):
+        return None
+    return as_address(figures.class_curves(positive, p[:, label], classes.name(classes.focus)))
 
 
 def confidence(errors: pd.DataFrame) -> str:
@@ -180,7 +192,11 @@ def _jpeg(picture: bytes | None) -> str | None:
 
 def _intervals_image(summary: Summary) -> str:
     values = {row.name: row.metrics for row in summary.rows if row.kind != "reference" and row.metrics}
-    return as_address(figures.interval_plot(values, {name: METRIC_NAMES[name] for name in SHOWN}))
+    return as_address(
+        figures.interval_plot(
+            values, {name: title for name, title in summary.metric_names.items() if name not in _LEFT_OUT}
+        )
+    )
 
 
 def _signed(value: float) -> str:

@@ -10,19 +10,23 @@ from typing import Any
 import pandas as pd
 
 from ham_ray import storage
-from ham_ray.diagnoses import DIAGNOSES
+from ham_ray.data.classes import Classes
 from ham_ray.evaluation import search_figures as figures
 from ham_ray.evaluation.report import as_address, environment
-from ham_ray.evaluation.summary import METRIC_NAMES, Summary, number
+from ham_ray.evaluation.summary import Summary, number
 
 LEAST = 10  # complete trials below which importances are chance
 
 
 @dataclass(frozen=True)
 class SearchData:
-    """All the page shows. `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the
-    best trials trained again, where they were, and `finals_page` where their own page is; `logarithmic` are the
-    parameters that the space draws on a logarithmic scale."""
+    """All the page shows.
+
+    `data_set` is its title and `noise` the spread of a score on one validation fold by chance, where it is known.
+    `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the best trials trained again,
+    where they were, and `finals_page` where their own page is; `logarithmic` are the parameters that the space draws
+    on a logarithmic scale.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -31,7 +35,9 @@ class SearchData:
     objective: str
     scores: Mapping[int, Mapping[int, float]]
     importances: Mapping[str, float]
-    noise: float
+    classes: Classes
+    data_set: str
+    noise: float | None
     facts: Mapping[str, str]
     finals: Summary | None
     finals_page: str
@@ -61,13 +67,14 @@ def render(data: SearchData) -> str:
             headings=headings,
             rows=rows,
             failures=data.trials[data.trials["state"] == "fail"][["trial", "reason"]].to_dict("records"),
-            close=int((ranked[data.objective] >= ranked[data.objective].max() - data.noise).sum()) - 1,
+            close=int((ranked[data.objective] >= ranked[data.objective].max() - (data.noise or 0)).sum()) - 1,
             sections=_sections(data.trials),
             too_few=f"{len(ranked)} of the {LEAST} complete trials that importances need." if not enough else "",
             labels=tuple(dict.fromkeys([*data.labels, *(data.finals.labels if data.finals else ())])),
-            diagnoses=DIAGNOSES,
+            classes=data.classes,
+            data_set=data.data_set,
             pictures={name: as_address(picture) for name, picture in pictures.items()},
-            metric_names=METRIC_NAMES,
+            metric_names=data.finals.metric_names if data.finals else {},
         )
     )
 

@@ -20,33 +20,36 @@ from rich.table import Table
 
 from ham_ray import storage
 from ham_ray.console import for_tables
+from ham_ray.data.dataset import Dataset
+from ham_ray.data.images import LEAKAGE
 from ham_ray.evaluation import cautions, intervals, metrics
 from ham_ray.evaluation.assessment import Assessment, assess, reported
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.floors import ORIGINAL_SPLIT, ORIGINAL_STUDY
-from ham_ray.evaluation.predictions import NEW, arrays, of_split
+from ham_ray.evaluation.predictions import NEW, arrays, classes_of, of_split
 
 SYNTHETIC_LABEL = "SYNTHETIC DATA: these figures say nothing about skin lesions"
 FEW_LABEL = f"FEWER THAN {cautions.FEW} IMAGES: these figures say next to nothing"
+UNGROUPED_LABEL = f"IMAGES WITHOUT A LESION: {LEAKAGE}"
 RANDOM_LABEL = "RANDOM WEIGHTS, nothing pretrained"
 RANDOM_WEIGHTS = "random (none)"  # of a backbone that was meant to be pretrained
 FOOTNOTE = (
     "Below each value its 95 % interval, a bootstrap over lesions; exact (Clopper-Pearson on lesions), with the images "
     "counted, where all are right or none is. Research software, not a medical device."
 )
+_FOCUS = "_sensitivity"  # to the class in focus, after its name
 METRIC_NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro-F1",
     "macro_auc": "macro-AUC",
     "accuracy": "accuracy",
     "weighted_f1": "weighted F1",
-    "melanoma_sensitivity": "melanoma sens.",
-}
+}  # of all classes
 
 
-def labels(synthetic: bool, random: bool) -> tuple[str, ...]:
-    """What must be said wherever results on drawings, or of networks without pretrained weights, are shown."""
-    said = {SYNTHETIC_LABEL: synthetic, RANDOM_LABEL: random}
+def labels(synthetic: bool, random: bool, ungrouped: bool) -> tuple[str, ...]:
+    """Return what must be said wherever results are shown that are of drawings, of networks without pretrained weights,
+    or on folds of images whose lesions are not known."""
+    said = {SYNTHETIC_LABEL: synthetic, RANDOM_LABEL: random, UNGROUPED_LABEL: ungrouped}
     return tuple(label for label, holds in said.items() if holds)
 
 
@@ -105,6 +108,13 @@ class Summary:
     synthetic: bool
     rows: tuple[Row, ...]
     models: str = "trained here"
+    ungrouped: bool = False
+
+    @property
+    def metric_names(self) -> dict[str, str]:
+        """The metrics of the table with their titles: `METRIC_NAMES` and the sensitivity to the class in focus."""
+        own = dict.fromkeys(name for row in self.rows for name in row.metrics if name.endswith(_FOCUS))
+        return METRIC_NAMES | {name: f"{name.removesuffix(_FOCUS).replace('_', ' ')} sens." for name in own}
 
     @property
     def common_split(self) -> str | None:
@@ -134,6 +144,8 @@ class Summary:
         found = []
         if self.synthetic:
             found.append(SYNTHETIC_LABEL)
+        if self.ungrouped:
+            found.append(UNGROUPED_LABEL)
         if self.random_weights:
             found.append(f"{RANDOM_LABEL}: {', '.join(self.random_weights)}")
         models = [row for row in self.rows if row.kind == "model"]
@@ -147,17 +159,18 @@ def summarise(
     floors: Mapping[str, pd.DataFrame],
     data: str,
     synthetic: bool = False,
-    references: bool = True,
+    references: Dataset | None = None,
     models: str = "trained here",
+    ungrouped: bool = False,
 ) -> Summary:
-    """The summary of models and floors on their reported images, and with `references` the original study's figures.
+    """Summarise models and floors on their reported images, beside what was published on the data set `references`.
 
-    The latter are left out for synthetic data too: nothing but results on HAM10000 can stand beside them.
+    The latter is left out for synthetic data: nothing but results on the data set itself can stand beside it.
     """
     rows = [model_row(name, run, floors) for name, run in runs.items()]
     rows += [floor_row(name, frame) for name, frame in floors.items()]
-    rows += reference_rows() if references and not synthetic else []
-    return Summary(data, synthetic, tuple(rows), models)
+    rows += reference_rows(references) if references and not synthetic else []
+    return Summary(data, synthetic, tuple(rows), models, ungrouped)
 
 
 def model_row(name: str, run: Run, floors: Mapping[str, pd.DataFrame]) -> Row:
@@ -184,12 +197,17 @@ def floor_row(name: str, frame: pd.DataFrame) -> Row:
     return Row(name, "floor", split_text(test), images=len(test), metrics=intervals.intervals(test))
 
 
-def reference_rows() -> list[Row]:
-    """The original study's figures, which no interval came with."""
+def reference_rows(dataset: Dataset) -> list[Row]:
+    """Make the rows of published figures, which no interval came with."""
     names = ("accuracy", "macro_f1", "weighted_f1")
     return [
-        Row(model.name, "reference", ORIGINAL_SPLIT, metrics={name: Interval(getattr(model, name)) for name in names})
-        for model in ORIGINAL_STUDY
+        Row(
+            model.name,
+            "reference",
+            dataset.published_split,
+            metrics={name: Interval(getattr(model, name)) for name in names},
+        )
+        for model in dataset.published
     ]
 
 
@@ -198,7 +216,7 @@ def evaluation(run: Run) -> dict[str, Any]:
     page shows."""
     assert run.predictions is not None
     validation = of_split(run.predictions, "validation")
-    chosen = {} if validation.empty else {"validation": metrics.evaluate(*arrays(validation))}
+    chosen = {} if validation.empty else {"validation": metrics.evaluate(*arrays(validation), classes_of(validation))}
     return {**chosen, "test": run.assessment.facts()}
 
 
@@ -258,11 +276,11 @@ def table(summary: Summary) -> Table:
         pad_edge=False,
     )
     shown.add_column("model", min_width=36)
-    for name in METRIC_NAMES.values():
+    for name in summary.metric_names.values():
         shown.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
     for row, following in itertools.zip_longest(summary.rows, summary.rows[1:]):
         marks = [f"! {notes[text]}" for text in row.warnings]
-        cells = [_cell(row.metrics.get(name)) for name in METRIC_NAMES]
+        cells = [_cell(row.metrics.get(name)) for name in summary.metric_names]
         shown.add_row(
             _name_cell(row, marks, summary.common_split),
             *cells,
@@ -287,7 +305,7 @@ def _epochs(history: pd.DataFrame | None) -> tuple[int | None, int | None]:
 def _flat(row: Row, summary: Summary) -> dict[str, Any]:
     line: dict[str, Any] = {"name": row.name, "kind": row.kind, "data": summary.data, "synthetic": summary.synthetic}
     line |= {"split": row.split, "weights": row.weights}
-    for name in METRIC_NAMES:
+    for name in summary.metric_names:
         found = row.metrics.get(name)
         line |= {name: found and found.value, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
     return line | {

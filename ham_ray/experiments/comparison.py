@@ -6,7 +6,7 @@ import pandas as pd
 
 from ham_ray import storage
 from ham_ray.evaluation import thresholds
-from ham_ray.evaluation.predictions import arrays, of_split, with_calls
+from ham_ray.evaluation.predictions import arrays, classes_of, of_split, with_calls
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
@@ -53,6 +53,6 @@ def pool(found: list[Run]) -> Run:
 
 
 def _test(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The test rows, with what the thresholds of this training's own validation images call melanoma."""
+    """The test rows, with what the thresholds of this training's own validation images take for the class in focus."""
     test, validation = (of_split(predictions, split) for split in ("test", "validation"))
-    return with_calls(test, thresholds.choose(*arrays(validation)))
+    return with_calls(test, thresholds.choose(*arrays(validation), classes_of(validation).focus_label))

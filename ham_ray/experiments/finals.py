@@ -18,11 +18,10 @@ import pandas as pd
 from optuna.trial import FrozenTrial
 
 from ham_ray import runs, storage
-from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.evaluation.predictions import arrays, of_split, with_calls
+from ham_ray.evaluation.predictions import arrays, classes_of, of_split, with_calls
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.publishing import publish
 from ham_ray.experiments.setting import Setting
@@ -60,7 +59,7 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     if not best:
         raise UserError("no trial is complete: there is nothing to train again")
     tried = _trained({trial.number: _recipes(trial, base, plan.seeds) for trial in best}, setting)
-    shares = prior(feed.split_rows(setting.images, base)["training"])
+    shares = prior(feed.split_rows(setting.images, base)["training"], len(setting.images.classes))
     means = _means(tried, shares)
     ranked = [*means]
     members = {number: tried[number] for number in ranked[: plan.ensemble]}
@@ -188,7 +187,7 @@ def _viewed(name: str, run: Run, views: int, setting: Setting) -> Run:
     table = _table(run)
     rows = setting.images.fold(*table["fold"].unique().tolist())
     model = storage.join(setting.out, name, MODEL)
-    predicted = pd.DataFrame(predict_rows(model, setting.images, rows, views), rows["image_id"], PROBABILITIES)
+    predicted = pd.DataFrame(predict_rows(model, setting.images, rows, views), rows["image_id"])
     return Run(_with(table, predicted.loc[table["image_id"]].to_numpy()), None, run.info)
 
 
@@ -199,7 +198,7 @@ def _table(run: Run) -> pd.DataFrame:
 
 
 def _with(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
-    return table.assign(**dict(zip(PROBABILITIES, probabilities.T.astype(np.float32), strict=True)))
+    return table.assign(**dict(zip(classes_of(table).probabilities, probabilities.T.astype(np.float32), strict=True)))
 
 
 def average(found: list[Run]) -> Run:
@@ -208,7 +207,7 @@ def average(found: list[Run]) -> Run:
     So a test image has those of all runs, a validation image those of the runs that did not learn from it.
     """
     together = pd.concat([_table(run) for run in found], ignore_index=True)
-    means = together.groupby("image_id", sort=False)[list(PROBABILITIES)].mean()
+    means = together.groupby("image_id", sort=False)[classes_of(together).probabilities].mean()
     table = together.drop_duplicates("image_id", ignore_index=True)  # in the order of the means
     minutes = sum(run.info.get("minutes", 0.0) for run in found)
     return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes, "calibration": None})

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ham_ray.data.images import Images, read_pixels
-from ham_ray.evaluation import assessment, attention_sheet, metrics, thresholds
+from ham_ray.evaluation import assessment, attention_sheet, metrics
 from ham_ray.evaluation.attention_sheet import Attention, Corners
-from ham_ray.evaluation.predictions import arrays
+from ham_ray.evaluation.predictions import arrays, classes_of
 from ham_ray.models import registry
 from ham_ray.models.architecture import Saliency
 from ham_ray.models.attention import CORNER, has_vignette, in_corners
@@ -31,9 +31,9 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | No
     rows = images.fold(*test["fold"].unique().tolist())
     pixels = read_pixels(images, rows)
     place = {image_id: number for number, image_id in enumerate(rows["image_id"])}
-    shown = attention_sheet.choose(test)
+    shown, classes = attention_sheet.choose(test), classes_of(test)
     chosen = pixels[[place[image_id] for image_id in shown["image_id"]]]
-    sheet = attention_sheet.draw(shown, chosen, saliency(network, chosen, shown["called"].to_numpy()))
+    sheet = attention_sheet.draw(shown, chosen, saliency(network, chosen, shown["called"].to_numpy()), classes)
     truth, p = arrays(test.set_index("image_id", drop=False).loc[rows["image_id"]])
     dark = has_vignette(pixels)
     bright = np.random.default_rng(0).permutation(np.flatnonzero(~dark))[:_BRIGHT]
@@ -41,9 +41,11 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | No
         name: _shares(saliency, network, pixels[taken], metrics.predicted(p)[taken])
         for name, taken in {"dark": np.flatnonzero(dark), "bright": bright}.items()
     }
-    melanoma = truth == thresholds.MELANOMA
-    melanomas, others = (float(melanoma[of].mean()) if of.any() else None for of in (dark, ~dark))
-    corners = Corners((2 * CORNER) ** 2, shares["dark"], shares["bright"], int(dark.sum()), melanomas, others)
+    focus = classes.name(classes.focus) if classes.focus else None
+    focused, others = (
+        float((truth[of] == classes.focus_label).mean()) if focus and of.any() else None for of in (dark, ~dark)
+    )
+    corners = Corners((2 * CORNER) ** 2, shares["dark"], shares["bright"], int(dark.sum()), focus, focused, others)
     return Attention(sheet, corners)
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 
 from ham_ray import runs, storage
+from ham_ray.data import datasets
 from ham_ray.data.images import thumbnails
 from ham_ray.evaluation import model_card, paired, predictions, report, summary
 from ham_ray.evaluation.attention_sheet import Attention
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.floors import floors, of_ham10000
+from ham_ray.evaluation.floors import floors
 from ham_ray.evaluation.intervals import HOW
 from ham_ray.evaluation.summary import Run, Summary
 from ham_ray.experiments.looking import attention
@@ -41,8 +42,11 @@ def publish(
     with step("trivial baselines", "always the most frequent class; logistic regression on 12×9 thumbnails"):
         floor = _pooled([floors(setting.images, rows) for rows in splits])
     with step("figures, intervals, comparisons"):
-        synthetic, ham10000 = setting.images.card["synthetic"], of_ham10000(setting.images.rows["image_id"])
-        result = summary.summarise(trained, floor, setting.data, synthetic, references=ham10000)
+        images = setting.images
+        references = datasets.of_images(images.rows["image_id"])
+        result = summary.summarise(
+            trained, floor, setting.data, images.card["synthetic"], references, ungrouped=images.ungrouped
+        )
         summary.write(result, setting.out)
         evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
         storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
@@ -55,7 +59,7 @@ def publish(
         storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
         if (found.model, found.other) in pairs:
-            values = ", ".join(f"{summary.METRIC_NAMES[name]} {_told(value)}" for name, value in found.by.items())
+            values = ", ".join(f"{result.metric_names[name]} {_told(value)}" for name, value in found.by.items())
             print(
                 f"{found.model} compared with {found.other} on {found.shared:,} test images of both: {values}",
                 flush=True,
@@ -118,7 +122,9 @@ def _report(
             "intervals": HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
         },
-        counts=report.class_counts(rows),
+        counts=report.class_counts(rows, setting.images.classes),
+        classes=setting.images.classes,
+        split=report.LESION_SPLIT + (report.UNGROUPED if setting.images.ungrouped else ""),
         fingerprint=setting.images.fingerprint,
         licence=data_card["licence"],
         attribution=data_card["attribution"],

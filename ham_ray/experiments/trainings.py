@@ -16,7 +16,6 @@ from ray.exceptions import RayActorError
 
 from ham_ray import runs, storage
 from ham_ray.data import card
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import in_words
 from ham_ray.evaluation import calibration, predictions, summary
 from ham_ray.evaluation.calibration import Calibration
@@ -120,7 +119,10 @@ def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
 
 def _finish(outcome: workers.Outcome, parts: feed.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
     """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
-    tables = [predictions.predictions(parts.rows[name], name, p) for name, p in outcome.probabilities.items()]
+    tables = [
+        predictions.predictions(parts.rows[name], name, p, setting.images.classes)
+        for name, p in outcome.probabilities.items()
+    ]
     predicted = pd.concat(tables, ignore_index=True)
     predictions.write(predicted, storage.join(uri, PREDICTIONS))
     with storage.writing(storage.join(uri, HISTORY)) as path:
@@ -144,7 +146,7 @@ def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> Calibrat
     Returns its calibration; None without validation images.
     """
     if storage.exists(place := storage.join(uri, CALIBRATION)):
-        return beside.calibration(place)
+        return beside.calibration(place, len(setting.images.classes))
     assert run.predictions is not None
     rows = feed.split_rows(setting.images, recipe)
     splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
@@ -153,15 +155,15 @@ def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> Calibrat
     storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
     if "validation" not in rows:
         return None
-    fitted = calibration.chosen(run.predictions, prior(rows["training"]))
+    fitted = calibration.chosen(run.predictions, prior(rows["training"], len(setting.images.classes)))
     storage.write_bytes(place, runs.to_json(vars(fitted)))
     print(fitted.verdict, flush=True)
     return fitted
 
 
-def prior(rows: pd.DataFrame) -> np.ndarray:
-    """The class shares of these rows of IMAGES, float64[7]."""
-    return np.bincount(rows["label"], minlength=len(CODES)) / len(rows)
+def prior(rows: pd.DataFrame, classes: int) -> np.ndarray:
+    """Compute the class shares of these rows of IMAGES, float64[K]."""
+    return np.bincount(rows["label"], minlength=classes) / len(rows)
 
 
 def _warnings(family: str, spread: float) -> list[str]:

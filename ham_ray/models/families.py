@@ -9,7 +9,6 @@ import keras
 import numpy as np
 from keras import layers
 
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture
@@ -25,7 +24,7 @@ class Network:
     prefix: uint8 RGB [B, size, size, 3] to what enters the first trained layer; never trained, preprocessing inside.
         It gives the images as they are where everything is trained.
     body: from there to features float32 [B, F], between which and the head training drops out some.
-    head: features to logits float32 [B, 7].
+    head: features to logits float32 [B, K].
     whole: prefix and body as one, of plain Keras layers that hold the same variables: what is saved.
     trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
     """
@@ -50,7 +49,7 @@ class Network:
         return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
 
     def classifier(self) -> keras.Model:
-        """The model one saves: uint8 RGB in, probabilities float32 [B, 7] in the order of `diagnoses.CODES` out."""
+        """The model one saves: uint8 RGB in, probabilities float32 [B, K] in the order of labels out."""
         images = _images(self.whole.input_shape[1])
         logits = self.head(self.whole(images, training=False), training=False)
         return keras.Model(images, layers.Softmax(dtype="float32", name="probabilities")(logits), name="ham_ray")
@@ -72,8 +71,10 @@ class Network:
         return ([] if frozen else self.body.variables) + self.head.variables
 
 
-def build(recipe: Recipe, size: int, weights: Weights) -> Network:
-    """The recipe's network for `size` × `size` images, freshly initialised from the recipe's seed or from weights.
+def build(recipe: Recipe, size: int, weights: Weights, classes: int) -> Network:
+    """Build the recipe's network for `size` × `size` images and so many classes, freshly initialised.
+
+    It starts from the recipe's seed, or from weights.
 
     Raises:
         UserError: the weights are not of its architecture, or it takes no images of this size.
@@ -93,7 +94,7 @@ def build(recipe: Recipe, size: int, weights: Weights) -> Network:
     whole = pooled(architecture, base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
     prefix, body = cut(architecture, computed, depth)
-    return Network(prefix, body, _head(whole.output_shape[-1], recipe), whole, architecture.trains_statistics)
+    return Network(prefix, body, _head(whole.output_shape[-1], recipe, classes), whole, architecture.trains_statistics)
 
 
 def unfreeze(base: keras.Model, architecture: Architecture, depth: int) -> None:
@@ -149,11 +150,11 @@ def _nothing(inputs: keras.KerasTensor) -> keras.Model:
     return keras.Model(inputs, layers.Identity(dtype="float32")(inputs), name="nothing")
 
 
-def _head(features: int, recipe: Recipe) -> keras.Model:
+def _head(features: int, recipe: Recipe, classes: int) -> keras.Model:
     inputs = keras.Input((features,), name="features")
     x = (
         layers.Dense(recipe.model.hidden_units, "relu", dtype="float32", name="hidden")(inputs)
         if recipe.model.hidden_units
         else inputs
     )
-    return keras.Model(inputs, layers.Dense(len(CODES), dtype="float32", name="logits")(x), name="head")
+    return keras.Model(inputs, layers.Dense(classes, dtype="float32", name="logits")(x), name="head")

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from ham_ray import storage
 from ham_ray.data.terms import GEOMETRIES
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import SPLITS
@@ -52,17 +51,21 @@ def weights(uri: str) -> str | None:
     return found
 
 
-def calibration(uri: str) -> Calibration | None:
-    """The calibration in a file; None where there is no such file.
+def calibration(uri: str, classes: int) -> Calibration | None:
+    """Read the calibration of so many classes in a file; None where there is no such file.
 
     Raises:
         UserError: damaged.
     """
-    return _calibration(uri, found) if (found := storage.read_object(uri)) else None
+    if not (found := storage.read_object(uri)):
+        return None
+    fitted = _calibration(uri, found)
+    check_prior(uri, fitted, classes)
+    return fitted
 
 
 def winner(uri: str) -> Winner:
-    """What a search chose.
+    """Read what a search chose.
 
     Raises:
         UserError: damaged, or of a version that named no models.
@@ -101,6 +104,15 @@ def splits(uri: str) -> dict[str, str]:
     )
 
 
+def check_prior(uri: str, fitted: Calibration, classes: int) -> None:
+    """Refuse a calibration, read from a file, that is of another number of classes.
+
+    Raises:
+        UserError: damaged.
+    """
+    _require(uri, len(fitted.prior) == classes, f"prior is not {classes} shares")
+
+
 def _calibration(uri: str, found: Any) -> Calibration:
     try:
         fitted = Calibration(**found)
@@ -114,7 +126,7 @@ def _calibration(uri: str, found: Any) -> Calibration:
     _require(uri, finite, "a number of its calibration is none")
     _require(uri, fitted.temperature > 0, f"temperature is {fitted.temperature}, not above 0")
     prior = _values(fitted.prior)
-    _require(uri, len(prior) == len(CODES) and min(prior) >= 0, f"prior is not {len(CODES)} shares")
+    _require(uri, bool(prior) and min(prior) >= 0, "prior is no shares")
     return fitted
 
 

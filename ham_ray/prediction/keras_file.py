@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import struct
 import zipfile
 import zlib
@@ -19,7 +20,8 @@ import h5py
 import numpy as np
 
 from ham_ray import storage
-from ham_ray.diagnoses import CODES
+from ham_ray.data import datasets
+from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.saving import CLASSES, METADATA
@@ -47,6 +49,7 @@ _ALLOWED = {
     ("keras.src.ops.numpy", "Flip"),
     (None, "__keras_tensor__"),  # what connects layers: shape and type
 }
+_CODE = re.compile(r"\w{1,100}")  # of a class
 _CHANNELS = (-1, 3, [-1], [3])  # axes
 _END = struct.Struct("<4s4xHHII")  # of a zip: signature, …, members here and in all, bytes of its directory, where
 _END_LENGTH, _END64_LENGTH, _MOST_COMMENT = 22, 20, 1 << 16
@@ -54,10 +57,11 @@ _END_LENGTH, _END64_LENGTH, _MOST_COMMENT = 22, 20, 1 << 16
 
 @dataclass(frozen=True)
 class KerasFile:
-    """A checked file: its bytes, and the side in pixels of the images that its classifier takes."""
+    """A checked file: its bytes, the side in pixels of the images that its classifier takes, and its classes."""
 
     content: bytes
     size: int
+    classes: Classes
 
 
 def open_file(uri: str) -> KerasFile:
@@ -65,20 +69,20 @@ def open_file(uri: str) -> KerasFile:
 
     Raises:
         UserError: not a Keras 3 file, over a limit, damaged, with code or weights that are no numbers in it, none of
-            this project's classifiers, or one of other classes or in another order. Files of older code do not name
-            their classes and are taken.
+            this project's classifiers, or one that names other classes than it has. Files of older code do not name
+            them: they are HAM10000's.
     """
     if not storage.exists(uri):
         raise UserError(f"--model {uri}: no such file")
     content = storage.read_limited(uri, MAX_BYTES, "--model")
     try:
         config, metadata, weights = _unpacked(content)
-        size = _image_size(config)
-        _check_classes(metadata)
+        size, units = _image_size_and_classes(config)
+        classes = _classes(metadata, units)
         _check_weights(weights)
     except _Refused as reason:
         raise UserError(f"--model {uri} {reason}") from None
-    return KerasFile(content, size)
+    return KerasFile(content, size, classes)
 
 
 class _Refused(Exception):
@@ -110,16 +114,30 @@ def _parsed(name: str, content: bytes) -> Any:
         raise _Refused(f"is damaged: its {name} is no JSON ({type(error).__name__}); copy it again") from None
 
 
-def _check_classes(metadata: Any) -> None:
-    """Refuse a classifier that names other classes than this project's, or these in another order."""
+def _classes(metadata: Any, units: int) -> Classes:
+    """The classes that the file names, or those of before files did; refused where they are not as many as it has."""
     recorded = _member(metadata, CLASSES)
-    if recorded is None or recorded == list(CODES):
-        return
-    names = isinstance(recorded, list) and all(isinstance(name, str) for name in recorded)
-    raise _Refused(
-        f"gives probabilities of {ascii(', '.join(recorded))[:200] if names else 'no list of names'}, in this order; "
-        f"here they are of {', '.join(CODES)!r}: predict with the version of ham_ray that saved it"
-    )
+    if recorded is None:
+        codes = datasets.DEFAULT.classes.codes if datasets.DEFAULT.classes else ()
+    elif (
+        isinstance(recorded, list)
+        and recorded
+        and all(isinstance(name, str) and _CODE.fullmatch(name) for name in recorded)
+    ):
+        codes = tuple(recorded)
+    else:
+        raise _Refused(f"names no classes: {ascii(recorded)[:200]}; save or copy it again")
+    classes = datasets.classes_of(codes)
+    if classes.codes != codes or len({*codes}) != len(codes):
+        raise _Refused(
+            f"gives probabilities of {', '.join(codes)!r}, in this order; here they are of "
+            f"{', '.join(classes.codes)!r}: predict with the version of ham_ray that saved it"
+        )
+    if len(codes) != units:
+        raise _Refused(
+            f"gives {units} probabilities and is of {len(codes)} classes ({', '.join(codes)}); save it again"
+        )
+    return classes
 
 
 def _check_end(content: bytes) -> None:
@@ -163,8 +181,8 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
         raise _Refused(f"is damaged: the checksum of its {name} does not hold; copy it again") from None
 
 
-def _image_size(config: Any) -> int:
-    """The side of the images that the described classifier takes."""
+def _image_size_and_classes(config: Any) -> tuple[int, int]:
+    """The side of the images that the described classifier takes, and how many classes it has."""
     objects = list(_objects(config))
     allowed = _ALLOWED.union(*(architecture.layers for architecture in registry.architectures().values()))
     if foreign := sorted(filter(None, (_foreign(part, allowed) for part in objects))):
@@ -174,18 +192,18 @@ def _image_size(config: Any) -> int:
     first, last = (layers[0], layers[-1]) if isinstance(layers, list) and layers else (None, None)
     shape, kind = _member(_member(first, "config"), "batch_shape"), _member(_member(first, "config"), "dtype")
     units = next((part.get("units") for part in objects if part.get("name") == "logits" and "units" in part), None)
-    named = (_member(inner, "name"), kind, _member(last, "name"), units)
+    named = (_member(inner, "name"), kind, _member(last, "name"))
     square = isinstance(shape, list) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3
-    if named != ("ham_ray", "uint8", "probabilities", len(CODES)) or not square:
+    if named != ("ham_ray", "uint8", "probabilities") or not square or not (isinstance(units, int) and units > 1):
         raise _Refused(
             f"is no classifier of this project: named {named[0]!r}, it takes {kind} of shape {shape or []} and ends in "
             f"{named[2]!r} of {units or 'unknown'} classes; expected 'ham_ray', uint8 images and 'probabilities' of "
-            f"{len(CODES)}"[:400]
+            "two classes or more"[:400]
         )
     _check_widths(objects)
     if not (isinstance(shape[1], int) and 0 < shape[1] <= MAX_SIDE):
         raise _Refused(f"is not taken: images of {shape[1]!r} pixels, at most {MAX_SIDE:,} are possible")
-    return shape[1]
+    return shape[1], units
 
 
 def _check_widths(objects: list[dict[str, Any]]) -> None:

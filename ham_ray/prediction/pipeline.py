@@ -20,7 +20,6 @@ from ham_ray.data.augment import view
 from ham_ray.data.gallery import Gallery, TableGallery
 from ham_ray.data.images import Images
 from ham_ray.data.quarantine import Finding
-from ham_ray.diagnoses import CODES
 from ham_ray.prediction import saved
 from ham_ray.progress import step
 from ham_ray.training.step import PREDICT_BATCH, predict
@@ -54,7 +53,7 @@ class Way:
 
 
 def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
-    """Probabilities float32[n, 7] of `rows` by a saved model, the mean over the first `views` of eight symmetries.
+    """Probabilities float32[n, K] of `rows` by a saved model, the mean over the first `views` of eight symmetries.
 
     Args:
         model: its path or URI.
@@ -115,17 +114,13 @@ class _Predictor:
         return pa.table({**columns, "raw": [*raw, *[None] * len(bad)]}, schema=SCHEMA)
 
     def _predicted(self, pixels: np.ndarray) -> np.ndarray:
-        if not len(pixels):
-            return np.empty((0, len(self.ensembles) * len(CODES)), np.float32)
         views = [view(pixels, index) for index in range(self.way.views)]
         return np.concatenate([self._mean(members, views) for members in self.ensembles], axis=1)
 
     def _mean(self, members: list[tuple[Any, float]], pictures: list[np.ndarray]) -> np.ndarray:
-        mean = np.zeros((len(pictures[0]), len(CODES)), np.float32)
-        for model, share in members:
-            for picture in pictures:
-                mean += share / len(pictures) * predict(model, picture, self.way.batch_size)
-        return mean
+        weights = [(model, picture, share / len(pictures)) for model, share in members for picture in pictures]
+        each = [weight * predict(model, picture, self.way.batch_size) for model, picture, weight in weights]
+        return np.sum(each, axis=0)
 
 
 def forward(model: Any) -> Callable[[np.ndarray], tf.Tensor]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ham_ray import storage
 from ham_ray.data import cells
+from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.evaluation.predictions import NEW, SPLITS
@@ -36,6 +37,7 @@ class Saved:
         name: as the user gave it.
         members: place of each `.keras` file -> its share in the mean; the shares sum to 1.
         size: side of the images it takes, in pixels.
+        classes: of its probabilities, in their order.
         geometry: how those were made from pictures of other shapes; None where nothing says it.
         calibration: fitted on its validation images; None where there is none beside the model.
         splits: the split of each image and group it has to do with; empty where nothing says it.
@@ -46,6 +48,7 @@ class Saved:
     name: str
     members: dict[str, float]
     size: int
+    classes: Classes
     geometry: str | None
     calibration: Calibration | None
     splits: dict[str, str]
@@ -82,7 +85,7 @@ def find(place: str) -> Saved:
 
 
 def load(uri: str, precision: str = "float32") -> keras.Model:
-    """A saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, 7] out.
+    """A saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, K] out.
 
     With `precision` "bfloat16" its convolutions compute in that, with BatchNorm folded into them; its weights stay
     float32.
@@ -131,12 +134,14 @@ def name_notes(saved: list[Saved], image_ids: Iterable[str]) -> list[str]:
 
 
 def _run(name: str, model: str, folder: str) -> Saved:
+    file = keras_file.open_file(model)
     return Saved(
         name=name,
         members={model: 1.0},
-        size=keras_file.open_file(model).size,
+        size=file.size,
+        classes=file.classes,
         geometry=beside.geometry(storage.join(folder, DATA_CARD)),
-        calibration=beside.calibration(storage.join(folder, CALIBRATION)),
+        calibration=beside.calibration(storage.join(folder, CALIBRATION), len(file.classes)),
         splits=beside.splits(storage.join(folder, SPLIT)),
         weights=beside.weights(storage.join(folder, METRICS)),
     )
@@ -148,6 +153,7 @@ def _winner(name: str, folder: str) -> Saved:
     names = [run for runs in winner.members for run in runs]
     runs = {run: _run(run, storage.join(folder, run, MODEL), storage.join(folder, run)) for run in names}
     first = runs[names[0]]
+    beside.check_prior(storage.join(folder, WINNER), winner.calibration, len(first.classes))
     return Saved(
         name=name,
         members={
@@ -156,6 +162,7 @@ def _winner(name: str, folder: str) -> Saved:
             for run in runs
         },
         size=first.size,
+        classes=first.classes,
         geometry=first.geometry,
         calibration=winner.calibration,
         splits=_together([run.splits for run in runs.values()]),

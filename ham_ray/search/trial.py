@@ -41,6 +41,7 @@ class Shared:
 
     base: Recipe
     size: int
+    classes: int
     weights: ray.ObjectRef
     pixels: dict[str, ray.ObjectRef]
     labels: dict[str, np.ndarray]
@@ -139,7 +140,7 @@ class WarmTrial(tune.Trainable):
             return self.trainers[shape]
         while len(self.trainers) >= _SHAPES:
             self.trainers.popitem(last=False)
-        network = build(recipe, self.shared.size, ray.get(self.shared.weights))
+        network = build(recipe, self.shared.size, ray.get(self.shared.weights), self.shared.classes)
         replica = Replica(tf.distribute.get_strategy())
         self.trainers[shape] = Trainer(recipe, network, replica, task.counts, task.cached)
         return self.trainers[shape]
@@ -152,4 +153,4 @@ def _task(recipe: Recipe, shared: Shared) -> loop.Task:
         parts = {name: feed.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()}
         return feed.kept_batches(parts["training"], sampler), parts["validation"]
 
-    return loop.make_task(recipe, shared.labels, shared.tables.get(table_key(recipe)), plain)
+    return loop.make_task(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)

@@ -190,7 +190,7 @@ def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[in
 
 def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
     """Shape and dtype of what the prefix gives, from a network with random weights."""
-    prefix = build(recipe, size, RANDOM).prefix
+    prefix = build(recipe, size, RANDOM, classes=1).prefix
     return tuple(prefix.output.shape[1:]), str(prefix.output.dtype)
 
 
@@ -278,7 +278,7 @@ class _Builder:
 
     def __init__(self, work: _Work) -> None:
         self.work, self.computing = work, threading.Lock()
-        prefix = build(work.recipe, work.images.size, work.weights).prefix
+        prefix = build(work.recipe, work.images.size, work.weights, classes=1).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
             lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
         )

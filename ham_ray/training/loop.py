@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.models.families import Network
@@ -51,6 +50,7 @@ class Task:
 def make_task(
     recipe: Recipe,
     labels: dict[str, np.ndarray],
+    classes: int,
     tables: dict[str, str] | None,
     plain: Callable[[Sampler], tuple[Batches, Part | None]],
     rank: int = 0,
@@ -58,7 +58,7 @@ def make_task(
 ) -> Task:
     """The task of a worker: from tables of activations where there are any, else the batches and part of `plain`.
 
-    `labels` are of the whole training and validation splits.
+    `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
     """
     sampler = feed.make_sampler(recipe, len(labels["training"]), rank, workers)
     if tables:
@@ -67,7 +67,7 @@ def make_task(
         validation = feed.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
     else:
         batches, validation = plain(sampler)
-    counts = np.bincount(labels["training"], minlength=len(CODES))
+    counts = np.bincount(labels["training"], minlength=classes)
     return Task(batches, sampler.steps, validation, counts, cached=bool(tables))
 
 

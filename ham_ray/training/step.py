@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from ham_ray.data.augment import DRAWS, augment, draw
-from ham_ray.diagnoses import CODES
 from ham_ray.models.families import Network
 from ham_ray.recipe import Recipe
 from ham_ray.training.feed import Inputs
@@ -149,7 +148,7 @@ class Trainer:
                 variable.assign(value)
 
     def predict(self, inputs: Inputs) -> np.ndarray:
-        """Probabilities float32[n, 7] of this replica's images."""
+        """Probabilities float32[n, K] of this replica's images."""
         return predict(self.forward, inputs)
 
     def _compile(self, phase: Phase) -> _Compiled:
@@ -210,10 +209,10 @@ class Trainer:
 
 
 def predict(forward: Callable[[np.ndarray], tf.Tensor], inputs: Inputs, batch_size: int = PREDICT_BATCH) -> np.ndarray:
-    """Probabilities float32[n, 7]; the last batch is padded, so that one compiled shape serves all."""
+    """Predict probabilities float32[n, K]; the last batch is padded, so that one compiled shape serves all."""
     probabilities = []
-    for start in range(0, len(inputs), batch_size):
+    for start in range(0, max(1, len(inputs)), batch_size):  # of no input too, for the number of classes
         batch = inputs[start : start + batch_size]
         padded = np.pad(batch, [(0, batch_size - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
         probabilities.append(np.asarray(forward(padded))[: len(batch)])
-    return np.concatenate(probabilities) if probabilities else np.empty((0, len(CODES)), np.float32)
+    return np.concatenate(probabilities)

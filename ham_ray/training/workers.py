@@ -38,7 +38,7 @@ STOPPED = "stopped at the gate"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training gives: probabilities float32[N, 7] of validation and test in the order of their rows.
+    """What a training gives: probabilities float32[N, K] of validation and test in the order of their rows.
 
     `failed` says why there are none.
     """
@@ -74,6 +74,7 @@ def train(
     config: dict[str, Any] = {
         "recipe": recipe.model_dump(),
         "size": images.size,
+        "classes": images.classes.codes,
         "weights": ray.put(weights),
         "uri": uri,
         "resident": splits.resident,
@@ -144,7 +145,7 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     replica = _join()
     recipe, weights = Recipe(**config["recipe"]), ray.get(config["weights"])
     with replica.strategy.scope():
-        network = build(recipe, config["size"], weights)
+        network = build(recipe, config["size"], weights, len(config["classes"]))
     task = _task(recipe, config, replica)
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
@@ -182,7 +183,7 @@ def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task
         batches = feed.batches(sampler, config["resident"], source)
         return batches, feed.collect("validation", sampler, source) if "validation" in labels else None
 
-    return loop.make_task(recipe, labels, config["activations"], plain, rank, workers)
+    return loop.make_task(recipe, labels, len(config["classes"]), config["activations"], plain, rank, workers)
 
 
 def _limit_threads() -> None:
@@ -209,12 +210,12 @@ def _finish(
     recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, parts: dict[str, feed.Part]
 ) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
-    final = build(recipe.changed(precision="float32"), config["size"], RANDOM)
+    final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
     for target, source in zip(final.variables, network.variables, strict=True):
         target.assign(source.numpy())
     classifier = final.classifier()
     if replica.rank == 0:
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
-            save(classifier, path)
+            save(classifier, path, config["classes"])
     forward = tf.function(lambda images: classifier(images, training=False))
     return {name: replica.gather(predict(forward, part.inputs)) for name, part in parts.items()}

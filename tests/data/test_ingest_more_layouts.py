@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ham10000 import CLASSES
 
 from ham_ray.data import huggingface
 from ham_ray.data.gallery import open_gallery
@@ -146,7 +147,7 @@ def test_an_export_without_lesions_is_refused(builder, delimited, tmp_path):
 
 def test_an_export_is_truth(builder, delimited, tmp_path):
     (tmp_path / "metadata.csv").write_bytes(delimited(isic_rows(builder.rows), ISIC_COLUMNS))
-    truth = read_truth(str(tmp_path / "metadata.csv"))
+    truth = read_truth(str(tmp_path / "metadata.csv"), CLASSES)
     assert truth.rows["label"].tolist() == [
         ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"].index(r["dx"]) for r in builder.rows
     ]

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, CODES, DIAGNOSES, ISIC
 
-from ham_ray.diagnoses import CODES, DIAGNOSES
 from ham_ray.evaluation import isic, metrics
 from ham_ray.evaluation.assessment import assess
 from ham_ray.evaluation.predictions import arrays, predictions
@@ -39,7 +39,7 @@ def scored(frame: pd.DataFrame, folder: Path) -> dict:
     truth = pd.DataFrame({"image": frame["image_id"]})
     for label, diagnosis in enumerate(DIAGNOSES):
         truth[diagnosis.isic] = (frame["y_true"] == label).astype(float)
-    (folder / "truth.csv").write_bytes(truth[["image", *isic.ORDER]].to_csv(index=False).encode())
+    (folder / "truth.csv").write_bytes(truth[["image", *ISIC]].to_csv(index=False).encode())
     (folder / "predictions.csv").write_bytes(isic.to_csv(frame))
     assert SCORER is not None
     ran = subprocess.run(
@@ -54,7 +54,7 @@ def scored(frame: pd.DataFrame, folder: Path) -> dict:
 def table(p: np.ndarray, label: np.ndarray) -> pd.DataFrame:
     names = [f"ISIC_{place:07d}" for place in range(len(p))]
     rows = pd.DataFrame({"image_id": names, "lesion_id": None, "group_id": names, "fold": -1, "label": label})
-    return predictions(rows, "new", p)
+    return predictions(rows, "new", p, CLASSES)
 
 
 def test_balanced_accuracy_auc_and_average_precision_agree(tmp_path: Path):

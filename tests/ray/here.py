@@ -37,8 +37,8 @@ def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, s
         parts = {name: feed.Part(pixels[name], labels[name]) for name in ("training", "validation")}
         return feed.kept_batches(parts["training"], sampler), parts["validation"]
 
-    network = build(recipe, images.size, RANDOM)
-    task = loop.make_task(recipe, labels, tables, plain)
+    network = build(recipe, images.size, RANDOM, 7)
+    task = loop.make_task(recipe, labels, 7, tables, plain)
     replica, told = Replica(tf.distribute.get_strategy()), Checkpoints(str(folder))
     progress = loop.train(recipe, network, task, replica, told, print)
     classifier = network.classifier()

@@ -64,7 +64,7 @@ def finetuned(cluster: str, images: Images, folder: Path) -> dict[str, str]:
 def test_a_table_holds_what_the_prefix_gives_for_each_view(finetuned: dict[str, str], images: Images):
     rows = images.fold(*FINETUNED.training_folds)
     pixels = read_pixels(images, rows)[100:140]
-    prefix = build(FINETUNED, images.size, RANDOM).prefix
+    prefix = build(FINETUNED, images.size, RANDOM, 7).prefix
     table = Activations(finetuned["training"], slice(90, len(rows)))
     assert len(table) == len(rows) - 90
     np.testing.assert_allclose(table[10:50], prefix(pixels).numpy(), rtol=2e-3, atol=1e-3)

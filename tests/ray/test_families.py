@@ -28,7 +28,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
 
 
 def built(family: str, **changes) -> families.Network:
-    return families.build(baseline(family).changed(**changes), 32, RANDOM)
+    return families.build(baseline(family).changed(**changes), 32, RANDOM, 7)
 
 
 @pytest.mark.parametrize("family", [*registry.RECIPES])
@@ -180,7 +180,7 @@ def test_an_epoch_on_the_sample_changes_what_is_trained_and_nothing_else(name: s
     trained = train_here(recipe, images, tmp_path)
     assert len(trained.history) == 1 and np.isfinite(trained.history[["train_loss", "validation_loss"]]).all(axis=None)
     np.testing.assert_allclose(trained.probabilities["test"].sum(axis=1), 1, rtol=1e-5)
-    fresh = families.build(recipe, images.size, RANDOM)
+    fresh = families.build(recipe, images.size, RANDOM, 7)
     learned = {variable.path for variable in fresh.learned_variables}
     for before, after in zip(fresh.variables, trained.network.variables, strict=True):
         same = np.array_equal(before.numpy(), after.numpy())
@@ -198,7 +198,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path):
     other.save_weights(tmp_path / "other.weights.h5")
     weights = resolve_weights(str(tmp_path / "other.weights.h5"), resnet50.ARCHITECTURE)
     with pytest.raises(UserError, match="weights other.weights.h5 do not fit resnet50 without top"):
-        families.build(baseline("resnet50_frozen"), 32, weights)
+        families.build(baseline("resnet50_frozen"), 32, weights, 7)
 
 
 def test_a_file_that_is_no_weights_is_refused(tmp_path: Path):
@@ -229,7 +229,7 @@ def test_imagenet_without_a_network_is_one_line_with_the_remedy(tmp_path: Path):
 @pytest.mark.skipif("HAM_RAY_TEST_WEIGHTS" not in os.environ, reason="HAM_RAY_TEST_WEIGHTS names no ImageNet weights")
 def test_imagenet_features_differ_between_images_only_with_the_right_preprocessing(images: Images):
     weights = resolve_weights(os.environ["HAM_RAY_TEST_WEIGHTS"], resnet50.ARCHITECTURE)
-    network = families.build(baseline("resnet50_frozen"), 32, weights)
+    network = families.build(baseline("resnet50_frozen"), 32, weights, 7)
     encoded = next(iter(_encoded(images)))
     pixels = np.stack([decode(image) for image in encoded[:64]])
     right, scaled = (network.feature_spread(network.prefix(p)) for p in (pixels, (pixels / 255).astype(np.uint8)))

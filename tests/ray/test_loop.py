@@ -148,7 +148,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
         return lambda epoch: iter(batches), Part(PIXELS[held_out], LABELS[held_out])
 
     ours = network()
-    trainer_task = loop.make_task(chosen, labels, None, plain)
+    trainer_task = loop.make_task(chosen, labels, 7, None, plain)
     replica = Replica(tf.distribute.get_strategy())
     progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), print)
 
@@ -184,7 +184,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
 def test_a_task_counts_the_training_labels_and_no_others():
     labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
-    made = loop.make_task(recipe(), labels, None, lambda sampler: (lambda epoch: iter([]), None))
+    made = loop.make_task(recipe(), labels, 7, None, lambda sampler: (lambda epoch: iter([]), None))
     assert made.counts.tolist() == [2, 4, 6, 8, 10, 12, 14]
     assert made.steps == 56 // 16
 

@@ -58,7 +58,7 @@ class SlowBuilder(activations._Builder):
 
 activations._Builder = SlowBuilder
 frozen = baseline("resnet50_frozen").changed(epochs=1, batch_size=16)
-network = build(baseline("simple_cnn"), images.size, RANDOM)
+network = build(baseline("simple_cnn"), images.size, RANDOM, 7)
 network.classifier().save(folder / "model.keras")
 recipe = baseline("simple_cnn").changed(epochs=1, batch_size=16)
 with connected():

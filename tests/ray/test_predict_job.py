@@ -15,16 +15,15 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CODES, PROBABILITIES, RAW
 from PIL import Image
 
 from ham_ray.commands import predicting
 from ham_ray.data.images import Images
 from ham_ray.data.pictures import resized
-from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.evaluation.predictions import RAW
 from ham_ray.models.families import build
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import pipeline
@@ -47,7 +46,7 @@ def model(folder: Path, images: Images) -> Path:
     place = folder / "run"
     place.mkdir()
     recipe = baseline("simple_cnn")
-    build(recipe, 32, RANDOM).classifier().save(place / "model.keras")
+    build(recipe, 32, RANDOM, 7).classifier().save(place / "model.keras")
     (place / "calibration.json").write_text(json.dumps(vars(FITTED)))
     (place / "data_card.json").write_text(json.dumps({"geometry": "crop"}))
     names = {0: "test", 1: "validation"}
@@ -89,7 +88,7 @@ def test_pictures_are_predicted_and_calibrated_and_the_bad_ones_listed(cluster, 
     assert found["image_id"].tolist() == [f"p{number:02d}" for number in range(70)]
     assert found["y_true"].isna().all() and set(found["split"]) == {"new"}
     given = expected(model, pictures)
-    np.testing.assert_allclose(found[list(RAW)], given, atol=1e-6)
+    np.testing.assert_allclose(found[RAW], given, atol=1e-6)
     np.testing.assert_allclose(found[list(PROBABILITIES)], FITTED.apply(given), atol=1e-6)
     assert (found["mel_specificity_90"] == (found["p_mel"] >= 0.14)).all()
     assert manifest["quarantined"] == {"truncated": 1, "not an image": 1} and manifest["predicted"] == 70
@@ -114,7 +113,7 @@ def test_several_models_are_averaged_each_with_its_calibration(cluster, model, p
     found = pd.read_csv(folder / "b.csv")
     given = expected(model, pictures)
     np.testing.assert_allclose(found[list(PROBABILITIES)], (FITTED.apply(given) + given) / 2, atol=1e-6)
-    np.testing.assert_allclose(found[list(RAW)], given, atol=1e-6)
+    np.testing.assert_allclose(found[RAW], given, atol=1e-6)
 
 
 def test_a_table_keeps_its_labels_and_says_what_the_model_has_seen(cluster, model, images: Images, folder):
@@ -229,4 +228,4 @@ def test_a_killed_job_goes_on_and_predicts_nothing_twice(cluster: str, model, pi
     assert sorted(again) == sorted({*range(18)} - kept)
     assert "going on: 5 of 18 parts are there" in capsys.readouterr().out
     found = predictions.read(str(out))
-    np.testing.assert_allclose(found[list(RAW)], expected(model, pictures), atol=1e-6)
+    np.testing.assert_allclose(found[RAW], expected(model, pictures), atol=1e-6)

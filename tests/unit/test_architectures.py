@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from architectures import OTHERS
+from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
 from ham_ray.models import families, registry
@@ -51,7 +52,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
     if request.param in OTHERS:
         registry.register(OTHERS[request.param])
     architecture = registry.architectures()[request.param]
-    network = families.build(recipe(architecture), SIZE, RANDOM)
+    network = families.build(recipe(architecture), SIZE, RANDOM, 7)
     base = next(layer for layer in network.whole.layers if isinstance(layer, keras.Model))
     disturb(base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
@@ -115,7 +116,7 @@ def gradients(network: keras.Model, variables: list[keras.Variable], upstream: n
 
 def test_a_saved_classifier_gives_the_same_and_in_bfloat16_about_the_same(built: Built, tmp_path: Path):
     classifier, path = built.network.classifier(), tmp_path / "model.keras"
-    save(classifier, path)
+    save(classifier, path, CLASSES.codes)
     theirs = classifier(PIXELS).numpy()
     assert theirs.shape == (3, 7) and theirs.dtype == np.float32
     loaded = saved.load(str(path))
@@ -126,7 +127,7 @@ def test_a_saved_classifier_gives_the_same_and_in_bfloat16_about_the_same(built:
 
 
 def test_trained_in_bfloat16_it_gives_about_the_same_features(built: Built):
-    network = families.build(recipe(built.architecture).changed(precision="bfloat16"), SIZE, RANDOM)
+    network = families.build(recipe(built.architecture).changed(precision="bfloat16"), SIZE, RANDOM, 7)
     keras.config.set_dtype_policy("float32")
     for ours, theirs in zip(network.variables, built.network.variables, strict=True):
         ours.assign(theirs)
@@ -160,7 +161,7 @@ def test_it_has_the_layers_that_keras_has_with_its_own_weights(built: Built, mon
 
 def test_sizes_it_does_not_take_are_refused(built: Built):
     with pytest.raises(UserError, match=f"{built.architecture.name} takes images of .* pixels, not 8"):
-        families.build(recipe(built.architecture), 8, RANDOM)
+        families.build(recipe(built.architecture), 8, RANDOM, 7)
 
 
 NAMED_ELSEWHERE = {

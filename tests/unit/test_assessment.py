@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, CODES, LABELS, PROBABILITIES, RAW
 from scipy.stats import binom
 
-from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import assessment, metrics
-from ham_ray.evaluation.predictions import RAW, arrays, predictions
+from ham_ray.evaluation.predictions import arrays, predictions
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +23,7 @@ def table(truth: list[str], called: list[str], split: str = "test", sure: float 
     rows["label"] = [LABELS[dx] for dx in truth]
     p = np.full((len(truth), 7), (1 - sure) / 6)
     p[np.arange(len(truth)), [LABELS[dx] for dx in called]] = sure
-    return predictions(rows, split, p)
+    return predictions(rows, split, p, CLASSES)
 
 
 def test_only_images_that_no_model_knows_are_reported():
@@ -56,13 +56,13 @@ def test_subgroups_by_hand():
         *(("site", "ear"), ("site", "not known")),
     }  # nobody is older, and nothing says how a label was made
     ears = groups["site", "ear"]  # nine
-    assert (ears.images, ears.accuracy, ears.melanoma_sensitivity) == (9, None, None)
+    assert (ears.images, ears.accuracy, ears.focus_sensitivity) == (9, None, None)
     female, male = groups["sex", "female"], groups["sex", "male"]
-    assert (female.images, female.melanomas) == (24, 12)
+    assert (female.images, female.focused) == (24, 12)
     assert female.accuracy is not None and female.accuracy.value == 21 / 24
-    assert female.melanoma_sensitivity is not None and female.melanoma_sensitivity.value == 9 / 12
+    assert female.focus_sensitivity is not None and female.focus_sensitivity.value == 9 / 12
     assert female.balanced_accuracy is not None and female.balanced_accuracy.value == (9 / 12 + 1) / 2
-    assert (male.melanomas, male.melanoma_sensitivity, male.melanoma_auc, male.balanced_accuracy) == (
+    assert (male.focused, male.focus_sensitivity, male.focus_auc, male.balanced_accuracy) == (
         5,
         None,
         None,
@@ -113,7 +113,7 @@ def test_thresholds_and_temperature_come_from_validation_alone():
 def test_without_validation_images_the_calls_of_the_models_own_thresholds_count():
     frame = table(["mel"] * 20 + ["nv"] * 20, ["mel"] * 10 + ["nv"] * 30)
     frame["mel_specificity_90"] = [True] * 15 + [False] * 23 + [True] * 2
-    frame[list(RAW)] = np.full((40, 7), 1 / 7)
+    frame[RAW] = np.full((40, 7), 1 / 7)
     (point,) = assessment.operating_points(frame).values()
     assert point.threshold is None and point.sensitivity is not None and point.specificity is not None
     assert (point.sensitivity.value, point.specificity.value) == (15 / 20, 18 / 20)
@@ -128,4 +128,4 @@ def test_the_summary_is_of_the_reported_images():
     )
     found = assessment.assess(both).facts()
     assert found["n"] == 2 and found["accuracy"] == 0.5 == found["lesions"]["accuracy"]["value"]
-    assert found["per_class"] == metrics.per_class(*arrays(assessment.reported(both)))
+    assert found["per_class"] == metrics.per_class(*arrays(assessment.reported(both)), CLASSES)

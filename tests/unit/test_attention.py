@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 from keras import layers
 
 from ham_ray.evaluation import attention_sheet
@@ -81,21 +82,23 @@ def test_the_sheet_has_right_and_wrong_examples_of_each_class():
     called = np.where(np.arange(70) < 35, label, (label + 1) % 7)
     names = [f"i{place}" for place in range(70)]
     rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 0, "label": label})
-    shown = attention_sheet.choose(predictions(rows, "test", np.eye(7)[called]))
+    shown = attention_sheet.choose(predictions(rows, "test", np.eye(7)[called], CLASSES))
     assert shown.groupby(["y_true", "right"]).size().tolist() == [2] * 14
-    sheet = attention_sheet.draw(shown, np.zeros((28, 32, 32, 3), np.uint8), np.ones((28, 32, 32)))
+    sheet = attention_sheet.draw(shown, np.zeros((28, 32, 32, 3), np.uint8), np.ones((28, 32, 32)), CLASSES)
     assert sheet.startswith(b"\xff\xd8\xff") and len(sheet) < 300_000
 
 
 def test_what_is_said_of_dark_corners_is_what_the_figures_say():
     commoner, looks = "commoner with melanoma here", "the model looks there"
-    said = " ".join(Corners(0.04, 0.09, 0.02, 31, 0.2, 0.1).sentences())
+    said = " ".join(Corners(0.04, 0.09, 0.02, 31, "melanoma", 0.2, 0.1).sentences())
     assert "31 images have dark corners" in said and "20 % of them melanomas; of the other images 10 %" in said
     assert "are 4 % of the area and get 9.0 % of the attention where they are dark, 2.0 % elsewhere" in said
     assert commoner in said and looks in said
-    rarer = " ".join(Corners(0.04, 0.09, 0.02, 6, 0.0, 0.1).sentences())
+    rarer = " ".join(Corners(0.04, 0.09, 0.02, 6, "melanoma", 0.0, 0.1).sentences())
     assert "0 % of them melanomas" in rarer and commoner not in rarer
-    assert commoner not in " ".join(Corners(0.04, 0.03, 0.02, 31, 0.2, 0.1).sentences())  # it does not look there
-    assert Corners(0.04, None, 0.02, 0, None, 0.1).sentences() == [
+    assert commoner not in " ".join(
+        Corners(0.04, 0.03, 0.02, 31, "melanoma", 0.2, 0.1).sentences()
+    )  # it does not look there
+    assert Corners(0.04, None, 0.02, 0, "melanoma", None, 0.1).sentences() == [
         "No image here has dark corners (the edge of the dermatoscope)."
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, MELANOMA
 
 from ham_ray.evaluation import calibration as module
 from ham_ray.evaluation import metrics, thresholds
@@ -30,7 +31,7 @@ def drawn(count: int = 4000) -> tuple[np.ndarray, np.ndarray]:
 def table(truth: np.ndarray, p: np.ndarray, split: str = "validation") -> pd.DataFrame:
     names = [f"{split}-{place}" for place in range(len(truth))]
     rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 1, "label": truth})
-    return predictions(rows, split, p)
+    return predictions(rows, split, p, CLASSES)
 
 
 def test_it_is_the_formula():
@@ -131,7 +132,7 @@ def test_a_calibration_that_fits_noise_alone_is_not_used_and_says_so():
         refused += 1
         assert (found.temperature, found.tau, found.tried) == (1.0, 0.0, (fitted.temperature, fitted.tau))
         np.testing.assert_array_equal(found.apply(p), p)
-        assert found.thresholds == thresholds.choose(truth, arrays(table(truth, p))[1])
+        assert found.thresholds == thresholds.choose(truth, arrays(table(truth, p))[1], MELANOMA)
         assert found.crossed is not None and found.without is not None and found.crossed <= found.without
         assert "not calibrated, it does not help" in found.verdict
     assert refused >= 2

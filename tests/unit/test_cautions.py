@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CODES, LABELS, PROBABILITIES
 
-from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
+from ham_ray.data.datasets.ham10000 import contains
 from ham_ray.evaluation import cautions
-from ham_ray.evaluation.floors import of_ham10000
 
 pytestmark = pytest.mark.unit
 
@@ -57,5 +57,5 @@ def test_absent_classes_are_named_with_what_it_does_to_the_metrics():
 
 
 def test_the_original_study_stands_beside_ham10000_alone():
-    assert of_ham10000(["ISIC_0024306", "ISIC_0034320"])
-    assert not of_ham10000(["ISIC_0024306", "ISIC_0034321"]) and not of_ham10000(["pic_1"])
+    assert contains(["ISIC_0024306", "ISIC_0034320"])
+    assert not contains(["ISIC_0024306", "ISIC_0034321"]) and not contains(["pic_1"])

@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, LABELS
 
 from ham_ray.cluster import plan
 from ham_ray.commands import baselines
 from ham_ray.data.images import Images
-from ham_ray.diagnoses import LABELS
 from ham_ray.evaluation.assessment import operating_points
 from ham_ray.evaluation.predictions import predictions
 from ham_ray.evaluation.summary import Run
@@ -38,7 +38,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
         rows = feed.split_rows(images, recipe)
         rng = np.random.default_rng(recipe.data.test_fold)
         return pd.concat(
-            [predictions(rows[s], s, rng.dirichlet(np.ones(7), len(rows[s]))) for s in ("validation", "test")],
+            [predictions(rows[s], s, rng.dirichlet(np.ones(7), len(rows[s])), CLASSES) for s in ("validation", "test")],
             ignore_index=True,
         )
 
@@ -58,7 +58,7 @@ def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images
             p[:, LABELS["bkl"]] = 1 - p[:, LABELS["mel"]]
             names = [f"{split} {fold} {place}" for place in range(4)]
             rows = {"image_id": names, "lesion_id": names, "group_id": names, "fold": fold, "label": labels}
-            tables.append(predictions(pd.DataFrame(rows), split, p))
+            tables.append(predictions(pd.DataFrame(rows), split, p, CLASSES))
         return Run(pd.concat(tables, ignore_index=True), None, {})
 
     other = pool([run(0, [0.9, 0.8, 0.5, 0.1], [0.85, 0.6, 0.82, 0.1])]).predictions

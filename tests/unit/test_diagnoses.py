@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from ham_ray.diagnoses import code_of, nearest
+from ham10000 import CLASSES
 
 pytestmark = pytest.mark.unit
 
@@ -24,14 +23,14 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_each_name_is_its_code(dx, names):
-    assert {name: code_of(name) for name in names} == dict.fromkeys(names, dx)
+    assert {name: CLASSES.code_of(name) for name in names} == dict.fromkeys(names, dx)
 
 
 @pytest.mark.parametrize("name", ["", "wart", "squamous cell carcinoma", "nevus sebaceus", "mel+nv", "Benign", "6"])
 def test_another_diagnosis_is_none(name):
-    assert code_of(name) is None
+    assert CLASSES.code_of(name) is None
 
 
 def test_the_nearest_name():
-    found = [nearest(text) for text in ("mell", "melanomma", "Squamous cell carcinoma, NOS", "xyz")]
+    found = [CLASSES.nearest(text) for text in ("mell", "melanomma", "Squamous cell carcinoma, NOS", "xyz")]
     assert found == ["mel", "melanoma (mel)", "squamous cell carcinoma in situ (akiec)", None]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, CODES, ISIC, PROBABILITIES
 from PIL import Image
 
 from ham_ray.commands import evaluating
-from ham_ray.diagnoses import CODES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
@@ -34,7 +34,7 @@ def made(seed: int, right: float, split: str = "test") -> pd.DataFrame:
     p[np.arange(COUNT), called] += 0.6
     names = [f"ISIC_{place:07d}" for place in range(COUNT)]
     rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 0, "label": label})
-    return predictions.predictions(rows.assign(sex=["male", "female"] * (COUNT // 2), age=50.0), split, p)
+    return predictions.predictions(rows.assign(sex=["male", "female"] * (COUNT // 2), age=50.0), split, p, CLASSES)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def run(tmp_path: Path, *tables: Path, truth: Path | None = None, images: Path |
 def test_the_page_the_card_and_the_numbers_agree(table: Path, tmp_path: Path):
     found = run(tmp_path, table)["a"]
     assert "2,000 resamples stratified by class, seed 0" in (tmp_path / "out" / "report.html").read_text()
-    expected = metrics.evaluate(*predictions.arrays(made(0, 0.8)))
+    expected = metrics.evaluate(*predictions.arrays(made(0, 0.8)), CLASSES)
     assert {name: found[name] for name in expected} == json.loads(json.dumps(expected))
     page, card = ((tmp_path / "out" / name).read_text() for name in ("report.html", "model_card.md"))
     for name in ("accuracy", "macro_f1", "balanced_accuracy", "macro_auc"):
@@ -155,7 +155,7 @@ def test_an_absent_class_is_a_gap_and_no_number(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda frame: frame.drop(columns="p_nv"), "columns are missing: p_nv"),
+        (lambda frame: frame.drop(columns="p_nv"), "label outside 0–5 .if columns are missing: p_nv"),
         (lambda frame: frame.assign(p_nv=np.nan), "280 images have probabilities that are not finite: ISIC_0000000"),
         (lambda frame: frame.assign(p_nv=0.0), "do not sum to 1"),
         (lambda frame: frame.assign(image_id="x"), "predicted more than once: x"),
@@ -181,7 +181,7 @@ def test_numbers_may_be_names(tmp_path: Path):
 def test_what_was_done_to_a_challenge_table_is_said(truth: Path, tmp_path: Path):
     frame = pd.read_csv(io.BytesIO(isic.to_csv(made(0, 0.8)))).assign(UNK=0.0)
     frame.loc[3, "MEL"] += 0.5
-    frame.loc[7, isic.ORDER] = 1 / 7
+    frame.loc[7, ISIC] = 1 / 7
     frame.to_csv(tmp_path / "i.csv", index=False)
     run(tmp_path, tmp_path / "i.csv", truth=truth)
     page = (tmp_path / "out" / "report.html").read_text()

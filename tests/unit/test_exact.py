@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CODES, LABELS, PROBABILITIES
 from scipy.stats import binomtest
 
-from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
 from ham_ray.evaluation import assessment
 from ham_ray.evaluation.exact import Interval, clopper_pearson, f1, share, widened
 from ham_ray.evaluation.intervals import intervals, paired_differences, resampled_weights, shares

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.model
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("run") / "model.keras"
-    build(baseline("simple_cnn"), 32, RANDOM).classifier().save(place)
+    build(baseline("simple_cnn"), 32, RANDOM, 7).classifier().save(place)
     return place
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, PROBABILITIES
 
-from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
@@ -37,7 +37,7 @@ def predicted(right: dict[str, float], seed: int = 0) -> pd.DataFrame:
         p[np.arange(70), called] = 0.88
         names = [f"{split}-{place}" for place in range(70)]
         rows = pd.DataFrame({"image_id": names, "lesion_id": names, "group_id": names, "fold": 1, "label": TRUTH})
-        tables.append(predictions(rows, split, p))
+        tables.append(predictions(rows, split, p, CLASSES))
     return pd.concat(tables, ignore_index=True)
 
 

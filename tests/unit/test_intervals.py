@@ -6,18 +6,18 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, CODES, LABELS, PROBABILITIES
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
-from ham_ray.diagnoses import CODES, LABELS, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.intervals import (
     METRICS,
-    SENSITIVITIES,
-    by_calls,
+    by_predicted,
     intervals,
     paired_difference,
     resampled_weights,
+    sensitivities,
     weighted_metrics,
 )
 
@@ -67,14 +67,14 @@ def slow(y_true, p, weight):
         "malignant_auc": roc_auc_score(
             np.isin(y_true, [0, 1, 4]), p[:, [0, 1, 4]].sum(axis=1, dtype=p.dtype), sample_weight=weight
         ),
-        **dict(zip(SENSITIVITIES, recalls, strict=True)),
+        **dict(zip(sensitivities(CLASSES), recalls, strict=True)),
     }
 
 
 def test_weighted_metrics_equal_sklearn(skewed):
     y_true, p = skewed
     weights = np.random.default_rng(1).integers(0, 4, (6, len(y_true))).astype(float)
-    fast = weighted_metrics(y_true, p, weights)
+    fast = weighted_metrics(y_true, p, weights, CLASSES)
     for row, weight in enumerate(weights):
         expected = slow(y_true, p, weight)
         assert {name: fast[name][row] for name in fast} == pytest.approx(expected), row
@@ -83,14 +83,14 @@ def test_weighted_metrics_equal_sklearn(skewed):
 def test_weighted_metrics_leave_out_an_absent_class(skewed):
     y_true, p = skewed
     weights = np.where(y_true == LABELS["vasc"], 0.0, 1.0)[None]
-    fast = weighted_metrics(y_true, p, weights)
+    fast = weighted_metrics(y_true, p, weights, CLASSES)
     assert {name: fast[name][0] for name in fast} == pytest.approx(slow(y_true, p, weights[0]), nan_ok=True)
     assert np.isnan(fast["sensitivity_vasc"][0])
 
 
 def test_a_class_neither_present_nor_predicted_has_f1_zero():
     y_true, p = np.array([5, 5, 4]), np.eye(7)[[5, 4, 4]]
-    assert weighted_metrics(y_true, p, np.ones((1, 3)))["macro_f1"][0] == pytest.approx((2 / 3 + 2 / 3) / 7)
+    assert weighted_metrics(y_true, p, np.ones((1, 3)), CLASSES)["macro_f1"][0] == pytest.approx((2 / 3 + 2 / 3) / 7)
 
 
 def test_auc_ties_count_one_half():
@@ -98,13 +98,13 @@ def test_auc_ties_count_one_half():
     p = np.zeros((4, 7))
     p[:, 0] = [0.9, 0.5, 0.5, 0.1]  # pairs: 1, 1, 1/2, 1
     p[:, 1] = 1 - p[:, 0]
-    assert weighted_metrics(y_true, p, np.ones((1, 4)))["macro_auc"][0] == pytest.approx(3.5 / 4)
+    assert weighted_metrics(y_true, p, np.ones((1, 4)), CLASSES)["macro_auc"][0] == pytest.approx(3.5 / 4)
     # the tied negative weighs 3: (1·3 + 1 + 3/2 + 1) of 8
-    assert weighted_metrics(y_true, p, np.array([[1.0, 1, 3, 1]]))["macro_auc"][0] == pytest.approx(6.5 / 8)
+    assert weighted_metrics(y_true, p, np.array([[1.0, 1, 3, 1]]), CLASSES)["macro_auc"][0] == pytest.approx(6.5 / 8)
 
 
 def test_point_estimates_are_those_of_metrics(skewed):
-    found, expected = intervals(table(*skewed), resamples=50), metrics.evaluate(*skewed)
+    found, expected = intervals(table(*skewed), resamples=50), metrics.evaluate(*skewed, CLASSES)
     assert {name: found[name].value for name in METRICS} == pytest.approx(
         {name: expected[name] for name in METRICS}, abs=1e-6
     )
@@ -170,7 +170,7 @@ def test_intervals_of_simulated_lesions_cover_the_truth_as_often_as_they_say():
     for seed in range(400):
         y_true, calls, lesion = simulated(np.random.default_rng(seed), counts, called)
         blocks = [*resampled_weights(pd.Series(lesion), y_true, 400, seed)]
-        drawn = [by_calls(y_true, np.eye(7)[calls], weights) for weights in blocks]
+        drawn = [by_predicted(y_true, np.eye(7)[calls], weights)[0] for weights in blocks]
         for name, value in truth.items():
             low, high = np.percentile(np.concatenate([block[name] for block in drawn]), [2.5, 97.5])
             held[name] += low <= value <= high
@@ -253,4 +253,4 @@ def test_all_metrics_of_a_resample_take_less_than_a_quarter_of_one_of_sklearn():
 
 
 def test_every_class_has_a_sensitivity():
-    assert tuple(f"sensitivity_{dx}" for dx in CODES) == SENSITIVITIES
+    assert tuple(f"sensitivity_{dx}" for dx in CODES) == sensitivities(CLASSES)

@@ -7,8 +7,8 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES, CODES
 
-from ham_ray.diagnoses import CODES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic
 from ham_ray.evaluation.predictions import predictions
@@ -20,7 +20,7 @@ COLUMNS = ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 def table(p: np.ndarray) -> pd.DataFrame:
     names = [f"ISIC_{place:07d}" for place in range(len(p))]
     rows = pd.DataFrame({"image_id": names, "lesion_id": None, "group_id": names, "fold": -1, "label": 0})
-    return predictions(rows, "new", p)
+    return predictions(rows, "new", p, CLASSES)
 
 
 def written(p: np.ndarray) -> pd.DataFrame:

@@ -17,11 +17,12 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
-from ham_ray.models import registry
+from ham_ray.models import registry, saving
 from ham_ray.models.families import build
-from ham_ray.models.saving import CLASSES, save
+from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM
 from ham_ray.prediction import keras_file, saved
 from ham_ray.prediction.keras_file import CONFIG, METADATA, WEIGHTS
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.model
 def members(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What a sound file of this project holds."""
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    build(baseline("simple_cnn"), 32, RANDOM).classifier().save(path)
+    build(baseline("simple_cnn"), 32, RANDOM, 7).classifier().save(path)
     with zipfile.ZipFile(path) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -90,7 +91,7 @@ def test_a_sound_file_is_taken_packed_or_not(members, tmp_path):
 
 @pytest.mark.parametrize("family", registry.RECIPES)
 def test_what_families_are_made_of_is_allowed(family):
-    model = build(baseline(family), 32, RANDOM).classifier()
+    model = build(baseline(family), 32, RANDOM, 7).classifier()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     assert keras_file._image_size(config) == 32
 
@@ -160,36 +161,48 @@ OURS = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
 
 def recorded(members: dict[str, bytes], classes: Any) -> dict[str, bytes]:
     """The members with these classes in the metadata."""
-    return members | {METADATA: json.dumps(json.loads(members[METADATA]) | {CLASSES: classes}).encode()}
+    return members | {METADATA: json.dumps(json.loads(members[METADATA]) | {saving.CLASSES: classes}).encode()}
 
 
 def test_a_saved_classifier_names_its_classes_and_loads_anywhere(members, tmp_path):
-    classifier = build(baseline("simple_cnn"), 32, RANDOM).classifier()
-    save(classifier, tmp_path / "run.keras")
+    classifier = build(baseline("simple_cnn"), 32, RANDOM, 7).classifier()
+    save(classifier, tmp_path / "run.keras", CLASSES.codes)
     (tmp_path / "elsewhere").mkdir()
     alone = tmp_path / "elsewhere" / "copy.keras"
     alone.write_bytes((tmp_path / "run.keras").read_bytes())
     with zipfile.ZipFile(alone) as archive:
         metadata = json.loads(archive.read(METADATA))
-    assert metadata[CLASSES] == OURS and metadata["keras_version"] == keras.__version__
+    assert metadata[saving.CLASSES] == OURS and metadata["keras_version"] == keras.__version__
     assert saved.find(str(alone)).size == 32
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     for loaded in (saved.load(str(alone)), keras.models.load_model(alone)):
         np.testing.assert_array_equal(loaded(pixels), classifier(pixels))
 
 
-def test_a_model_of_other_classes_or_another_order_is_refused_and_both_are_named(members, tmp_path):
-    another_order, another = ["bcc", "akiec", *OURS[2:]], [*OURS[:6], "scc"]
-    for number, classes in enumerate((another_order, another)):
-        place = packed(tmp_path / f"{number}.keras", recorded(members, classes))
-        for opened in (saved.find, saved.load):
-            text = refusal(place, opened)
-            assert f"gives probabilities of '{', '.join(classes)}', in this order" in text
-            assert f"here they are of '{', '.join(OURS)}'" in text
+def test_a_model_of_known_classes_in_another_order_is_refused_and_both_are_named(members, tmp_path):
+    classes = ["bcc", "akiec", *OURS[2:]]
+    place = packed(tmp_path / "m.keras", recorded(members, classes))
+    for opened in (saved.find, saved.load):
+        text = refusal(place, opened)
+        assert f"gives probabilities of '{', '.join(classes)}', in this order" in text
+        assert f"here they are of '{', '.join(OURS)}'" in text
+
+
+def test_a_model_of_other_classes_is_one_of_those(members, tmp_path):
+    classes = (*OURS[:6], "wart")
+    found = saved.find(packed(tmp_path / "m.keras", recorded(members, [*classes])))
+    assert found.classes.codes == classes and found.classes.focus == "mel"
+    assert found.classes.malignant == []  # of a wart nobody says it
+
+
+@pytest.mark.parametrize("classes", [OURS[:6], [*OURS, "wart"], ["a"] * 7])
+def test_as_many_classes_as_probabilities(members, tmp_path, classes):
+    text = refusal(packed(tmp_path / "m.keras", recorded(members, classes)))
+    assert "gives 7 probabilities and is of" in text or "in this order" in text
 
 
 def test_a_model_that_names_no_classes_is_one_of_older_code_and_is_taken(members, tmp_path):
-    assert CLASSES not in json.loads(members[METADATA])
+    assert saving.CLASSES not in json.loads(members[METADATA])
     assert saved.find(packed(tmp_path / "m.keras", members)).size == 32
     assert saved.find(packed(tmp_path / "n.keras", recorded(members, OURS))).size == 32
 
@@ -197,7 +210,7 @@ def test_a_model_that_names_no_classes_is_one_of_older_code_and_is_taken(members
 @pytest.mark.parametrize("classes", ["mel", 7, [1, 2], [["mel"] * 7], {"mel": 4}, ["\x1b[31m\n" * 10_000] * 7, []])
 def test_what_is_no_list_of_classes_is_refused(members, tmp_path, classes):
     text = refusal(packed(tmp_path / "m.keras", recorded(members, classes)))
-    assert "gives probabilities of " in text and "\x1b" not in text
+    assert "names no classes: " in text and "\x1b" not in text
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff"])

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from ham10000 import CLASSES
 
 from ham_ray.commands import predicting
 from ham_ray.errors import UserError
@@ -23,7 +24,9 @@ def identity(*places: Path, geometry: str = "crop") -> dict:
     members = {str(place): 1 / len(places) for place in places}
     options = SimpleNamespace(raw=False, format="parquet")
     gallery = SimpleNamespace(signature="s")
-    return predicting._identity(options, [Saved("m", members, 32, None, None, {})], gallery, geometry, Way((members,)))
+    return predicting._identity(
+        options, [Saved("m", members, 32, CLASSES, None, None, {})], gallery, geometry, Way((members,))
+    )
 
 
 def test_each_member_of_an_ensemble_counts(tmp_path: Path):
@@ -57,7 +60,7 @@ def test_a_manifest_of_something_else_is_refused_by_name(tmp_path: Path):
 def test_each_model_is_calibrated_by_itself_before_they_are_averaged():
     """At temperature 1/2 probabilities are squared, at 1/3 cubed; the second model has no calibration."""
     fitted = [Calibration(1 / 2, 0.0, (1 / 7,) * 7), None, Calibration(1 / 3, 0.0, (1 / 7,) * 7)]
-    models = [Saved(name, {}, 32, None, one, {}) for name, one in zip("abc", fitted, strict=True)]
+    models = [Saved(name, {}, 32, CLASSES, None, one, {}) for name, one in zip("abc", fitted, strict=True)]
     given = np.array([[[0.6, 0.2, 0.2, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0, 0], [0.5, 0.1, 0.4, 0, 0, 0, 0]]])
     powers = given[0] ** np.array([[2], [1], [3]])
     expected = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)

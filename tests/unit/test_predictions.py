@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from ham10000 import CLASSES, PROBABILITIES
 
-from ham_ray.diagnoses import PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions as preds
 
@@ -30,11 +30,11 @@ def rows():
 
 @pytest.fixture
 def frame(rows):
-    return preds.predictions(rows, "test", np.eye(7)[[4, 4, 5]])
+    return preds.predictions(rows, "test", np.eye(7)[[4, 4, 5]], CLASSES)
 
 
 def test_columns_and_values(frame):
-    assert list(frame.columns) == preds.SCHEMA.names
+    assert list(frame.columns) == preds.schema(CLASSES).names
     y_true, p = preds.arrays(frame)
     assert y_true.tolist() == [4, 5, 4]
     assert y_true.dtype == np.int32
@@ -45,7 +45,7 @@ def test_columns_and_values(frame):
 def test_written_table_has_the_schema_and_comes_back(frame, tmp_path):
     target = str(tmp_path / "run" / "predictions.parquet")
     preds.write(frame, target)
-    assert pq.read_schema(target).equals(preds.SCHEMA)
+    assert pq.read_schema(target).equals(preds.schema(CLASSES))
     back = preds.read(target)
     assert back["lesion_id"].isna().tolist() == [False, True, False]
     pd.testing.assert_frame_equal(back[list(PROBABILITIES)], frame[list(PROBABILITIES)])
@@ -55,8 +55,8 @@ def test_written_table_has_the_schema_and_comes_back(frame, tmp_path):
 def test_splits_are_told_apart(rows):
     both = pd.concat(
         [
-            preds.predictions(rows.iloc[:1], "validation", np.eye(7)[:1]),
-            preds.predictions(rows.iloc[1:], "test", np.eye(7)[:2]),
+            preds.predictions(rows.iloc[:1], "validation", np.eye(7)[:1], CLASSES),
+            preds.predictions(rows.iloc[1:], "test", np.eye(7)[:2], CLASSES),
         ]
     )
     assert preds.of_split(both, "test")["image_id"].tolist() == ["b", "c"]
@@ -96,16 +96,16 @@ def test_faults_name_the_image(frame, tmp_path, column, value, message):
 def test_many_culprits_are_counted(rows):
     many = pd.concat([rows.iloc[:1].assign(image_id=f"x{place}") for place in range(8)])
     with pytest.raises(UserError, match=r"8 images .*: x0, x1, x2, x3, x4 and 3 more"):
-        preds.predictions(many, "test", np.zeros((8, 7)))
+        preds.predictions(many, "test", np.zeros((8, 7)), CLASSES)
 
 
 def test_counts_that_differ_are_refused(rows):
     with pytest.raises(UserError, match=r"3 test images need .*\(3, 7\), got \(2, 7\)"):
-        preds.predictions(rows, "test", np.eye(7)[:2])
+        preds.predictions(rows, "test", np.eye(7)[:2], CLASSES)
 
 
 def test_missing_columns_are_named(frame):
-    with pytest.raises(UserError, match="group_id, p_df"):
+    with pytest.raises(UserError, match="columns are missing: group_id"):
         preds.validate(frame.drop(columns=["group_id", "p_df"]))
 
 

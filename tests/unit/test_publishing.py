@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 
 from ham_ray.cluster import plan
 from ham_ray.evaluation import predictions
@@ -30,7 +31,9 @@ def finished(images, recipe: Recipe) -> Run:
     rng = np.random.default_rng(0)
     rows = feed.split_rows(images, recipe)
     tables = [
-        predictions.predictions(rows[name], name, rng.dirichlet(np.ones(7), len(rows[name])).astype(np.float32))
+        predictions.predictions(
+            rows[name], name, rng.dirichlet(np.ones(7), len(rows[name])).astype(np.float32), CLASSES
+        )
         for name in ("validation", "test")
     ]
     info = {"weights": "from scratch", "minutes": 1.0, "commit": "abc", "warnings": [], "recipe": recipe.flat()}
@@ -53,7 +56,7 @@ def test_a_model_without_a_saliency_map_costs_its_page_that_figure_alone(
     images, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, sheets: int
 ):
     recipe, model = baseline("simple_cnn"), tmp_path / "model.keras"
-    save(build(recipe, images.size, RANDOM).classifier(), model)
+    save(build(recipe, images.size, RANDOM, 7).classifier(), model, CLASSES.codes)
     if not sheets:
         without = dataclasses.replace(registry.architecture("simple_cnn"), saliency=None)
         monkeypatch.setitem(registry._ARCHITECTURES, "simple_cnn", without)

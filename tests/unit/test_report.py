@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from ham10000 import CLASSES, CODES, DIAGNOSES, LABELS
 from PIL import Image
 from rich.console import Console
 from sklearn.metrics import average_precision_score
 
-from ham_ray.diagnoses import CODES, DIAGNOSES, LABELS
+from ham_ray.data.datasets.ham10000 import DATASET
 from ham_ray.evaluation import figures, metrics, model_card, paired, report, summary
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import paired_difference
@@ -43,7 +44,7 @@ def predicted(right, fallback="nv"):
     for split in ("validation", "test"):
         label = SPLITS[split]["label"].to_numpy()
         called = np.where(np.arange(len(label)) % 10 < right, label, LABELS[fallback])
-        parts.append(predictions(SPLITS[split], split, np.eye(7)[called]))
+        parts.append(predictions(SPLITS[split], split, np.eye(7)[called], CLASSES))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -72,7 +73,7 @@ def floors():
 
 @pytest.fixture(scope="module")
 def table(runs, floors):
-    return summary.summarise(runs, floors, "HAM10000")
+    return summary.summarise(runs, floors, "HAM10000", references=DATASET)
 
 
 def text_of(found):
@@ -184,14 +185,14 @@ def test_numbers(value, text):
 
 def test_confusion_matrix_figure_is_svg_and_png():
     counts = np.diag(np.arange(1, 8))
-    assert ET.fromstring(figures.confusion_matrix(counts)).tag == f"{SVG}svg"
-    assert Image.open(io.BytesIO(figures.confusion_matrix(counts, "png"))).width > 400
-    assert figures.confusion_matrix(counts) == figures.confusion_matrix(counts)
-    assert figures.confusion_matrix(counts) != figures.confusion_matrix(counts.T[::-1])
+    assert ET.fromstring(figures.confusion_matrix(counts, CODES)).tag == f"{SVG}svg"
+    assert Image.open(io.BytesIO(figures.confusion_matrix(counts, CODES, "png"))).width > 400
+    assert figures.confusion_matrix(counts, CODES) == figures.confusion_matrix(counts, CODES)
+    assert figures.confusion_matrix(counts, CODES) != figures.confusion_matrix(counts.T[::-1], CODES)
 
 
 def test_confusion_matrix_figure_with_an_absent_class(recwarn):
-    figures.confusion_matrix(np.zeros((7, 7), int))
+    figures.confusion_matrix(np.zeros((7, 7), int), CODES)
     assert not recwarn.list
 
 
@@ -201,7 +202,7 @@ def test_the_area_below_the_drawn_precision_is_the_average_precision(monkeypatch
     rng = np.random.default_rng(0)
     positive = rng.random(80) < 0.3
     score = np.round(rng.random(80) + positive * 0.3, 2)
-    figures.melanoma_curves(positive, score)
+    figures.class_curves(positive, score, "melanoma")
     (line,) = [line for line in drawn["axes"][1].lines if line.get_label() == "this model"]
     recall, precision = line.get_path().vertices.T
     heights = {"steps-pre": precision[1:], "steps-post": precision[:-1]}[line.get_drawstyle()]
@@ -226,7 +227,8 @@ def render(table, runs, floors):
             runs=runs,
             floors=floors,
             facts={"command": "python jobs/baseline.py --data x", "commit": "abc1234", "date": "2026-11-24"},
-            counts=report.class_counts(SPLITS),
+            counts=report.class_counts(SPLITS, CLASSES),
+            classes=CLASSES,
             fingerprint="f00d",
             licence="CC BY-NC 4.0",
             attribution="ViDIR Group",
@@ -314,7 +316,9 @@ def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):
 
 
 def test_class_counts():
-    found = report.class_counts({"training": pd.DataFrame({"dx": ["nv", "nv", "mel"], "group_id": ["a", "a", "b"]})})
+    found = report.class_counts(
+        {"training": pd.DataFrame({"dx": ["nv", "nv", "mel"], "group_id": ["a", "a", "b"]})}, CLASSES
+    )
     assert found["training", "images"].loc[["nv", "mel", "df", "all"]].tolist() == [2, 1, 0, 3]
     assert found["training", "lesions"].loc[["nv", "mel", "df", "all"]].tolist() == [1, 1, 0, 2]
 
@@ -356,7 +360,7 @@ HOSTILE = "a|b <img src=x> `c` *d* [e](f)\n# g & _h_ i_j"
 def test_text_from_data_cannot_change_the_model_card(runs):
     frame = predicted(8).assign(sex=HOSTILE)
     hostile = {HOSTILE: Run(frame, None, {"weights": "w", "warnings": [HOSTILE]})}
-    found = summary.summarise(hostile, {}, HOSTILE, references=False)
+    found = summary.summarise(hostile, {}, HOSTILE)
     card = model_card.render(
         report.ReportData(
             title=HOSTILE,
@@ -364,7 +368,8 @@ def test_text_from_data_cannot_change_the_model_card(runs):
             runs=hostile,
             floors={},
             facts={"command": "python `x` y", "note": HOSTILE},
-            counts=report.class_counts(SPLITS),
+            counts=report.class_counts(SPLITS, CLASSES),
+            classes=CLASSES,
             fingerprint="f00d",
             licence="that of the images; HAM10000's is CC BY-NC 4.0",
             attribution="ViDIR Group",

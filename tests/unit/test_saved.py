@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
 from ham_ray.models.families import build
@@ -28,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with an untrained model for images of 32 pixels."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
-    build(baseline("simple_cnn"), 32, RANDOM).classifier().save(folder / "model.keras")
+    build(baseline("simple_cnn"), 32, RANDOM, 7).classifier().save(folder / "model.keras")
     (folder / "calibration.json").write_text(json.dumps(CALIBRATION))
     (folder / "data_card.json").write_text(json.dumps({"geometry": "squash"}))
     rows = {"image_id": ["a", "b", "c"], "group_id": ["l1", "l2", "l3"], "split": ["training", "validation", "test"]}
@@ -87,8 +88,10 @@ def test_the_split_of_an_image_is_the_nearest_to_learning(run: Path):
 
 
 def test_what_one_of_several_models_learned_from_is_training_for_all():
-    first = saved.Saved("first", {}, 32, None, None, {"a": "test", "b": "training", "c": "test", "d": "test"})
-    second = saved.Saved("second", {}, 32, None, None, {"a": "training", "b": "test", "c": "validation", "d": "test"})
+    first = saved.Saved("first", {}, 32, CLASSES, None, None, {"a": "test", "b": "training", "c": "test", "d": "test"})
+    second = saved.Saved(
+        "second", {}, 32, CLASSES, None, None, {"a": "training", "b": "test", "c": "validation", "d": "test"}
+    )
     found = {name: saved.split_of([first, second], name, "?") for name in "abcde"}
     assert found == {"a": "training", "b": "training", "c": "validation", "d": "test", "e": "new"}
 
@@ -96,7 +99,7 @@ def test_what_one_of_several_models_learned_from_is_training_for_all():
 def test_a_name_in_another_case_or_with_a_suffix_is_still_the_known_image():
     """As a new image it would count in figures of a model that learned from it."""
     splits = {"ISIC_1": "training", "ISIC_2": "test", "lesion": "validation", "a": "test", "A": "training"}
-    model = saved.Saved("m", {}, 32, None, None, splits)
+    model = saved.Saved("m", {}, 32, CLASSES, None, None, splits)
     expected = {
         "isic_1": "training",
         "ISIC_1.JPG": "training",
@@ -189,7 +192,7 @@ def _within(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def test_a_resnet50_in_bfloat16_has_its_batch_norm_folded_and_predicts_the_same(tmp_path: Path):
-    build(baseline("resnet50_frozen"), 32, RANDOM).classifier().save(tmp_path / "m.keras")
+    build(baseline("resnet50_frozen"), 32, RANDOM, 7).classifier().save(tmp_path / "m.keras")
     exact, quick = (saved.load(str(tmp_path / "m.keras"), kind) for kind in ("float32", "bfloat16"))
     computing = [type(layer).__name__ for layer in _within(quick)]
     assert computing.count("FoldedConv") == 53 and "BatchNormalization" not in computing

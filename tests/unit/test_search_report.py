@@ -7,7 +7,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 
+from ham_ray.data.datasets.ham10000 import DATASET
 from ham_ray.evaluation import search_figures
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.search_report import SearchData, best_trials, render
@@ -44,6 +46,8 @@ def data(trials: pd.DataFrame, **changes) -> SearchData:
         "objective": "macro_f1",
         "scores": {number: {1: 0.3, 2: 0.4 + number / 100} for number in trials["trial"]},
         "importances": {"learning_rate": 0.7, "unfreeze_depth": 0.3},
+        "classes": CLASSES,
+        "data_set": "HAM10000",
         "noise": 0.04,
         "facts": {"command": "python jobs/tune_resnet.py", "commit": "abc"},
         "finals": None,
@@ -137,7 +141,7 @@ def test_finals_keep_the_headings_and_the_splits_of_their_rows():
     model = Row("trial 4", "model", "fold 0, 9 images", images=90, metrics={"macro_f1": Interval(0.6, 0.5, 0.7)})
     weak = Row("trial 9", "model", "fold 0, 9 images", images=90, warnings=("not better, beyond chance, than x",))
     floor = Row("always_nv", "floor", "fold 0, 9 images", metrics={"macro_f1": Interval(0.115)})
-    rows = (model, weak, floor, *reference_rows())
+    rows = (model, weak, floor, *reference_rows(DATASET))
     page = render(data(table(), finals=Summary("d", False, rows)))
     headings = ["trained here", "floors: what any model has to beat", "original study, as published"]
     places = [page.index(f">{heading}</th>") for heading in headings]

@@ -7,9 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 from sklearn.model_selection import StratifiedGroupKFold
 
-from ham_ray.data.splits import NEAR_DUPLICATES, assign_folds, group_ids, hopeless, thin_folds
+from ham_ray.data.datasets import NEAR_DUPLICATES
+from ham_ray.data.splits import assign_folds, group_ids, hopeless, thin_folds
 
 pytestmark = pytest.mark.unit
 
@@ -125,15 +127,15 @@ def test_what_no_folds_could_mend():
 
 def test_thin_folds_are_said():
     dx = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
-    assert thin_folds(rows_of([fold for fold in range(5) for _ in range(14)], dx * 10)) == []
+    assert thin_folds(rows_of([fold for fold in range(5) for _ in range(14)], dx * 10), CLASSES) == []
     rows = rows_of([fold for fold in range(5) for _ in range(12)], [dx[n % 6] for n in range(60)])
     rows.loc[rows["dx"] == "df", "dx"] = "nv"
     rows.loc[0, ["fold", "dx"]] = [2, "df"]
     rows = rows[rows.index < 54]
-    assert thin_folds(rows) == [
+    assert thin_folds(rows, CLASSES) == [
         "no image is vasc: a model trained on this table will not call them",
         "classes that not all folds have: df in 2 (1 images of 1 lesions). A model of the other folds alone cannot "
         "call them, and figures of those folds say nothing of them",
         "54 images are too few for figures that one could believe: fold 4 has 6",
     ]
-    assert "not trained on" in thin_folds(rows_of([-1, -1], ["nv", "mel"]))[0]
+    assert "not trained on" in thin_folds(rows_of([-1, -1], ["nv", "mel"]), CLASSES)[0]

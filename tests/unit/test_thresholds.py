@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ham10000 import MELANOMA
 
 from ham_ray.evaluation import thresholds
-from ham_ray.evaluation.thresholds import MELANOMA, POINTS, called, choose
+from ham_ray.evaluation.thresholds import POINTS, called, choose
 
 pytestmark = pytest.mark.unit
 
@@ -24,13 +25,13 @@ def rates(truth: np.ndarray, p: np.ndarray, chosen: dict[str, float]) -> dict[st
     melanoma = truth == MELANOMA
     return {
         name: {"sensitivity": reached[melanoma].mean(), "specificity": 1 - reached[~melanoma].mean()}
-        for name, reached in called(p, chosen).items()
+        for name, reached in called(p, chosen, MELANOMA).items()
     }
 
 
 def test_by_hand():
     truth, p = scored([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05], [k / 20 for k in range(20)])
-    found = choose(truth, p)
+    found = choose(truth, p, MELANOMA)
     assert found["sensitivity_90"] == pytest.approx(0.1) and found["sensitivity_95"] == pytest.approx(0.05)
     # just above the 18th and the 19th of the 20 others
     assert found["specificity_90"] == pytest.approx(0.85) and found["specificity_95"] == pytest.approx(0.9)
@@ -45,7 +46,7 @@ def test_each_point_is_reached_and_the_next_threshold_would_miss_it_or_give_noth
     rng = np.random.default_rng(seed)
     truth, p = scored(rng.beta(3, 2, 37).tolist(), rng.beta(1, 5, 211).tolist())
     scores = np.unique(p[:, MELANOMA].astype(np.float64))
-    chosen = choose(truth, p)
+    chosen = choose(truth, p, MELANOMA)
     for name, found in rates(truth, p, chosen).items():
         rate, wanted = POINTS[name]
         assert found[rate] >= wanted
@@ -56,10 +57,10 @@ def test_each_point_is_reached_and_the_next_threshold_would_miss_it_or_give_noth
 
 def test_ties_are_called_together():
     truth, p = scored([0.5, 0.5], [0.5] * 9 + [0.1])
-    assert rates(truth, p, choose(truth, p))["specificity_90"] == {"sensitivity": 0.0, "specificity": 1.0}
+    assert rates(truth, p, choose(truth, p, MELANOMA))["specificity_90"] == {"sensitivity": 0.0, "specificity": 1.0}
 
 
 def test_points_without_images_are_left_out():
     truth, p = scored([], [0.1, 0.2])
-    assert set(choose(truth, p)) == {"specificity_90", "specificity_95"}
-    assert thresholds.choose(*scored([0.4], [])).keys() == {"sensitivity_90", "sensitivity_95"}
+    assert set(choose(truth, p, MELANOMA)) == {"specificity_90", "specificity_95"}
+    assert thresholds.choose(*scored([0.4], []), MELANOMA).keys() == {"sensitivity_90", "sensitivity_95"}
