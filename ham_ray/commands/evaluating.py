@@ -255,7 +255,7 @@ def _page(
 ) -> report.ReportData:
     around = runs.environment()
     counted = {name: _named(run.assessment.images, classes) for name, run in trained.items()}
-    dataset = datasets.of_classes(classes) or datasets.DATASETS["folder"]
+    dataset = datasets.of_classes(classes) or datasets.ANY
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.tables]
     return report.ReportData(
         title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",

@@ -16,9 +16,9 @@ from ham_ray.data.classes import Classes
 from ham_ray.data.dataset import Dataset
 from ham_ray.data.images import CARD
 from ham_ray.data.metadata import COLUMNS, LABEL_NAMES, NO_CLASS, hint, one_hot, read_one_hot, read_table, require
+from ham_ray.data.terms import LAYOUTS
 from ham_ray.errors import UserError, listed, unknown_name
 
-LAYOUTS = tuple(datasets.LAYOUTS)
 SYNTHETIC_MARKER = "SYNTHETIC.txt"
 SYNTHETIC_PREFIX = "SYNTHETIC_"  # of image ids: what is known of drawings wherever their predictions go
 _PARTITION_FOLDER = re.compile(r"ISIC_?20\d\d_(?:Task3_)?(Training|Validation|Test)_(?:Input|Images)", re.IGNORECASE)

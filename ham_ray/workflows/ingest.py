@@ -25,8 +25,7 @@ from typer import Argument, Option
 
 from ham_ray import console
 from ham_ray.command_line import Job, choice
-from ham_ray.data.datasets import LAYOUTS
-from ham_ray.data.terms import GEOMETRIES
+from ham_ray.data.terms import GEOMETRIES, LAYOUTS
 from ham_ray.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class Options:
     geometry: Annotated[
         str, choice(GEOMETRIES, "crop takes the centre square, squash stretches the whole image to one")
     ] = "crop"
-    layout: Annotated[str | None, choice(tuple(LAYOUTS), "by default recognised")] = None
+    layout: Annotated[str | None, choice(LAYOUTS, "by default recognised")] = None
     max_quarantined: Annotated[float, Option(help="greatest fraction of bad images")] = 0.01
     max_lesion: Annotated[float, Option(help="greatest fraction of images that are of one lesion")] = 0.01
     sample: Annotated[bool, Option(help="draw ARCHIVE first, where it does not exist")] = False

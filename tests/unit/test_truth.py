@@ -71,9 +71,7 @@ def test_what_is_none_of_the_seven_is_listed_with_counts_and_the_nearest(tmp_pat
 
 
 def test_truth_that_knows_the_images_but_no_diagnosis_says_so(tmp_path: Path, table: str):
-    with pytest.raises(
-        UserError, match=r"--truth has none of the 7 classes for the images of .*: 'benign' \(14\)"
-    ):
+    with pytest.raises(UserError, match=r"--truth has none of the 7 classes for the images of .*: 'benign' \(14\)"):
         labelled(tmp_path, table, ["benign"] * 7)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 from ham_ray.data.classes import Classes, Diagnosis
 from ham_ray.data.dataset import Challenge, Dataset, Layout
-from ham_ray.data.datasets import folder, ham10000, isic2019
+from ham_ray.data.terms import DATASETS as _MODULES
 
-# The first is that of tables from before data cards named theirs, and of the built-in sample.
-DATASETS = {one.name: one for one in (ham10000.DATASET, isic2019.DATASET, folder.DATASET)}
-DEFAULT = ham10000.DATASET
+DATASETS: dict[str, Dataset] = {name: import_module(f"{__name__}.{name}").DATASET for name in _MODULES}
+DEFAULT = next(iter(DATASETS.values()))  # of tables from before data cards named theirs, and of the built-in sample
+ANY = DATASETS["folder"]  # of whatever classes
 LAYOUTS: dict[str, tuple[Dataset, Layout]] = {
     name: (dataset, layout) for dataset in DATASETS.values() for name, layout in dataset.layouts.items()
 }
@@ -22,7 +23,7 @@ UNPUBLISHED = frozenset(image_id for dataset in DATASETS.values() for image_id i
 
 def of_card(card: Mapping[str, Any]) -> Dataset:
     """Return the data set that a data card names."""
-    return DATASETS.get(card.get("dataset", DEFAULT.name), folder.DATASET)
+    return DATASETS.get(card.get("dataset", DEFAULT.name), ANY)
 
 
 def of_classes(classes: Classes) -> Dataset | None:
