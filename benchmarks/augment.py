@@ -37,7 +37,7 @@ def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, li
     """Seconds of each timed step, by strength."""
     import tensorflow as tf
 
-    from ham_ray.models.families import build
+    from ham_ray.models.network import build
     from ham_ray.models.weights import RANDOM
     from ham_ray.recipe import baseline
     from ham_ray.training.schedule import phases

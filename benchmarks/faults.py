@@ -438,7 +438,7 @@ def make_inputs(folder: Path) -> None:
 
 def write_model(folder: str) -> None:
     """Write an untrained model into `folder`/model, in a process of its own: TensorFlow is not for this one."""
-    from ham_ray.models.families import build
+    from ham_ray.models.network import build
     from ham_ray.models.weights import RANDOM
     from ham_ray.recipe import baseline
 

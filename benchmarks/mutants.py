@@ -77,11 +77,11 @@ MUTANTS = [
     ),
     _m(
         "folds exchanged",
-        "training/feed.py::split_rows",
+        "training/input_pipeline.py::split_rows",
         '{"validation": recipe.data.validation_fold, "test": recipe.data.test_fold}',
         '{"test": recipe.data.validation_fold, "validation": recipe.data.test_fold}',
         "the test fold chooses the epoch",
-        "unit/test_feed.py::test_the_splits_are_the_folds_of_the_recipe",
+        "unit/test_input_pipeline.py::test_the_splits_are_the_folds_of_the_recipe",
     ),
     _m(
         "validation fold trained on",
@@ -89,7 +89,7 @@ MUTANTS = [
         "if fold not in (self.data.test_fold, self.data.validation_fold)",
         "if fold not in (self.data.test_fold,)",
         "validation scores are of images learned from",
-        "unit/test_feed.py::test_the_splits_are_the_folds_of_the_recipe",
+        "unit/test_input_pipeline.py::test_the_splits_are_the_folds_of_the_recipe",
     ),
     _m(
         "conflicting rows kept",
@@ -241,20 +241,20 @@ MUTANTS = [
     ),
     _m(
         "streamed epochs in one order",
-        "training/feed.py::_streamed",
+        "training/input_pipeline.py::_streamed",
         "(sampler.seed * 1_000 + epoch) * 1_000 + sampler.rank",
         "sampler.seed * 1_000_000 + sampler.rank",
         "each epoch has the batches of the first",
-        "unit/test_feed.py::test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker",
+        "unit/test_input_pipeline.py::test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker",
     ),
     # pixels and activations
     _m(
         "labels of other images",
-        "training/feed.py::_joined",
+        "training/input_pipeline.py::_joined",
         '[block["label"] for block in blocks])[order]',
         '[block["label"] for block in blocks])',
         "images are learned and judged by other images' labels",
-        "unit/test_feed.py::test_a_part_is_in_the_order_of_image_id_with_its_own_labels",
+        "unit/test_input_pipeline.py::test_a_part_is_in_the_order_of_image_id_with_its_own_labels",
     ),
     _m(
         "crop squashes",
@@ -274,11 +274,11 @@ MUTANTS = [
     ),
     _m(
         "cached views all alike",
-        "training/feed.py::cached_batches",
+        "training/input_pipeline.py::cached_batches",
         'if recipe.augmentation.name == "light" else np.zeros(share, int)',
         'if recipe.augmentation.name == "dark" else np.zeros(share, int)',
         "training from activations does not augment",
-        "unit/test_feed.py::test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes",
+        "unit/test_input_pipeline.py::test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes",
     ),
     _m(
         "cached rows of the first worker",
@@ -286,12 +286,12 @@ MUTANTS = [
         "(places + self._rows.start).tolist()",
         "places.tolist()",
         "the second worker learns other images' labels",
-        "unit/test_feed.py::test_cached_batches_of_the_second_worker_and_without_augmentation",
+        "unit/test_input_pipeline.py::test_cached_batches_of_the_second_worker_and_without_augmentation",
     ),
     # a run's files
     _m(
         "probabilities reversed",
-        "experiments/trainings.py::_finish",
+        "workflows/steps/trainings.py::_finish",
         "predictions.predictions(parts.rows[name], name, p)",
         "predictions.predictions(parts.rows[name], name, p[::-1])",
         "each figure is of other images",
@@ -307,7 +307,7 @@ MUTANTS = [
     ),
     _m(
         "identity without weights",
-        "experiments/trainings.py::_identity",
+        "workflows/steps/trainings.py::_identity",
         '"weights": {"sha256": setting.weights_of(recipe).sha256}',
         '"weights": {"sha256": None}',
         "a run goes on from other weights under its old name",
@@ -315,7 +315,7 @@ MUTANTS = [
     ),
     _m(
         "prior of validation",
-        "experiments/trainings.py::_accompany",
+        "workflows/steps/trainings.py::_accompany",
         'prior(rows["training"])',
         'prior(rows["validation"])',
         "probabilities are adjusted for other class shares",
@@ -372,7 +372,7 @@ MUTANTS = [
     ),
     _m(
         "trainings weigh alike",
-        "experiments/finals.py::_joined",
+        "workflows/steps/finals.py::_joined",
         "average([average([*found.values()]) for found in members.values()])",
         "average([run for found in members.values() for run in found.values()])",
         "a trial of which a training failed weighs less",
@@ -381,7 +381,7 @@ MUTANTS = [
     # prediction
     _m(
         "ensemble of equal shares",
-        "prediction/saved.py::_winner",
+        "inference/saved.py::_winner",
         "1.0 / len(winner.members) / len(runs)",
         "1.0 / len(names)",
         "the ensemble predicted with is not the one evaluated",
@@ -389,7 +389,7 @@ MUTANTS = [
     ),
     _m(
         "shares ignored",
-        "prediction/pipeline.py::_Predictor._mean",
+        "inference/pipeline.py::_Predictor._mean",
         "mean += share / len(pictures)",
         "mean += 1 / len(members) / len(pictures)",
         "the ensemble predicted with is not the one evaluated",
@@ -405,7 +405,7 @@ MUTANTS = [
     ),
     _m(
         "calibration of the first model",
-        "commands/predicting.py::_calibrated",
+        "workflows/steps/predicting.py::_calibrated",
         "else model.calibration.apply(given[:, place])",
         "else models[0].calibration.apply(given[:, place])",
         "a model has the calibration of another",
@@ -413,7 +413,7 @@ MUTANTS = [
     ),
     _m(
         "learned by one model alone",
-        "prediction/saved.py::split_of",
+        "inference/saved.py::split_of",
         "next(split for split in SPLITS if split in found)",
         "next(split for split in reversed(SPLITS) if split in found)",
         "an ensemble is reported on what a member learned from",
@@ -421,7 +421,7 @@ MUTANTS = [
     ),
     _m(
         "truth of other images",
-        "commands/evaluating.py::_with_truth",
+        "workflows/steps/evaluating.py::_with_truth",
         "truth.rows.reindex(ids)",
         "truth.rows.reindex(sorted(ids))",
         "predictions are judged by other images' labels",
@@ -437,11 +437,11 @@ MUTANTS = [
     ),
     _m(
         "class order not checked",
-        "prediction/keras_file.py::_check_classes",
+        "inference/scan.py::_check_classes",
         "if recorded is None or recorded == list(CODES):",
         "if recorded is None or sorted(recorded) == sorted(CODES):",
         "each probability is of another class",
-        "unit/test_keras_file.py::test_a_model_of_other_classes_or_another_order_is_refused_and_both_are_named",
+        "unit/test_scan.py::test_a_model_of_other_classes_or_another_order_is_refused_and_both_are_named",
     ),
     _m(
         "class order not recorded",
@@ -558,7 +558,7 @@ MUTANTS = [
     ),
     _m(
         "thresholds of the test fold",
-        "experiments/comparison.py::_test",
+        "workflows/steps/comparison.py::_test",
         "thresholds.choose(*arrays(validation))",
         "thresholds.choose(*arrays(test))",
         "sensitivity at a threshold is that of the images that chose it",
@@ -582,11 +582,11 @@ MUTANTS = [
     ),
     _m(
         "floor fitted on test",
-        "evaluation/floors.py::floors",
+        "models/trivial_baselines.py::floors",
         'training = splits["training"]',
         "training = pd.concat(splits.values())",
         "what a model has to beat has seen the test images",
-        "unit/test_floors.py::test_test_labels_are_not_used",
+        "unit/test_trivial_baselines.py::test_test_labels_are_not_used",
     ),
     _m(
         "comparisons not adjusted",

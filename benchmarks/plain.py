@@ -12,7 +12,7 @@ from keras import layers
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.models.weights import Weights, load_backbone
 from ham_ray.recipe import Recipe
-from ham_ray.training import feed
+from ham_ray.training import input_pipeline
 
 STAGES = ("conv5", "conv4", "conv3", "conv2", "conv1")
 
@@ -48,7 +48,7 @@ def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
 
 def splits(images: Images, recipe: Recipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Pixels uint8[n, size, size, 3] and labels int32[n] of training and validation, in memory."""
-    rows = feed.split_rows(images, recipe)
+    rows = input_pipeline.split_rows(images, recipe)
     return {
         name: (read_pixels(images, rows[name]), rows[name]["label"].to_numpy(np.int32))
         for name in ("training", "validation")

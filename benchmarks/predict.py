@@ -37,8 +37,8 @@ def main(
     from ham_ray.cluster import connected
     from ham_ray.data.gallery import FileGallery, open_gallery
     from ham_ray.errors import UserError
-    from ham_ray.prediction import saved
-    from ham_ray.prediction.pipeline import Way, chunks
+    from ham_ray.inference import saved
+    from ham_ray.inference.pipeline import Way, chunks
     from ham_ray.runs import cores, fast_in_bfloat16, machine
 
     found = saved.find(model)
@@ -70,7 +70,7 @@ def main(
 
 def _plain(gallery: Any, network: Any, views: int) -> tuple[float, float, np.ndarray]:
     """Seconds an image, those of them that decode, and the probabilities."""
-    from ham_ray.data.augment import view
+    from ham_ray.training.augment import view
 
     started, decoding, found = time.perf_counter(), 0.0, []
     for start in range(0, len(gallery.rows), BATCH):
@@ -84,7 +84,7 @@ def _plain(gallery: Any, network: Any, views: int) -> tuple[float, float, np.nda
 
 def _ours(gallery: Any, way: Any, size: int) -> tuple[float, float, np.ndarray]:
     """Seconds to the first chunk, seconds an image after it, and the probabilities."""
-    from ham_ray.prediction.pipeline import chunks, predicted
+    from ham_ray.inference.pipeline import chunks, predicted
 
     stretches = chunks(gallery, size)
     started, marks, found = time.perf_counter(), [], {}

@@ -151,13 +151,13 @@ def _memory(process: psutil.Process) -> int:
 
 
 def _run(method: str, block: _Block) -> None:
-    from ham_ray.training import feed
+    from ham_ray.training import input_pipeline
 
     def few(*arguments: Any) -> Any:
         return {name: rows.head(BATCH) for name, rows in split_rows(*arguments).items()}
 
-    split_rows = feed.split_rows
-    with mock.patch.object(feed, "split_rows", few if block.no_work else split_rows):
+    split_rows = input_pipeline.split_rows
+    with mock.patch.object(input_pipeline, "split_rows", few if block.no_work else split_rows):
         if method == "ham_ray":
             result = _ours(block)
         else:
@@ -187,7 +187,7 @@ def _ours(block: _Block) -> dict[str, Any]:
     import optuna
 
     from ham_ray.cluster import connected
-    from ham_ray.commands import tuning
+    from ham_ray.workflows.steps import tuning
     from ham_ray.workflows.tune import Options
 
     place, space = block.folder, block.folder / "space.yaml"

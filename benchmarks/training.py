@@ -91,9 +91,9 @@ def _name(recipe: Any) -> str:
 
 def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, str] | None, float]:
     """Tables of activations, made anew, and the seconds that took."""
-    from ham_ray.training import activations, feed
+    from ham_ray.training import activations, input_pipeline
 
-    started, rows = time.perf_counter(), feed.split_rows(images, recipe)
+    started, rows = time.perf_counter(), input_pipeline.split_rows(images, recipe)
     tables = activations.prepare(images, rows, recipe, weights, f"{folder}/activations", 32 * 2**30)
     return tables, time.perf_counter() - started if tables else 0.0
 
@@ -102,10 +102,10 @@ def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str
     """Under Ray Train: HISTORY's median, and what lay between the last two checkpoints beyond the epoch itself."""
     from ham_ray.cluster import cluster_resources
     from ham_ray.runs import CHECKPOINTS
-    from ham_ray.training import feed
+    from ham_ray.training import input_pipeline
     from ham_ray.training import workers as training
 
-    parts = feed.split(images, recipe, workers, 4 * 2**30, tables)
+    parts = input_pipeline.split(images, recipe, workers, 4 * 2**30, tables)
     place = f"{folder}/run-{workers}"
     outcome = training.train(recipe, images, parts, weights, cluster_resources(workers), place)
     seconds = outcome.history["seconds"].to_numpy()

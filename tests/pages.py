@@ -11,13 +11,13 @@ from ham10000 import CLASSES, CODES, LABELS
 from PIL import Image
 
 from ham_ray.data.datasets.ham10000 import DATASET
-from ham_ray.evaluation import attention_sheet, paired, report, summary
-from ham_ray.evaluation.attention_sheet import Attention, Corners
 from ham_ray.evaluation.predictions import predictions
-from ham_ray.evaluation.report import ReportData
-from ham_ray.evaluation.search_report import SearchData
-from ham_ray.evaluation.summary import Run
 from ham_ray.recipe import baseline
+from ham_ray.report import gradcam_sheet, paired, report, summary
+from ham_ray.report.gradcam_sheet import Attention, Corners
+from ham_ray.report.report import ReportData
+from ham_ray.report.search_report import SearchData
+from ham_ray.report.summary import Run
 
 SHARES = np.array([33, 51, 110, 12, 111, 670, 14])
 FAMILIES = {"simple_cnn": 0.45, "resnet50_frozen": 0.0, "resnet50_finetuned": 0.8}  # how often they are right
@@ -98,13 +98,13 @@ def thumbnails(image_ids: list[str]) -> dict[str, bytes]:
 
 def attention(test: pd.DataFrame) -> Attention:
     """A sheet of blots, each looked at where it is."""
-    shown = attention_sheet.choose(test)
+    shown = gradcam_sheet.choose(test)
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:64, :64]
     blots = [np.exp(-((y - a) ** 2 + (x - b) ** 2) / 150) for a, b in rng.integers(16, 48, (len(shown), 2))]
     pixels = np.stack([np.array([200, 150, 130]) - blot[..., None] * np.array([110, 90, 70]) for blot in blots])
     corners = Corners(0.04, 0.09, 0.02, 31, "melanoma", 0.2, 0.1)
-    return Attention(attention_sheet.draw(shown, pixels.astype(np.uint8), np.stack(blots), CLASSES), corners)
+    return Attention(gradcam_sheet.draw(shown, pixels.astype(np.uint8), np.stack(blots), CLASSES), corners)
 
 
 @cache

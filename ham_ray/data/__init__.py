@@ -1,0 +1,1 @@
+"""From archives to IMAGES: layouts, checks, folds, tables; `datasets` has a file for each data set."""

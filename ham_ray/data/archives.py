@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from ham_ray import parts, storage
+from ham_ray import resumable, storage
 from ham_ray.data import formats
 from ham_ray.errors import UserError, some
 
@@ -53,7 +53,7 @@ class UnreadableMember(Exception):
 class UnopenedMember(UnreadableMember):
     """A file that the system did not open or read: gone, not permitted, an I/O error; another time it may."""
 
-    reason = parts.UNOPENED
+    reason = resumable.UNOPENED
 
 
 class Skipped(NamedTuple):

@@ -14,7 +14,7 @@ from ham_ray.cluster import check_visible
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
 from ham_ray.errors import cause
-from ham_ray.parts import Parts
+from ham_ray.resumable import Parts
 
 CHUNK = 256  # images: a third of a second of work, some 5 MB at 128 px; each part is synced to disk
 SCHEMA = pa.schema(

@@ -28,7 +28,7 @@ from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.terms import GEOMETRIES
 from ham_ray.errors import UserError, unknown_name
-from ham_ray.parts import UNOPENED, Parts, work_folder, work_path
+from ham_ray.resumable import UNOPENED, Parts, work_folder, work_path
 
 SIZES = range(16, 1025)  # pixels
 QUARANTINE = "quarantine.csv"

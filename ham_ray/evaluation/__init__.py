@@ -1,0 +1,1 @@
+"""From PREDICTIONS to numbers: metrics, intervals, thresholds, calibration, assessment."""

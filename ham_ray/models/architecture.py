@@ -65,10 +65,10 @@ def average_pooled(features: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def grad_cam(model: keras.Model, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Grad-CAM, for networks that end in convolutions and `average_pooled`: see `ham_ray.models.attention.grad_cam`."""
-    from ham_ray.models import attention  # here: it imports TensorFlow
+    """Grad-CAM, for networks that end in convolutions and `average_pooled`: see `ham_ray.models.gradcam.grad_cam`."""
+    from ham_ray.models import gradcam  # here: it imports TensorFlow
 
-    return attention.grad_cam(model, pixels, labels)
+    return gradcam.grad_cam(model, pixels, labels)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From a space and IMAGES to TRIALS: the study, its trials, and Ray Tune, which only executes it."""

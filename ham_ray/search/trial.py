@@ -17,16 +17,16 @@ import tensorflow as tf
 from ray import tune
 
 from ham_ray import storage
-from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS
-from ham_ray.training import feed, loop
+from ham_ray.training import input_pipeline, loop
 from ham_ray.training.callbacks import HistoryFile
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, Trainer, compile_key
+from ham_ray.training.trainable import check_batch
 
 HISTORY = "history.json"
 _SHAPES = 6  # networks kept: one of 24 million weights has some 400 MB with its optimizer's state
@@ -149,8 +149,10 @@ class WarmTrial(tune.Trainable):
 def _task(recipe: Recipe, shared: Shared) -> loop.Task:
     check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
-    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part]:
-        parts = {name: feed.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()}
-        return feed.kept_batches(parts["training"], sampler), parts["validation"]
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part]:
+        parts = {
+            name: input_pipeline.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()
+        }
+        return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
 
     return loop.make_task(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)

@@ -24,13 +24,13 @@ import tensorflow as tf
 
 from ham_ray import pool, runs, storage
 from ham_ray.console import progress
-from ham_ray.data.augment import view
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.models import registry
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.progress import step
 from ham_ray.recipe import VIEWS, Recipe, digest
+from ham_ray.training.augment import view
 
 BLOCK = 128  # images a file: as many as IMAGES has in a row group
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers

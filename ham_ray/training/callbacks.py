@@ -9,7 +9,7 @@ import ray
 import ray.train
 
 from ham_ray import runs, storage
-from ham_ray.training.gate import may_go_on
+from ham_ray.training.epoch_barrier import may_go_on
 
 Row = dict[str, Any]  # of HISTORY
 

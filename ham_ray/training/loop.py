@@ -13,12 +13,12 @@ import numpy as np
 
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
-from ham_ray.models.families import Network
+from ham_ray.models.network import Network
 from ham_ray.recipe import Recipe
-from ham_ray.training import feed
+from ham_ray.training import input_pipeline
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
-from ham_ray.training.feed import Batches, Part
+from ham_ray.training.input_pipeline import Batches, Part
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
@@ -60,11 +60,11 @@ def make_task(
 
     `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
     """
-    sampler = feed.make_sampler(recipe, len(labels["training"]), rank, workers)
+    sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers)
     if tables:
-        batches = feed.cached_batches(tables["training"], labels["training"], recipe, sampler)
+        batches = input_pipeline.cached_batches(tables["training"], labels["training"], recipe, sampler)
         held_out = tables.get("validation")
-        validation = feed.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
+        validation = input_pipeline.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
     else:
         batches, validation = plain(sampler)
     counts = np.bincount(labels["training"], minlength=classes)

@@ -16,10 +16,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ham_ray.data.augment import DRAWS, augment, draw
-from ham_ray.models.families import Network
+from ham_ray.models.network import Network
 from ham_ray.recipe import Recipe
-from ham_ray.training.feed import Inputs
+from ham_ray.training.augment import DRAWS, augment, draw
+from ham_ray.training.input_pipeline import Inputs
 from ham_ray.training.objectives import OBJECTIVES
 from ham_ray.training.schedule import Phase
 

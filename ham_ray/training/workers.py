@@ -21,12 +21,12 @@ from ham_ray import runs, storage
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError, in_words
-from ham_ray.models.families import Network, build
+from ham_ray.models.network import Network, build
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS, MODEL, cores
-from ham_ray.training import feed, loop, messages
+from ham_ray.training import input_pipeline, log_relay, loop
 from ham_ray.training.callbacks import Barrier, Callback, Console, RayTrain
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.sampler import Sampler
@@ -52,13 +52,13 @@ class Outcome:
 def train(
     recipe: Recipe,
     images: Images,
-    splits: feed.Splits,
+    splits: input_pipeline.Splits,
     weights: Weights,
     resources: Resources,
     uri: str,
     gate: Any = None,
     restarts: int = RESTARTS,
-    time_left: messages.TimeLeft | None = None,
+    time_left: log_relay.TimeLeft | None = None,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
@@ -80,17 +80,17 @@ def train(
         "resident": splits.resident,
         "activations": splits.activations,
         "gate": gate,
-        "source": ray.put(feed.Source(images, splits.rows)),
+        "source": ray.put(input_pipeline.Source(images, splits.rows)),
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
-    with messages.printed(storage.basename(uri), workers, time_left) as config["mailbox"]:
+    with log_relay.printed(storage.basename(uri), workers, time_left) as config["mailbox"]:
         told = _fit(config, splits, resources, restarts)
     runs.remove_leftovers(uri)
     return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
 
 
-def _fit(config: dict[str, Any], splits: feed.Splits, resources: Resources, restarts: int) -> dict[str, Any]:
+def _fit(config: dict[str, Any], splits: input_pipeline.Splits, resources: Resources, restarts: int) -> dict[str, Any]:
     """Run Ray Train to its end; where its controller died, again from the latest checkpoint."""
     left = restarts if config["gate"] is None else 0
     while True:
@@ -106,7 +106,9 @@ def _fit(config: dict[str, Any], splits: feed.Splits, resources: Resources, rest
             print(f"{storage.basename(config['uri'])}: {in_words(error)}; starting again from its latest checkpoint")
 
 
-def _trainer(config: dict[str, Any], splits: feed.Splits, resources: Resources, name: str, restarts: int) -> Any:
+def _trainer(
+    config: dict[str, Any], splits: input_pipeline.Splits, resources: Resources, name: str, restarts: int
+) -> Any:
     return TensorflowTrainer(
         _worker,  # type: ignore[arg-type]  # what it returns is Result.return_value
         train_loop_config=config,
@@ -150,7 +152,7 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
-    say = messages.sender(config["mailbox"], replica.rank, storage.basename(config["uri"]))
+    say = log_relay.sender(config["mailbox"], replica.rank, storage.basename(config["uri"]))
     callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
     if config["gate"] is not None:
         callbacks.append(Barrier(config["gate"], recipe.epochs, replica.rank))
@@ -159,8 +161,8 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
     source = ray.get(config["source"])
-    sampler = feed.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
-    held_out = {name: feed.collect(name, sampler, source) for name in config["labels"] if name != "training"}
+    sampler = input_pipeline.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
+    held_out = {name: input_pipeline.collect(name, sampler, source) for name in config["labels"] if name != "training"}
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
@@ -178,10 +180,10 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
 def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
-    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part | None]:
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part | None]:
         source = ray.get(config["source"])
-        batches = feed.batches(sampler, config["resident"], source)
-        return batches, feed.collect("validation", sampler, source) if "validation" in labels else None
+        batches = input_pipeline.batches(sampler, config["resident"], source)
+        return batches, input_pipeline.collect("validation", sampler, source) if "validation" in labels else None
 
     return loop.make_task(recipe, labels, len(config["classes"]), config["activations"], plain, rank, workers)
 
@@ -207,7 +209,7 @@ def _join() -> Replica:
 
 
 def _finish(
-    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, parts: dict[str, feed.Part]
+    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, parts: dict[str, input_pipeline.Part]
 ) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
     final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))

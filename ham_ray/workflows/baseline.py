@@ -102,7 +102,7 @@ class Options:
 
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for one of the trainings."""
-        from ham_ray.data.trainable import check_trainable
+        from ham_ray.training.trainable import check_trainable
 
         for name, recipe in make_recipes(self, "float32").items():
             if not self.cross_validate:
@@ -120,8 +120,8 @@ def run(options: Options) -> None:
     """
     options.check()
     from ham_ray.cluster import connected
-    from ham_ray.commands import baselines
-    from ham_ray.evaluation import summary
+    from ham_ray.report import summary
+    from ham_ray.workflows.steps import baselines
 
     with connected():
         result, page = baselines.run(options)

@@ -75,8 +75,8 @@ def run(options: Options) -> None:
         UserError: an option that cannot be met, or a table that cannot be evaluated.
     """
     options.check()
-    from ham_ray.commands import evaluating
-    from ham_ray.evaluation import summary
+    from ham_ray.report import summary
+    from ham_ray.workflows.steps import evaluating
 
     summary.show(evaluating.run(options))
     out = options.out

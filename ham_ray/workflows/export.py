@@ -20,7 +20,7 @@ from ham_ray.command_line import Job, choice
 from ham_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from ham_ray.prediction.saved import Saved
+    from ham_ray.inference.saved import Saved
 
 SUFFIXES = {"keras": ".keras", "savedmodel": "", "tflite": ".tflite", "onnx": ".onnx"}  # of files, by format
 _PACKAGES = {"onnx": ("tf2onnx", "onnx", "onnxruntime")}  # that a format needs, and ham_ray does not
@@ -67,7 +67,7 @@ class Options:
     @cached_property
     def found(self) -> Saved:
         """The model, described."""
-        from ham_ray.prediction import saved
+        from ham_ray.inference import saved
 
         return saved.find(self.model)
 
@@ -86,7 +86,7 @@ def run(options: Options) -> None:
         UserError: an option that cannot be met, or a model that does not agree.
     """
     options.check()
-    from ham_ray.commands import exporting
+    from ham_ray.workflows.steps import exporting
 
     done = exporting.export(options)
     agreement = f"no probability of {done.images} images of {done.source} differs by more than {done.difference:.1e}"

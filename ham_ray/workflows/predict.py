@@ -24,7 +24,7 @@ from ham_ray.workflows.shared import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from ham_ray.data.gallery import Gallery
-    from ham_ray.prediction.saved import Saved
+    from ham_ray.inference.saved import Saved
 
 FORMATS = ("parquet", "csv", "isic")
 DEFAULT_GEOMETRY = "crop"
@@ -73,7 +73,7 @@ class Options:
     @cached_property
     def found(self) -> list[Saved]:
         """The models, described."""
-        from ham_ray.prediction import saved
+        from ham_ray.inference import saved
 
         return [saved.find(place) for place in self.models]
 
@@ -108,7 +108,7 @@ def run(options: Options) -> None:
     """
     options.check()
     from ham_ray.cluster import connected
-    from ham_ray.commands import predicting
+    from ham_ray.workflows.steps import predicting
 
     with connected():
         manifest = predicting.run(options)

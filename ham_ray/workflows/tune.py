@@ -132,7 +132,7 @@ class Options:
 
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for the space's trials."""
-        from ham_ray.data.trainable import check_trainable
+        from ham_ray.training.trainable import check_trainable
 
         base, _ = self.recipes("float32")
         batches = self.searched.parameters.get("batch_size")
@@ -206,8 +206,8 @@ def run(options: Options) -> None:
     """
     options.check()
     from ham_ray.cluster import connected
-    from ham_ray.commands import tuning
-    from ham_ray.evaluation import summary
+    from ham_ray.report import summary
+    from ham_ray.workflows.steps import tuning
 
     with connected():
         search = tuning.run(options)

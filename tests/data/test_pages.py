@@ -11,7 +11,7 @@ from pathlib import Path
 import pages
 import pytest
 
-from ham_ray.evaluation import report, search_report
+from ham_ray.report import report, search_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

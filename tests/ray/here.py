@@ -10,10 +10,10 @@ import pandas as pd
 import tensorflow as tf
 
 from ham_ray.data.images import Images, read_pixels
-from ham_ray.models.families import Network, build
+from ham_ray.models.network import Network, build
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe
-from ham_ray.training import feed, loop
+from ham_ray.training import input_pipeline, loop
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
@@ -29,13 +29,13 @@ class Trained(NamedTuple):
 
 def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, str] | None = None) -> Trained:
     """Train in this process, without Ray, from images or from tables of activations."""
-    rows = feed.split_rows(images, recipe)
+    rows = input_pipeline.split_rows(images, recipe)
     labels = {name: frame["label"].to_numpy(np.int32) for name, frame in rows.items()}
     pixels = {name: read_pixels(images, frame) for name, frame in rows.items()}
 
-    def plain(sampler: Sampler) -> tuple[feed.Batches, feed.Part]:
-        parts = {name: feed.Part(pixels[name], labels[name]) for name in ("training", "validation")}
-        return feed.kept_batches(parts["training"], sampler), parts["validation"]
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part]:
+        parts = {name: input_pipeline.Part(pixels[name], labels[name]) for name in ("training", "validation")}
+        return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
 
     network = build(recipe, images.size, RANDOM, 7)
     task = loop.make_task(recipe, labels, 7, tables, plain)

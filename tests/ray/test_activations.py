@@ -14,16 +14,16 @@ import pytest
 from here import train_here
 from PIL import Image, ImageOps
 
-from ham_ray.data.augment import view
 from ham_ray.data.images import Images, open_images, read_pixels
 from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 from ham_ray.models import registry
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import activations, feed
+from ham_ray.training import activations, input_pipeline
 from ham_ray.training.activations import Activations
+from ham_ray.training.augment import view
 
 pytestmark = pytest.mark.ray
 FROZEN = baseline("resnet50_frozen").changed(epochs=2, batch_size=32, hidden_units=0)
@@ -33,7 +33,7 @@ FINETUNED = baseline("resnet50_finetuned").changed(
 
 
 def tables(images: Images, recipe: Recipe, folder: Path, budget: float = 2**30) -> dict[str, str] | None:
-    return activations.prepare(images, feed.split_rows(images, recipe), recipe, RANDOM, str(folder), budget)
+    return activations.prepare(images, input_pipeline.split_rows(images, recipe), recipe, RANDOM, str(folder), budget)
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +91,8 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
 def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Images):
     labels = images.fold(*FROZEN.training_folds)["label"].to_numpy(np.int32)
     whole, *shares = (
-        list(feed.cached_batches(frozen["training"], labels, FROZEN, sampler)(epoch=1))
-        for sampler in (feed.make_sampler(FROZEN, len(labels), *place) for place in ((0, 1), (0, 2), (1, 2)))
+        list(input_pipeline.cached_batches(frozen["training"], labels, FROZEN, sampler)(epoch=1))
+        for sampler in (input_pipeline.make_sampler(FROZEN, len(labels), *place) for place in ((0, 1), (0, 2), (1, 2)))
     )
     assert len(whole) == len(labels) // FROZEN.data.batch_size
     for batch, first, second in zip(whole, *shares, strict=True):
@@ -102,7 +102,9 @@ def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Ima
 
 def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images: Images):
     labels = images.fold(FROZEN.data.validation_fold)["label"].to_numpy(np.int32)
-    whole, *halves = (feed.cached_part(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2)))
+    whole, *halves = (
+        input_pipeline.cached_part(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2))
+    )
     np.testing.assert_array_equal(whole.inputs[:], np.concatenate([half.inputs[:] for half in halves]))
     np.testing.assert_array_equal(whole.labels, np.concatenate([half.labels for half in halves]))
 

@@ -22,14 +22,15 @@ import ray
 from here import train_here
 
 from ham_ray.cluster import plan
-from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
-from ham_ray.evaluation import predictions, summary
-from ham_ray.experiments.comparison import compare
-from ham_ray.experiments.setting import Setting
+from ham_ray.evaluation import predictions
 from ham_ray.recipe import baseline
+from ham_ray.report import summary
 from ham_ray.workflows.baseline import Options
+from ham_ray.workflows.steps import baselines
+from ham_ray.workflows.steps.comparison import compare
+from ham_ray.workflows.steps.context import Setting
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]

@@ -14,8 +14,8 @@ import pytest
 from searching import small_search
 from test_baseline_job import options
 
-from ham_ray.commands import baselines, tuning
 from ham_ray.data.images import Images, open_images
+from ham_ray.workflows.steps import baselines, tuning
 
 pytestmark = pytest.mark.ray
 BEGUN = Path(__file__).parents[1] / "begun"

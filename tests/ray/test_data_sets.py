@@ -10,7 +10,6 @@ import pytest
 from searching import small_search
 from sklearn.metrics import balanced_accuracy_score
 
-from ham_ray.commands import baselines, evaluating, predicting, tuning
 from ham_ray.data import datasets
 from ham_ray.data.dataset import Dataset
 from ham_ray.data.images import LEAKAGE, Images, open_images
@@ -18,6 +17,7 @@ from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 from ham_ray.evaluation import predictions
 from ham_ray.workflows import baseline, evaluate, predict
+from ham_ray.workflows.steps import baselines, evaluating, predicting, tuning
 
 pytestmark = pytest.mark.ray
 SPACE = """\

@@ -15,12 +15,12 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
 
 from ham_ray.errors import UserError
-from ham_ray.models.families import Network
+from ham_ray.models.network import Network
 from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.training import loop
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.feed import Part
+from ham_ray.training.input_pipeline import Part
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import Phase, learning_rate, phases
 from ham_ray.training.step import PREDICT_BATCH, Replica, Trainer, predict

@@ -28,11 +28,11 @@ import ray
 from ham_ray.cluster import Resources, connected
 from ham_ray.data.gallery import TableGallery
 from ham_ray.data.images import open_images
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction import pipeline
+from ham_ray.inference import pipeline
 from ham_ray.recipe import baseline
-from ham_ray.training import activations, feed, workers
+from ham_ray.training import activations, input_pipeline, workers
 
 images, folder = open_images(sys.argv[1]), Path(sys.argv[2])
 pipeline.CHUNK_IMAGES, activations.BLOCK = 8, 8
@@ -62,7 +62,7 @@ network = build(baseline("simple_cnn"), images.size, RANDOM, 7)
 network.classifier().save(folder / "model.keras")
 recipe = baseline("simple_cnn").changed(epochs=1, batch_size=16)
 with connected():
-    tables = activations.prepare(images, feed.split_rows(images, frozen), frozen, RANDOM, str(folder), 2**30)
+    tables = activations.prepare(images, input_pipeline.split_rows(images, frozen), frozen, RANDOM, str(folder), 2**30)
     print("activations done", flush=True)
     gallery, way = SlowGallery(images), pipeline.Way(({str(folder / "model.keras"): 1.0},))
     numbers = range(len(pipeline.chunks(gallery, images.size)))
@@ -73,7 +73,7 @@ with connected():
         print("predicted", number, flush=True)
     assert sorted(found) == [*numbers] and sum(map(len, found.values())) == len(images.rows)
     print("prediction done", flush=True)
-    parts = feed.split(images, recipe, 2, 1e9)
+    parts = input_pipeline.split(images, recipe, 2, 1e9)
     outcome = workers.train(recipe, images, parts, RANDOM, Resources(2, 1.0, False, ""), str(folder / "run"))
     print("training done", outcome.failed, flush=True)
 """

@@ -20,20 +20,20 @@ import ray
 
 from ham_ray.cluster import cluster_resources, configure_data
 from ham_ray.data.images import open_images
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction.pipeline import predict_rows
+from ham_ray.inference.pipeline import predict_rows
 from ham_ray.recipe import baseline
-from ham_ray.training import activations, feed, workers
+from ham_ray.training import activations, input_pipeline, workers
 
 images, folder = open_images(sys.argv[1]), Path(sys.argv[2])
 ray.init(num_cpus=1, log_to_driver=False)
 configure_data()
 frozen = baseline("resnet50_frozen").changed(epochs=1, batch_size=32)
-assert activations.prepare(images, feed.split_rows(images, frozen), frozen, RANDOM, str(folder), 2**30)
+assert activations.prepare(images, input_pipeline.split_rows(images, frozen), frozen, RANDOM, str(folder), 2**30)
 print("activations built", flush=True)
 recipe = baseline("simple_cnn").changed(epochs=1, batch_size=32)
-parts = feed.split(images, recipe, 1, shard_memory=0)
+parts = input_pipeline.split(images, recipe, 1, shard_memory=0)
 outcome = workers.train(recipe, images, parts, RANDOM, cluster_resources(1), str(folder / "run"))
 print("trained on a stream:", outcome.failed, len(outcome.history), flush=True)
 rows = images.fold(recipe.data.test_fold)

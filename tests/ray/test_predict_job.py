@@ -18,17 +18,17 @@ import pytest
 from ham10000 import CODES, PROBABILITIES, RAW
 from PIL import Image
 
-from ham_ray.commands import predicting
 from ham_ray.data.images import Images
 from ham_ray.data.pictures import resized
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.models.families import build
+from ham_ray.inference import pipeline
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction import pipeline
 from ham_ray.recipe import baseline
 from ham_ray.workflows.predict import Options
+from ham_ray.workflows.steps import predicting
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def expected(model: Path, pictures: Path) -> np.ndarray:
 
 
 def test_pictures_are_predicted_and_calibrated_and_the_bad_ones_listed(cluster, model, pictures, folder, monkeypatch):
-    monkeypatch.setattr("ham_ray.prediction.pipeline.CHUNK_IMAGES", 20)
+    monkeypatch.setattr("ham_ray.inference.pipeline.CHUNK_IMAGES", 20)
     manifest = predicting.run(options(model, pictures, folder / "a.parquet"))
     found = predictions.read(str(folder / "a.parquet"))
     assert found["image_id"].tolist() == [f"p{number:02d}" for number in range(70)]
@@ -191,7 +191,7 @@ def test_mistakes_are_told_before_anything_is_predicted(cluster, model, pictures
 # Waits after five chunks, to be killed there.
 JOB = """
 import itertools, runpy, sys, time
-import ham_ray.prediction.pipeline as prediction
+import ham_ray.inference.pipeline as prediction
 prediction.CHUNK_IMAGES = 4
 predicted = prediction.predicted
 def five(*arguments):

@@ -21,12 +21,12 @@ from optuna.trial import TrialState
 from ray.util import placement_group_table
 from searching import small_search
 
-from ham_ray.commands import tuning
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.search import tuner
 from ham_ray.search.space import load_space
+from ham_ray.workflows.steps import tuning
 from ham_ray.workflows.tune import Options
 
 pytestmark = pytest.mark.ray

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long]
 REFUSED = """
 import sys
 from ham_ray.cluster import connected
-from ham_ray.commands import choices, predicting
+from ham_ray.workflows.steps import choices, predicting
 from ham_ray.data.ingest import ingest
 from ham_ray.errors import UserError
 from ham_ray.workflows.predict import Options

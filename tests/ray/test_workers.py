@@ -17,15 +17,15 @@ import tensorflow as tf
 from here import train_here
 
 from ham_ray.cluster import plan
-from ham_ray.data.augment import view
 from ham_ray.data.images import Images, decode, read_pixels
 from ham_ray.errors import UserError
-from ham_ray.models.families import build
+from ham_ray.inference.pipeline import predict_rows
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction.pipeline import predict_rows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
-from ham_ray.training import feed, messages, workers
+from ham_ray.training import input_pipeline, log_relay, workers
+from ham_ray.training.augment import view
 from ham_ray.training.step import Replica
 
 pytestmark = pytest.mark.ray
@@ -34,7 +34,7 @@ RECIPE = baseline("simple_cnn").changed(epochs=6, batch_size=32, warmup_epochs=0
 
 
 def run(images: Images, uri: Path, count: int, recipe: Recipe = RECIPE, memory: float = 1e9) -> workers.Outcome:
-    parts = feed.split(images, recipe, count, memory)
+    parts = input_pipeline.split(images, recipe, count, memory)
     return workers.train(recipe, images, parts, RANDOM, plan(count, [2.0]), str(uri))
 
 
@@ -59,7 +59,7 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
     for variable in network.variables:  # as after a training, BatchNorm's statistics too
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    part = feed.Part(pixels, np.zeros(300, np.int32))
+    part = input_pipeline.Part(pixels, np.zeros(300, np.int32))
     replica, config = Replica(tf.distribute.get_strategy()), {"size": 32, "uri": str(tmp_path)}
     predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]
     kept = keras.models.load_model(tmp_path / MODEL)
@@ -74,7 +74,7 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
 
 
 def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Outcome, images: Images):
-    rows = feed.split_rows(images, RECIPE)
+    rows = input_pipeline.split_rows(images, RECIPE)
     assert single.failed is None
     assert {name: len(p) for name, p in single.probabilities.items()} == {
         n: len(rows[n]) for n in ("validation", "test")
@@ -145,8 +145,8 @@ def test_a_killed_controller_is_replaced(single: workers.Outcome, images: Images
 
 
 def test_lines_arrive_after_the_mailbox_died(cluster: str, capsys):
-    with messages.printed("run", "1 worker") as mailbox:
-        say = messages.sender(mailbox, 0, "run")
+    with log_relay.printed("run", "1 worker") as mailbox:
+        say = log_relay.sender(mailbox, 0, "run")
         say("one")
         wait_for("run: one", capsys)
         before = {p.pid for p in psutil.Process().children(recursive=True) if "_Mailbox" in _command(p)}
@@ -176,7 +176,7 @@ def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: I
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: Images):
     with pytest.raises(UserError, match="batch_size 32 does not divide over 3 workers"):
-        feed.split(images, RECIPE, 3, 1e9)
+        input_pipeline.split(images, RECIPE, 3, 1e9)
 
 
 def _kill(kind: str, checkpoints: Path, killed: list[int]) -> None:

@@ -15,12 +15,13 @@ from architectures import OTHERS
 from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
-from ham_ray.models import families, registry
+from ham_ray.inference import saved
+from ham_ray.models import network as networks
+from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture
 from ham_ray.models.folding import folded
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM, layer_kinds
-from ham_ray.prediction import saved
 from ham_ray.recipe import Recipe, baseline
 
 pytestmark = pytest.mark.model
@@ -33,7 +34,7 @@ class Built:
     """An architecture without pretrained weights, all of whose scales, shifts and statistics are random."""
 
     architecture: Architecture
-    network: families.Network
+    network: networks.Network
     base: keras.Model  # the network without preprocessing and pooling, of plain Keras layers
     computed: keras.Model  # what stands for it in training
 
@@ -52,7 +53,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
     if request.param in OTHERS:
         registry.register(OTHERS[request.param])
     architecture = registry.architectures()[request.param]
-    network = families.build(recipe(architecture), SIZE, RANDOM, 7)
+    network = networks.build(recipe(architecture), SIZE, RANDOM, 7)
     base = next(layer for layer in network.whole.layers if isinstance(layer, keras.Model))
     disturb(base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
@@ -84,8 +85,8 @@ def test_at_every_depth_the_cut_is_the_whole_and_all_above_it_is_trained_and_not
     theirs, counts = built.network.whole(PIXELS, training=False).numpy(), []
     assert theirs.std(axis=0).max() > 0
     for depth in built.depths:
-        families.unfreeze(built.base, built.architecture, depth)
-        prefix, body = families.cut(built.architecture, built.computed, depth)
+        networks.unfreeze(built.base, built.architecture, depth)
+        prefix, body = networks.cut(built.architecture, built.computed, depth)
         near(body(prefix(PIXELS, training=False), training=False).numpy(), theirs)
         trained = {id(variable) for variable in built.base.trainable_variables}
         assert not prefix.trainable_variables
@@ -99,8 +100,8 @@ def test_at_every_depth_the_cut_is_the_whole_and_all_above_it_is_trained_and_not
 
 def test_gradients_are_those_of_the_plain_network(built: Built):
     """To 1 %: rounding alone makes .4 % in a hundred layers; a wrong stride made 55 % of the features."""
-    families.unfreeze(built.base, built.architecture, len(built.architecture.stages))
-    _, body = families.cut(built.architecture, built.computed, len(built.architecture.stages))
+    networks.unfreeze(built.base, built.architecture, len(built.architecture.stages))
+    _, body = networks.cut(built.architecture, built.computed, len(built.architecture.stages))
     variables = built.base.trainable_variables
     upstream = np.random.default_rng(0).normal(size=body.output_shape[1:]).astype(np.float32)
     ours, theirs = (gradients(network, variables, upstream) for network in (body, built.network.whole))
@@ -127,7 +128,7 @@ def test_a_saved_classifier_gives_the_same_and_in_bfloat16_about_the_same(built:
 
 
 def test_trained_in_bfloat16_it_gives_about_the_same_features(built: Built):
-    network = families.build(recipe(built.architecture).changed(precision="bfloat16"), SIZE, RANDOM, 7)
+    network = networks.build(recipe(built.architecture).changed(precision="bfloat16"), SIZE, RANDOM, 7)
     keras.config.set_dtype_policy("float32")
     for ours, theirs in zip(network.variables, built.network.variables, strict=True):
         ours.assign(theirs)
@@ -161,18 +162,18 @@ def test_it_has_the_layers_that_keras_has_with_its_own_weights(built: Built, mon
 
 def test_sizes_it_does_not_take_are_refused(built: Built):
     with pytest.raises(UserError, match=f"{built.architecture.name} takes images of .* pixels, not 8"):
-        families.build(recipe(built.architecture), 8, RANDOM, 7)
+        networks.build(recipe(built.architecture), 8, RANDOM, 7)
 
 
 NAMED_ELSEWHERE = {
     "workflows/baseline.py": "the baselines of the original study, which are trained by default",
-    "evaluation/floors.py": "the published figures of the data set",
+    "models/trivial_baselines.py": "the published figures of the data set",
 }
 
 
 def test_nothing_else_names_a_network():
     """What is added is one file: whoever else names a network would have to be changed with it."""
-    root = Path(families.__file__).parents[1]
+    root = Path(networks.__file__).parents[1]
     names = re.compile("res_?net|simple_?cnn|efficient_?net|conv_?next|mobile_?net|dense_?net|dino", re.IGNORECASE)
     files = [path.relative_to(root) for path in root.rglob("*") if path.suffix in (".py", ".jinja")]
     naming = {str(path) for path in files if names.search((root / path).read_text())}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ham_ray.data.augment import DRAWS, augment, chosen_views, draw, view
 from ham_ray.recipe import VIEWS
+from ham_ray.training.augment import DRAWS, augment, chosen_views, draw, view
 
 pytestmark = pytest.mark.unit
 IMAGES = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), np.uint8)

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 
 from ham_ray import storage
-from ham_ray.commands import baselines
 from ham_ray.errors import UserError
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.summary import Row, Run, Summary
 from ham_ray.recipe import Recipe, baseline
+from ham_ray.report.summary import Row, Run, Summary
 from ham_ray.workflows.baseline import Options, make_recipes, run
+from ham_ray.workflows.steps import baselines
 
 pytestmark = pytest.mark.unit
 OPTIONS = Options(data="images", families="simple_cnn,resnet50_finetuned", weights=["none"], precision="float32")
@@ -79,7 +79,7 @@ def test_a_job_ends_with_1_where_a_training_failed_and_says_where_the_report_is(
     made = {"good": {"accuracy": Interval(0.5, 0.4, 0.6)}, "failed": {}}
     rows = {name: Row(name, "model", "test", metrics=metrics) for name, metrics in made.items()}
     monkeypatch.setattr("ham_ray.cluster.connected", nullcontext)
-    monkeypatch.setattr("ham_ray.evaluation.summary.show", lambda result: print(len(result.rows), "rows"))
+    monkeypatch.setattr("ham_ray.report.summary.show", lambda result: print(len(result.rows), "rows"))
     for names, code in ((["good"], None), (["good", "failed"], 1)):
         result = Summary("data", True, tuple(rows[name] for name in names))
         monkeypatch.setattr(baselines, "run", lambda options, result=result: (result, "a/report.html"))

@@ -8,7 +8,7 @@ import pytest
 from ham10000 import CODES, LABELS, PROBABILITIES
 
 from ham_ray.data.datasets.ham10000 import contains
-from ham_ray.evaluation import cautions
+from ham_ray.report import cautions
 
 pytestmark = pytest.mark.unit
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from ham_ray.evaluation import figures
+from ham_ray.report import figures
 
 pytestmark = pytest.mark.unit
 

@@ -10,17 +10,16 @@ import pytest
 from ham10000 import CLASSES, LABELS
 
 from ham_ray.cluster import plan
-from ham_ray.commands import baselines
 from ham_ray.data.images import Images
 from ham_ray.evaluation.assessment import operating_points
 from ham_ray.evaluation.predictions import predictions
-from ham_ray.evaluation.summary import Run
-from ham_ray.experiments import comparison, trainings
-from ham_ray.experiments.comparison import cross_validate, pool
-from ham_ray.experiments.setting import Setting
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import feed
+from ham_ray.report.summary import Run
+from ham_ray.training import input_pipeline
 from ham_ray.workflows.baseline import Options
+from ham_ray.workflows.steps import baselines, comparison, trainings
+from ham_ray.workflows.steps.comparison import cross_validate, pool
+from ham_ray.workflows.steps.context import Setting
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +34,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
         return {name: Run(drawn(recipe), None, {"minutes": 1.0}) for name, recipe in recipes.items()}
 
     def drawn(recipe: Recipe) -> pd.DataFrame:
-        rows = feed.split_rows(images, recipe)
+        rows = input_pipeline.split_rows(images, recipe)
         rng = np.random.default_rng(recipe.data.test_fold)
         return pd.concat(
             [predictions(rows[s], s, rng.dirichlet(np.ones(7), len(rows[s])), CLASSES) for s in ("validation", "test")],

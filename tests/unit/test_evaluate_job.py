@@ -15,11 +15,11 @@ import pytest
 from ham10000 import CLASSES, CODES, ISIC, PROBABILITIES
 from PIL import Image
 
-from ham_ray.commands import evaluating
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, metrics, predictions
-from ham_ray.evaluation.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
+from ham_ray.report.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL, number
 from ham_ray.workflows.evaluate import Options
+from ham_ray.workflows.steps import evaluating
 
 pytestmark = pytest.mark.job
 ROOT = Path(__file__).parents[2]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ham_ray.commands import exporting
-from ham_ray.commands.exporting import FORMATS, TOLERANCE, Exported
 from ham_ray.errors import UserError
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import baseline
 from ham_ray.workflows.export import Options
+from ham_ray.workflows.steps import exporting
+from ham_ray.workflows.steps.exporting import FORMATS, TOLERANCE, Exported
 
 pytestmark = pytest.mark.model
 

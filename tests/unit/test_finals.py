@@ -14,11 +14,11 @@ from ham10000 import CLASSES, PROBABILITIES
 from ham_ray.errors import UserError
 from ham_ray.evaluation import calibration, metrics
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
-from ham_ray.evaluation.summary import Run
-from ham_ray.experiments import finals as module
-from ham_ray.experiments import trainings
-from ham_ray.experiments.finals import CALIBRATED, Plan, average, finals
 from ham_ray.recipe import baseline
+from ham_ray.report.summary import Run
+from ham_ray.workflows.steps import finals as module
+from ham_ray.workflows.steps import trainings
+from ham_ray.workflows.steps.finals import CALIBRATED, Plan, average, finals
 
 pytestmark = pytest.mark.unit
 TRUTH = np.arange(70) % 7

@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 from ham10000 import CLASSES
 
-from ham_ray.commands import predicting
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.prediction import pipeline
-from ham_ray.prediction.pipeline import Way
-from ham_ray.prediction.saved import Saved
+from ham_ray.inference import pipeline
+from ham_ray.inference.pipeline import Way
+from ham_ray.inference.saved import Saved
+from ham_ray.workflows.steps import predicting
 
 pytestmark = pytest.mark.unit
 

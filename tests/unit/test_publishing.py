@@ -13,15 +13,15 @@ from ham10000 import CLASSES
 
 from ham_ray.cluster import plan
 from ham_ray.evaluation import predictions
-from ham_ray.evaluation.summary import Run
-from ham_ray.experiments.publishing import publish
-from ham_ray.experiments.setting import Setting
 from ham_ray.models import registry
-from ham_ray.models.families import build
+from ham_ray.models.network import build
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import feed
+from ham_ray.report.summary import Run
+from ham_ray.training import input_pipeline
+from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.publishing import publish
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.unit
 def finished(images, recipe: Recipe) -> Run:
     """A run whose probabilities are drawn."""
     rng = np.random.default_rng(0)
-    rows = feed.split_rows(images, recipe)
+    rows = input_pipeline.split_rows(images, recipe)
     tables = [
         predictions.predictions(
             rows[name], name, rng.dirichlet(np.ones(7), len(rows[name])).astype(np.float32), CLASSES

@@ -17,11 +17,12 @@ from rich.console import Console
 from sklearn.metrics import average_precision_score
 
 from ham_ray.data.datasets.ham10000 import DATASET
-from ham_ray.evaluation import figures, metrics, model_card, paired, report, summary
+from ham_ray.evaluation import metrics
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import paired_difference
 from ham_ray.evaluation.predictions import arrays, of_split, predictions
-from ham_ray.evaluation.summary import RANDOM_WEIGHTS, Run
+from ham_ray.report import figures, model_card, paired, report, summary
+from ham_ray.report.summary import RANDOM_WEIGHTS, Run
 
 pytestmark = pytest.mark.unit
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ham_ray.data.trainable import check_batch
 from ham_ray.errors import UserError
 from ham_ray.training.sampler import Sampler, evaluation_bounds
+from ham_ray.training.trainable import check_batch
 
 pytestmark = pytest.mark.unit
 ROWS = 103  # not a multiple of the batch

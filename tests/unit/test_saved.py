@@ -14,9 +14,9 @@ import pytest
 from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
-from ham_ray.models.families import build
+from ham_ray.inference import saved
+from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
-from ham_ray.prediction import saved
 from ham_ray.recipe import baseline
 from ham_ray.workflows.predict import Options
 

@@ -10,10 +10,10 @@ import pytest
 from ham10000 import CLASSES
 
 from ham_ray.data.datasets.ham10000 import DATASET
-from ham_ray.evaluation import search_figures
 from ham_ray.evaluation.exact import Interval
-from ham_ray.evaluation.search_report import SearchData, best_trials, render
-from ham_ray.evaluation.summary import Row, Summary, reference_rows
+from ham_ray.report import search_figures
+from ham_ray.report.search_report import SearchData, best_trials, render
+from ham_ray.report.summary import Row, Summary, reference_rows
 
 pytestmark = pytest.mark.unit
 

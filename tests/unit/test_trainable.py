@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from ham_ray.data.terms import FOLDS
-from ham_ray.data.trainable import check_trainable
 from ham_ray.errors import UserError
 from ham_ray.recipe import baseline
+from ham_ray.training.trainable import check_trainable
 
 pytestmark = pytest.mark.unit
 RECIPE = baseline("simple_cnn").changed(batch_size=4)

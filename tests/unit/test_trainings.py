@@ -14,12 +14,12 @@ from ham_ray.cluster import plan
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation import predictions
-from ham_ray.evaluation.summary import Run
-from ham_ray.experiments import trainings
-from ham_ray.experiments.setting import Setting
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import feed, workers
+from ham_ray.report.summary import Run
+from ham_ray.training import input_pipeline, workers
+from ham_ray.workflows.steps import trainings
+from ham_ray.workflows.steps.context import Setting
 
 pytestmark = pytest.mark.unit
 CODES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -39,19 +39,19 @@ def train(
 ) -> Run:
     """`trainings.train` of one recipe into `folder/run`, where in place of Ray's workers each image has its `own`."""
 
-    def outcome(recipe: Recipe, images: Images, splits: feed.Splits, *rest, **named) -> workers.Outcome:
+    def outcome(recipe: Recipe, images: Images, splits: input_pipeline.Splits, *rest, **named) -> workers.Outcome:
         assert trained, "a finished run was trained again"
         (folder / "run" / "model.keras").write_bytes(b"a model")
         found = {name: own(rows["image_id"]) for name, rows in splits.rows.items() if name != "training"}
         return workers.Outcome(None, found, pd.DataFrame({"epoch": [1]}), {"feature_spread": 1.0, "seconds": 60.0})
 
-    def undecoded(images: Images, recipe: Recipe, *rest) -> feed.Splits:
-        return feed.Splits(feed.split_rows(images, recipe), {}, resident=True)
+    def undecoded(images: Images, recipe: Recipe, *rest) -> input_pipeline.Splits:
+        return input_pipeline.Splits(input_pipeline.split_rows(images, recipe), {}, resident=True)
 
     setting = Setting(images, {"resnet50": weights}, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "train", outcome)
-        patch.setattr(feed, "split", undecoded)
+        patch.setattr(input_pipeline, "split", undecoded)
         return trainings.train({"run": recipe}, setting)["run"]
 
 

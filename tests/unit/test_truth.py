@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from ham10000 import CLASSES, CODES, PROBABILITIES
 
-from ham_ray.commands import evaluating
 from ham_ray.data.truth import read_truth
 from ham_ray.errors import UserError
 from ham_ray.evaluation import isic, predictions
+from ham_ray.workflows.steps import evaluating
 
 pytestmark = pytest.mark.unit
 NAMES = [

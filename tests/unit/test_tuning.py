@@ -14,13 +14,13 @@ from optuna.trial import TrialState
 from searching import small_search
 
 from ham_ray import cluster
-from ham_ray.commands import tuning
-from ham_ray.commands.baselines import Finished
 from ham_ray.errors import UserError
 from ham_ray.search import ownership
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.training import activations
+from ham_ray.workflows.steps import tuning
+from ham_ray.workflows.steps.baselines import Finished
 from ham_ray.workflows.tune import Options
 
 pytestmark = pytest.mark.unit

@@ -1,0 +1,128 @@
+"""Prediction over Ray: actors that hold the models, one a node, read, decode and compute chunks of images."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import tensorflow as tf
+
+from ham_ray import pool
+from ham_ray.console import progress
+from ham_ray.data import pictures
+from ham_ray.data.gallery import Gallery, TableGallery
+from ham_ray.data.images import Images
+from ham_ray.data.quarantine import Finding
+from ham_ray.inference import saved
+from ham_ray.progress import step
+from ham_ray.training.augment import view
+from ham_ray.training.step import PREDICT_BATCH, predict
+
+CHUNK_BYTES, CHUNK_IMAGES = 64 << 20, 256  # decoded; below what Ray Data would split a block at
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string()),
+        pa.field("file", pa.string()),
+        pa.field("reason", pa.string()),  # empty: the image was predicted
+        pa.field("detail", pa.string()),
+        pa.field("raw", pa.list_(pa.float32())),  # 7 probabilities of each ensemble, one after the other
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """By what and how images are predicted.
+
+    ensembles: each from the place of a saved model to its share in the mean, as in `saved.Saved.members`.
+    views: how many of each image's eight symmetries are averaged; the first is the image itself.
+    precision: "float32", or "bfloat16" for the convolutions.
+    batch_size: images a forward pass.
+    """
+
+    ensembles: tuple[dict[str, float], ...]
+    views: int = 1
+    precision: str = "float32"
+    batch_size: int = PREDICT_BATCH
+
+
+def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
+    """Probabilities float32[n, K] of `rows` by a saved model, the mean over the first `views` of eight symmetries.
+
+    Args:
+        model: its path or URI.
+        rows: a stretch of `images.fold(…)`, as `images.read` takes it.
+    """
+    gallery = TableGallery(replace(images, rows=rows))
+    way = Way(({model: 1.0},), views)
+    found: dict[str, list[float]] = {}
+    with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as told:
+        for _, table in predicted(gallery, way, range(len(chunks(gallery, images.size))), images.size):
+            found |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
+            told(len(found), len(rows))
+    return np.array([found[image_id] for image_id in rows["image_id"]], np.float32)
+
+
+def chunks(gallery: Gallery, size: int) -> list[slice]:
+    """The stretches of a gallery's rows that are decoded together."""
+    step = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (size * size * 3)))
+    return [slice(start, start + step) for start in range(0, len(gallery.rows), step)]
+
+
+def predicted(gallery: Gallery, way: Way, numbers: Sequence[int], size: int) -> Iterator[tuple[int, pa.Table]]:
+    """Chunks by their numbers and what is predicted for them, tables of `SCHEMA`, in the order in which they end."""
+    stretches = chunks(gallery, size)
+    work = [_Chunk(number, stretches[number].start, stretches[number].stop) for number in numbers]
+    for chunk, table in pool.mapped(partial(_Predictor, gallery, way), work, "prediction"):
+        yield chunk.number, table
+
+
+class _Chunk(NamedTuple):
+    """A stretch of a gallery's rows."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class _Predictor:
+    """An actor's models, loaded once. Its threads decode chunks, one of them at a time computes."""
+
+    def __init__(self, gallery: Gallery, way: Way) -> None:
+        self.strict = pictures.strict_headers()
+        self.strict.__enter__()  # for good: threads that come and go would take it from each other
+        self.gallery, self.way, self.computing = gallery, way, threading.Lock()
+        self.ensembles = [
+            [(forward(saved.load(uri, way.precision)), share) for uri, share in members.items()]
+            for members in way.ensembles
+        ]
+
+    def __call__(self, chunk: _Chunk) -> pa.Table:
+        """A table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
+        loaded = self.gallery.load(slice(chunk.start, chunk.stop))
+        good, bad = loaded.image_ids, loaded.findings
+        columns = {name: [""] * len(good) + [getattr(one, name) for one in bad] for name in Finding._fields}
+        columns["image_id"][: len(good)] = good
+        with self.computing:
+            raw = self._predicted(loaded.pixels)
+        return pa.table({**columns, "raw": [*raw, *[None] * len(bad)]}, schema=SCHEMA)
+
+    def _predicted(self, pixels: np.ndarray) -> np.ndarray:
+        views = [view(pixels, index) for index in range(self.way.views)]
+        return np.concatenate([self._mean(members, views) for members in self.ensembles], axis=1)
+
+    def _mean(self, members: list[tuple[Any, float]], pictures: list[np.ndarray]) -> np.ndarray:
+        weights = [(model, picture, share / len(pictures)) for model, share in members for picture in pictures]
+        each = [weight * predict(model, picture, self.way.batch_size) for model, picture, weight in weights]
+        return np.sum(each, axis=0)
+
+
+def forward(model: Any) -> Callable[[np.ndarray], tf.Tensor]:
+    """The model's compiled inference."""
+    return tf.function(lambda pixels: model(pixels, training=False))

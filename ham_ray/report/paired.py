@@ -1,0 +1,53 @@
+"""Models compared in pairs, on the images that both have predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+
+from ham_ray.evaluation import assessment
+from ham_ray.evaluation.exact import Interval
+from ham_ray.evaluation.intervals import paired_differences
+from ham_ray.models.trivial_baselines import THUMBNAIL_FLOOR
+from ham_ray.report.summary import Run
+
+COMPARED = ("balanced_accuracy", "macro_f1", "accuracy")  # the last is what McNemar's test is of
+
+
+class Difference(NamedTuple):
+    """How much better one model is than another, by metric, on the same images.
+
+    `shared` images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
+    adjusted for all comparisons made.
+    """
+
+    model: str
+    other: str
+    shared: int
+    by: dict[str, Interval]
+    images: assessment.McNemar
+    p: float
+
+
+def differences(
+    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
+) -> list[Difference]:
+    """Of each of the pairs, and of each run to the thumbnail floor, on the images that both have predicted."""
+    tests = {name: assessment.reported(table) for name, table in floors.items()}
+    tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
+    asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)])
+    both = {pair: shared(tests[pair[0]], tests[pair[1]]) for pair in asked if set(pair) <= set(tests)}
+    both = {pair: tables for pair, tables in both.items() if len(tables[0])}
+    counted = [assessment.mcnemar(*tables) for tables in both.values()]
+    adjusted = assessment.holm([found.p_value for found in counted])
+    return [
+        Difference(*pair, len(tables[0]), paired_differences(*tables, COMPARED), images, p)
+        for (pair, tables), images, p in zip(both.items(), counted, adjusted, strict=True)
+    ]
+
+
+def shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of the images that are in both."""
+    return first[first["image_id"].isin(second["image_id"])], second[second["image_id"].isin(first["image_id"])]

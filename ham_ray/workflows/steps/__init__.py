@@ -1,0 +1,1 @@
+"""What the jobs do, step by step: trainings, comparisons, finals, predictions, reports."""

@@ -1,0 +1,75 @@
+"""What jobs that train choose from their options: images, starting weights, precision; each told with its reason."""
+
+from __future__ import annotations
+
+from ham_ray import runs, storage
+from ham_ray.cluster import check_visible, in_submitted_job
+from ham_ray.console import progress
+from ham_ray.data.images import Images
+from ham_ray.data.prepare import prepare, prepare_sample
+from ham_ray.errors import UserError
+from ham_ray.models import registry
+from ham_ray.models.network import build
+from ham_ray.models.weights import RANDOM, Weights, resolve_weights
+from ham_ray.recipe import Recipe
+from ham_ray.workflows import weights as starts
+
+
+def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
+    """The IMAGES table of `data`, ingested into `out` where it is an archive; the synthetic sample where it is None."""
+    place = storage.absolute(out)
+    if data is None:
+        print("images: no --data, taking the built-in synthetic sample", flush=True)
+        found = prepare_sample(place, size or (32 if smoke else 64))
+    else:
+        if storage.exists(data):
+            check_visible(storage.absolute(data), "--data")
+        with progress("ingest") as told:
+            found = prepare(data, place, size or 128, told)
+    source, fingerprint = found.card["source"]["file"], found.fingerprint[:12]
+    print(f"images: {len(found.rows):,} of {source}, {found.size} px, fingerprint {fingerprint}")
+    return found
+
+
+def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str, Weights]:
+    """The starting weights of each pretrained architecture of these recipes, by its name, each loaded into its network
+    once: what does not fit is refused before anything is trained.
+
+    Raises:
+        UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
+    """
+    chosen = starts.sources(specs, recipes)
+    found: dict[str, Weights] = {}
+    for name, source in chosen.items():
+        of = f" of {name}" if len(chosen) > 1 else ""
+        recipe = next(recipe for recipe in recipes if registry.architecture(recipe.family).name == name)
+        try:
+            found[name] = resolve_weights(source, registry.architectures()[name])
+        except UserError as error:
+            if source != "imagenet" or not images.card["synthetic"]:
+                raise
+            print(f"weights{of}: RANDOM, which only the synthetic sample may fall back to: {error}")
+            found[name] = RANDOM
+            continue
+        build(recipe, images.size, found[name], len(images.classes))
+        sha256 = found[name].sha256
+        print(f"weights{of}: {found[name].name}" + (f", sha256 {sha256[:12]}" if sha256 else ""), flush=True)
+    return found
+
+
+def precision(asked: str, use_gpu: bool) -> str:
+    """`asked`, or for `auto` what the processor is fast in."""
+    if asked != "auto":
+        return asked
+    if use_gpu:
+        print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
+        return "float32"
+    chosen, reason = ("bfloat16", "faster") if runs.fast_in_bfloat16() else ("float32", "no faster")
+    print(f"precision: {chosen}, because bfloat16 is {reason} than float32 on this processor (weights stay float32)")
+    return chosen
+
+
+def tell_temporary(out: str) -> None:
+    """Say where a submitted job would lose what it writes."""
+    if in_submitted_job() and storage.absolute(out) != out:
+        print(f"out: {out!r} is a folder of this job's temporary copy; give a URI or an absolute path to keep it")

@@ -1,0 +1,58 @@
+"""Baselines on one split of the images, or on all five, and their test predictions pooled."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ham_ray import storage
+from ham_ray.evaluation import thresholds
+from ham_ray.evaluation.predictions import arrays, classes_of, of_split, with_calls
+from ham_ray.recipe import Recipe
+from ham_ray.report.summary import Run, Summary
+from ham_ray.runs import MODEL
+from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.publishing import publish
+from ham_ray.workflows.steps.trainings import train
+
+
+def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
+    """Train each family that is not finished yet, evaluate all, and write summary.csv, summary.json and report.html.
+
+    A family that fails has its reason in the table; the others go on.
+    """
+    trained = train(recipes, setting)
+    models = {name: storage.join(setting.out, name, MODEL) for name in trained}
+    return publish(trained, setting, [next(iter(recipes.values()))], "Baselines", models)
+
+
+def cross_validate(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> Summary:
+    """Train each recipe on each split that is not finished yet, `at_once` at a time, and report pooled test figures.
+
+    The fold after the test fold validates. A family of which a training failed has the reason and no figures.
+    """
+    splits = {name: _splits(name, recipe) for name, recipe in recipes.items()}
+    trained = train({run: recipe for found in splits.values() for run, recipe in found.items()}, setting, at_once)
+    pooled = {name: pool([trained[run] for run in found]) for name, found in splits.items()}
+    return publish(pooled, setting, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
+
+
+def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
+    return {f"{name}-fold-{split.data.test_fold}": split for split in recipe.crossed()}
+
+
+def pool(found: list[Run]) -> Run:
+    """The test predictions of all runs as one run; without predictions where one has none."""
+    warnings = list(dict.fromkeys(text for run in found for text in run.info.get("warnings", ())))
+    if any(run.predictions is None for run in found):
+        return Run(None, None, {"warnings": warnings})
+    tables = [_test(run.predictions) for run in found if run.predictions is not None]
+    minutes = sum(run.info.get("minutes", 0.0) for run in found)
+    info = {"weights": found[0].info.get("weights"), "minutes": minutes, "warnings": warnings}
+    info["commit"] = ", ".join(dict.fromkeys(str(run.info.get("commit")) for run in found))
+    return Run(pd.concat(tables, ignore_index=True, join="inner"), None, info)  # inner: the calls that all of them have
+
+
+def _test(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The test rows, with what the thresholds of this training's own validation images take for the class in focus."""
+    test, validation = (of_split(predictions, split) for split in ("test", "validation"))
+    return with_calls(test, thresholds.choose(*arrays(validation), classes_of(validation).focus_label))

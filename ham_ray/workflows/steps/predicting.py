@@ -1,0 +1,273 @@
+"""The prediction job: from its options to a table of predictions, a list of what could not be read, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ham_ray import runs, storage
+from ham_ray.cluster import check_visible, has_gpus
+from ham_ray.console import progress
+from ham_ray.data import quarantine
+from ham_ray.data.classes import Classes
+from ham_ray.data.gallery import BESIDE, Gallery
+from ham_ray.data.quarantine import Finding
+from ham_ray.data.truth import labels as labels_of
+from ham_ray.errors import UserError, some
+from ham_ray.evaluation import isic, metrics, predictions
+from ham_ray.evaluation.predictions import FACTS
+from ham_ray.inference import pipeline, saved
+from ham_ray.inference.pipeline import Way
+from ham_ray.inference.saved import Saved
+from ham_ray.progress import step
+from ham_ray.recipe import VIEWS
+from ham_ray.report.summary import RANDOM_WEIGHTS, labels
+from ham_ray.resumable import UNOPENED, Parts, work_folder, work_path
+from ham_ray.runs import MANIFEST
+from ham_ray.workflows.predict import Options
+from ham_ray.workflows.steps import choices
+
+QUARANTINE = "quarantine.csv"  # beside the predictions, their name before
+MANY = 1000  # images from which a second, quicker version of each model pays
+NO_SPLIT = (
+    "nothing beside {} says which images it learned from, so all count as new to it; figures of those that it did "
+    "learn from would be too good"
+)
+_COMPARED = 64  # images on which the two versions are compared
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Predict, or go on with it. Returns the manifest, which says what was predicted and what was not.
+
+    Raises:
+        UserError: an option that cannot be met, before anything is predicted; or not one image could be read.
+    """
+    options.check()
+    models, (size, geometry), gallery = options.found, options.pixels, options.gallery
+    classes = _common_classes(models)
+    if options.format == "isic":
+        isic.challenge_of(classes)
+    if not any(model.geometry for model in models) and not options.geometry:
+        print(f"geometry: {geometry}, because no run beside the model says it (--geometry)")
+    choices.tell_temporary(options.out)
+    check_visible(storage.absolute(options.images), "--images")
+    for model in models:
+        for member in model.members:
+            check_visible(member, "--model")
+    print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
+    views = VIEWS["light"] if options.tta else max(model.views for model in models)
+    precision = _precision(options.precision, models, gallery)
+    way = Way(tuple(model.members for model in models), views, precision, options.batch_size)
+    identity = _identity(options, models, gallery, geometry, way)
+    for model in models:
+        print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
+        if not model.splits:
+            print(f"split: {NO_SPLIT.format(model.name)}", flush=True)
+    place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
+    if storage.exists(place) and storage.exists(options.out):
+        found = _same(place, identity, options.out)
+        shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
+        if not (unopened := found["quarantined"].get(UNOPENED)):
+            print(f"{options.out} is finished already: same models, same images, same options")
+            return found
+        print(f"{options.out}: {unopened} images could not be opened; predicting again")
+    with work_folder(work_path(target)) as folder:
+        kept = Parts(folder, identity, pipeline.SCHEMA)
+        numbers = _fill(kept, gallery, way, size)
+        table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
+        return _write(table, gallery, models, options, identity)
+
+
+def _common_classes(models: list[Saved]) -> Classes:
+    """The classes that all models have."""
+    for model in models:
+        if model.classes != models[0].classes:
+            each = "; ".join(f"{one.name}: {', '.join(one.classes.codes)}" for one in (models[0], model))
+            raise UserError(f"the models are of different classes ({each}); predict with each by itself")
+    return models[0].classes
+
+
+def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
+    """What the convolutions compute in, with the reason; bfloat16 with what it changes."""
+    if asked == "auto" and len(gallery.rows) < MANY:
+        print(f"precision: float32, because another version of the model pays from {MANY:,} images on")
+        return "float32"
+    chosen = choices.precision(asked, has_gpus())
+    if chosen == "bfloat16":
+        member = next(iter(models[0].members))
+        pixels = gallery.load(slice(0, _COMPARED)).pixels
+        with step("comparing bfloat16 with float32"):
+            found = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
+        greatest = float(np.abs(found[0] - found[1]).max()) if len(pixels) else 0.0
+        print(f"precision: no probability of the first {len(pixels)} images differs by more than {greatest:.4f}")
+    return chosen
+
+
+def _described(model: Saved, raw: bool) -> str:
+    fitted = model.calibration
+    if fitted is None:
+        how = "not calibrated: nothing beside it says how"
+    elif raw:
+        how = "not calibrated (--raw)"
+    else:
+        how = fitted.verdict
+    return f"{model.name}, {len(model.members)} network(s), {how}"
+
+
+def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry: str, way: Way) -> dict[str, Any]:
+    """What each prediction depends on, and what is made of them."""
+    members = [
+        sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
+        for model in models
+    ]
+    calibrations = [
+        model.calibration.applied_values if model.calibration and not options.raw else None for model in models
+    ]
+    identity = {
+        "models": members,
+        "images": gallery.signature,
+        "pixels": [models[0].size, geometry],
+        "views": way.views,
+        "precision": way.precision,
+        "calibrations": calibrations,
+        "format": options.format,
+    }
+    return json.loads(json.dumps(identity))
+
+
+def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
+    """The manifest at `place`, if it is of these predictions."""
+    found = storage.read_object(place, f"delete it and {out}")
+    known = found.get("identity")
+    different = [name for name, value in identity.items() if not isinstance(known, dict) or known.get(name) != value]
+    if different:
+        raise UserError(
+            f"--out {out} holds predictions with other {', '.join(different)}; choose another --out, or delete it and "
+            f"{place}"
+        )
+    return found
+
+
+def _fill(kept: Parts, gallery: Gallery, way: Way, size: int) -> list[int]:
+    stretches = pipeline.chunks(gallery, size)
+    images = {number: len(gallery.rows.iloc[stretch]) for number, stretch in enumerate(stretches)}
+
+    def work(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+        if len(missing) < len(images):
+            print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
+        return pipeline.predicted(gallery, way, missing, size)
+
+    with step("prediction", f"{sum(images.values()):,} images in {way.views} view(s)"), progress("prediction") as told:
+        kept.fill(images, work, told)
+    return list(images)
+
+
+def _write(
+    table: pd.DataFrame, gallery: Gallery, models: list[Saved], options: Options, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The finished files: quarantine, predictions and, last, the manifest, which is returned."""
+    bad = table[table["reason"] != ""]
+    findings = [Finding(*values) for values in zip(*(bad[name] for name in Finding._fields), strict=True)]
+    findings += gallery.left_out
+    listed = storage.sibling(options.out, QUARANTINE)
+    storage.write_bytes(listed, quarantine.to_csv(findings))
+    if len(bad) == len(table):
+        reasons = _counted(quarantine.counts(findings))
+        raise UserError(
+            f"not one of the {len(table)} images in {options.images} could be read: {reasons}; see {listed}"
+        )
+    frame = _frame(table[table["reason"] == ""], gallery, models, options.raw)
+    notes = saved.name_notes(models, frame["image_id"])
+    print(*notes, sep="\n", end="\n" if notes else "")
+    with storage.writing(options.out) as path:
+        if options.format == "parquet":
+            predictions.write(frame, str(path))
+        else:
+            path.write_bytes(isic.to_csv(frame) if options.format == "isic" else frame.to_csv(index=False).encode())
+    classes = models[0].classes
+    manifest = {
+        "identity": identity,
+        "environment": runs.environment(),
+        "models": [{"name": m.name, "members": m.members, "weights": m.weights} for m in models],
+        "warnings": [
+            *(NO_SPLIT.format(model.name) for model in models if not model.splits),
+            *notes,
+        ],
+        "synthetic": predictions.drawn(frame),
+        "images": options.images,
+        "predicted": len(frame),
+        "called": dict(
+            Counter(classes.codes[label] for label in metrics.predicted(frame[classes.probabilities].to_numpy()))
+        ),
+        "splits": dict(Counter(frame["split"])),
+        "labelled": int(frame["y_true"].notna().sum()),
+        "quarantined": quarantine.counts(finding for finding in findings if finding.reason not in BESIDE),
+        "left_out": quarantine.counts(finding for finding in findings if finding.reason in BESIDE),
+        "hidden": dict(gallery.hidden.most_common()),
+    }
+    storage.write_bytes(storage.sibling(options.out, MANIFEST), runs.to_json(manifest))
+    return manifest
+
+
+def show(manifest: dict[str, Any], out: str) -> None:
+    """The closing lines."""
+    called = ", ".join(f"{count:,} {dx}" for dx, count in Counter(manifest["called"]).most_common())
+    print(f"{manifest['predicted']:,} images predicted, by most probable class: {called}")
+    if manifest["quarantined"]:
+        print(f"not predicted: {_counted(manifest['quarantined'])}; see {storage.sibling(out, QUARANTINE)}")
+    if (lost := sum(manifest["quarantined"].values())) > manifest["predicted"]:
+        print(f"! more files were not predicted ({lost:,}) than predicted ({manifest['predicted']:,})")
+    if manifest.get("left_out"):
+        print(f"left out: {_counted(manifest['left_out'])}; listed there too")
+    if hidden := manifest.get("hidden"):
+        print(f"hidden files, folders and those of tools, not looked into: {sum(hidden.values()):,} ({some(hidden)})")
+    learned = {split: count for split, count in manifest["splits"].items() if split in ("training", "validation")}
+    if learned:
+        told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
+        print(f"a model has learned from, or was chosen by, some of these images ({told}): see the column split")
+    random = any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])
+    for label in labels(manifest["synthetic"], random, ungrouped=False):
+        print(label)
+    print(f"predictions: {out}")
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+
+
+def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
+    """PREDICTIONS in the order of image_id: raw probabilities beside the calibrated ones, or these beside raw ones."""
+    classes = models[0].classes
+    rows = gallery.rows.set_index("image_id", drop=False)
+    good = good.sort_values("image_id", ignore_index=True)
+    known = rows.loc[good["image_id"]].reset_index(drop=True)
+    given = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(classes))
+    frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
+    frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
+    frame["y_true"] = labels_of(known["dx"], classes)
+    frame[classes.probabilities] = _calibrated(given, models, raw).astype(np.float32)
+    frame[list(FACTS)] = known[list(FACTS)]
+    frame[classes.raw] = given.mean(axis=1)
+    if raw:
+        frame[classes.calibrated] = _calibrated(given, models, raw=False)
+    only = models[0].calibration if len(models) == 1 and not raw else None
+    if only is not None:  # of the mean of several models nobody has chosen thresholds
+        return predictions.with_calls(frame, only.thresholds)
+    return frame
+
+
+def _calibrated(given: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
+    """The mean over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
+    each = [
+        given[:, place] if raw or model.calibration is None else model.calibration.apply(given[:, place])
+        for place, model in enumerate(models)
+    ]
+    return np.mean(each, axis=0)

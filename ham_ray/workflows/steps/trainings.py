@@ -1,0 +1,220 @@
+"""Recipes trained into run folders: claimed, gone on with, finished, read back."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import ray.train
+from ray.exceptions import RayActorError
+
+from ham_ray import runs, storage
+from ham_ray.data import card
+from ham_ray.errors import in_words
+from ham_ray.evaluation import calibration, predictions
+from ham_ray.evaluation.calibration import Calibration
+from ham_ray.inference import run_files
+from ham_ray.models import registry
+from ham_ray.progress import TimeLeft, Work
+from ham_ray.recipe import Recipe
+from ham_ray.report import summary
+from ham_ray.report.summary import Run
+from ham_ray.runs import CALIBRATION, CHECKPOINTS, DATA_CARD, ENVIRONMENT, HISTORY, METRICS, MODEL, PREDICTIONS, SPLIT
+from ham_ray.training import activations, input_pipeline, workers
+from ham_ray.workflows.steps.context import Setting
+
+LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
+
+
+def train(
+    recipes: dict[str, Recipe],
+    setting: Setting,
+    at_once: int = 1,
+    remedy: str = runs.ANOTHER,
+    then: str = "trivial baselines and report",
+) -> dict[str, Run]:
+    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`.
+
+    Each epoch's line says how long all of them still take, and what comes `then`.
+
+    Raises:
+        UserError: a folder is another run; with the `remedy`.
+    """
+    for name, recipe in recipes.items():
+        runs.claim(_place(setting, name), _identity(recipe, setting), remedy)
+    parts: dict[str, input_pipeline.Splits] = {}
+    ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(setting, name))}
+    time_left = TimeLeft({name: Work(_kind(one), one.epochs) for name, one in ahead.items()}, at_once, then)
+
+    def run(name: str) -> Run:
+        print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
+        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts, time_left)
+        found = replace(found, info={**found.info, "recipe": recipes[name].flat()})
+        if found.predictions is not None:
+            fitted = _accompany(_place(setting, name), found, recipes[name], setting)
+            found = replace(
+                found, info={**found.info, "calibration": fitted and f"predict.py gives them {fitted.verdict}"}
+            )
+        return found
+
+    if at_once == 1:  # in this thread, where Ray Train hears Ctrl-C
+        return {name: run(name) for name in recipes}
+    with ThreadPoolExecutor(at_once) as pool:
+        return dict(zip(recipes, pool.map(run, recipes), strict=True))
+
+
+def _kind(recipe: Recipe) -> str:
+    """Trainings whose epochs take about equally long."""
+    return f"{recipe.family} at depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else recipe.family
+
+
+def _train(
+    name: str, recipe: Recipe, setting: Setting, parts: dict[str, input_pipeline.Splits], time_left: TimeLeft
+) -> Run:
+    rows = input_pipeline.split_rows(setting.images, recipe)
+    tables = activations.prepare(
+        setting.images, rows, recipe, setting.weights_of(recipe), setting.activations, setting.activations_budget
+    )
+    key = json.dumps([recipe.data.model_dump(), tables])
+    if key not in parts:  # families with the same split share one decoding
+        parts[key] = input_pipeline.split(
+            setting.images, recipe, setting.resources.workers, setting.shard_memory, tables
+        )
+    uri = _place(setting, name)
+    runs.record_start(storage.join(uri, ENVIRONMENT))
+    try:
+        outcome = workers.train(
+            recipe,
+            setting.images,
+            parts[key],
+            setting.weights_of(recipe),
+            setting.resources,
+            uri,
+            time_left=functools.partial(time_left.advance, name),
+        )
+    except (ray.train.TrainingFailedError, RayActorError) as error:
+        return _failed(name, recipe, in_words(error), setting)
+    finally:
+        time_left.finish(name)
+    if outcome.failed:
+        return _failed(name, recipe, outcome.failed, setting)
+    return _finish(outcome, parts[key], recipe, setting, uri)
+
+
+def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
+    print(f"{name} stopped: {reason}; the other families go on", flush=True)
+    return Run(None, None, {"weights": _weights(recipe, setting), "warnings": [f"stopped: {reason}"]})
+
+
+def _finish(outcome: workers.Outcome, parts: input_pipeline.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
+    """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
+    tables = [
+        predictions.predictions(parts.rows[name], name, p, setting.images.classes)
+        for name, p in outcome.probabilities.items()
+    ]
+    predicted = pd.concat(tables, ignore_index=True)
+    predictions.write(predicted, storage.join(uri, PREDICTIONS))
+    with storage.writing(storage.join(uri, HISTORY)) as path:
+        outcome.history.to_parquet(path, index=False)
+    info = {
+        "weights": _weights(recipe, setting),
+        "minutes": outcome.facts["seconds"] / 60,
+        "commit": runs.commit(),
+        "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
+        **outcome.facts,
+    }
+    run = Run(predicted, outcome.history, info)
+    storage.write_bytes(storage.join(uri, METRICS), runs.to_json({"info": info, **summary.evaluation(run)}))
+    _tidy(uri)
+    return run
+
+
+def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> Calibration | None:
+    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read.
+
+    Returns its calibration; None without validation images.
+    """
+    if storage.exists(place := storage.join(uri, CALIBRATION)):
+        return run_files.calibration(place, len(setting.images.classes))
+    assert run.predictions is not None
+    rows = input_pipeline.split_rows(setting.images, recipe)
+    splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
+    with storage.writing(storage.join(uri, SPLIT)) as path:
+        splits.to_parquet(path, index=False)
+    storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
+    if "validation" not in rows:
+        return None
+    fitted = calibration.chosen(run.predictions, prior(rows["training"], len(setting.images.classes)))
+    storage.write_bytes(place, runs.to_json(vars(fitted)))
+    print(fitted.verdict, flush=True)
+    return fitted
+
+
+def prior(rows: pd.DataFrame, classes: int) -> np.ndarray:
+    """Compute the class shares of these rows of IMAGES, float64[K]."""
+    return np.bincount(rows["label"], minlength=classes) / len(rows)
+
+
+def _warnings(family: str, spread: float) -> list[str]:
+    if not registry.architecture(family).pretrained or spread >= LEAST_SPREAD:
+        return []
+    return [
+        f"pooled features hardly differ between images (spread {spread:.3f}; expected above {LEAST_SPREAD}): "
+        "wrong preprocessing or weights?"
+    ]
+
+
+def _finished(uri: str) -> Run | None:
+    """The run whose folder is complete, read back; None where it is not."""
+    found = read_run(uri)
+    if found is not None:
+        _tidy(uri)
+        print("already finished: reading its results (give another --name to train it again)", flush=True)
+    return found
+
+
+def read_run(uri: str) -> Run | None:
+    """The finished run in a folder; None where there is none."""
+    if not _is_finished(uri):
+        return None
+    info = storage.read_object(storage.join(uri, METRICS)).get("info", {})
+    history = pd.read_parquet(io.BytesIO(storage.read_bytes(storage.join(uri, HISTORY))))
+    return Run(predictions.read(storage.join(uri, PREDICTIONS)), history, info)
+
+
+def _is_finished(uri: str) -> bool:
+    return all(storage.exists(storage.join(uri, name)) for name in (METRICS, MODEL))
+
+
+def _tidy(uri: str) -> None:
+    """Delete what a finished run needs no more, and what killed writers left."""
+    for name in storage.listdir(uri):
+        if name == CHECKPOINTS or name.startswith(("ray-", ".")):
+            storage.remove(storage.join(uri, name))
+
+
+def _place(setting: Setting, name: str) -> str:
+    return storage.join(setting.out, name)
+
+
+def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+    """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
+    return {
+        "recipe": recipe.record(),
+        "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
+        "weights": {"sha256": setting.weights_of(recipe).sha256},
+        "batches": input_pipeline.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),
+    }
+
+
+def _weights(recipe: Recipe, setting: Setting) -> str:
+    if not registry.architecture(recipe.family).pretrained:
+        return "from scratch"
+    weights = setting.weights_of(recipe)
+    return weights.name if weights.content is not None else summary.RANDOM_WEIGHTS
