@@ -308,7 +308,7 @@ MUTANTS = [
     _m(
         "identity without weights",
         "workflows/steps/trainings.py::_identity",
-        '"weights": {"sha256": setting.weights_of(recipe).sha256}',
+        '"weights": {"sha256": context.weights_of(recipe).sha256}',
         '"weights": {"sha256": None}',
         "a run goes on from other weights under its old name",
         TRAININGS + "test_a_run_from_other_weights_is_another_run",

@@ -37,9 +37,9 @@ def main(
     from ham_ray.cluster import connected
     from ham_ray.data.gallery import FileGallery, open_gallery
     from ham_ray.errors import UserError
+    from ham_ray.hardware import cores, fast_in_bfloat16, machine
     from ham_ray.inference import saved
-    from ham_ray.inference.pipeline import Way, chunks
-    from ham_ray.runs import cores, fast_in_bfloat16, machine
+    from ham_ray.inference.pipeline import InferenceConfig, chunks
 
     found = saved.find(model)
     gallery = open_gallery(images, found.size, found.geometry or "crop")
@@ -57,7 +57,7 @@ def main(
         for _ in range(rounds):
             each, decoding, expected = _plain(gallery, network, views)
             pace["plain"].append(1 / each)
-            start, each, given = _ours(gallery, Way((found.members,), views, precision, BATCH), found.size)
+            start, each, given = _ours(gallery, InferenceConfig((found.members,), views, precision, BATCH), found.size)
             pace["ours"].append(1 / (each + decoding / cores()))
             pace["start"].append(start)
             difference = np.abs(expected - given).max()

@@ -47,9 +47,9 @@ def main(
     """Print a table, a line a family and number of workers."""
     from ham_ray.cluster import connected
     from ham_ray.data.prepare import prepare
+    from ham_ray.hardware import machine
     from ham_ray.models.architectures import resnet50
     from ham_ray.models.weights import resolve_weights
-    from ham_ray.runs import machine
 
     with tempfile.TemporaryDirectory() as out, connected():
         images, start = prepare(data, out, 128), resolve_weights(weights, resnet50.ARCHITECTURE)
@@ -72,8 +72,8 @@ def main(
 
 
 def _recipes(depths: list[int], epochs: int) -> Iterator[Any]:
+    from ham_ray.hardware import fast_in_bfloat16
     from ham_ray.recipe import baseline
-    from ham_ray.runs import fast_in_bfloat16
 
     precision = "bfloat16" if fast_in_bfloat16() else "float32"
     same = {"epochs": epochs, "patience": 0, "batch_size": 64, "augmentation": "light", "precision": precision}

@@ -13,7 +13,7 @@ from typing import Any
 
 from ham_ray import storage
 from ham_ray.errors import UserError
-from ham_ray.runs import cores
+from ham_ray.hardware import cores
 
 _LONGEST_SOCKET = 107  # bytes of a path in the file system (AF_UNIX)
 _LEAST = 0.1  # of a CPU: below it Ray's own bookkeeping outweighs the work

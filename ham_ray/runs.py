@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ham_ray import __version__, storage
+from ham_ray import __version__, hardware, storage
 from ham_ray.errors import UserError
 
 _PACKAGES = (
@@ -87,7 +86,7 @@ def environment() -> dict[str, Any]:
         "command": shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "machine": machine(),
+        "machine": hardware.machine(),
         "packages": {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name in _PACKAGES},
     }
 
@@ -115,41 +114,9 @@ def code_digest() -> str:
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
-def machine() -> str:
-    """Processor, cores and memory, in words."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB"
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)  # absent on macOS
-    return len(usable(0)) if usable else os.cpu_count() or 1
-
-
-def fast_in_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 faster than float32: with AMX, or AMD's with AVX-512 bfloat16.
-
-    Intel's with AVX-512 bfloat16 and no AMX, as in some virtual machines, are slower in it (docs/performance.md).
-    """
-    info = _cpuinfo()
-    flags, amd = set(info.get("flags", "").split()), info.get("vendor_id") == "AuthenticAMD"
-    return "amx_bf16" in flags or (amd and "avx512_bf16" in flags)
-
-
 def to_json(content: Any) -> bytes:
     """Readable JSON with a line end."""
     return (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode()
-
-
-def _processor() -> str:
-    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

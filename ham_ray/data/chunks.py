@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from ham_ray import runs
+from ham_ray import hardware
 from ham_ray.cluster import check_visible
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
@@ -79,7 +79,7 @@ def _bad(image_id: str, member: Member, reason: str, detail: str) -> dict[str, o
 
 def over_threads(work: Callable[[Chunk], pa.Table], chunks: Iterable[Chunk]) -> Iterator[tuple[int, pa.Table]]:
     """Run chunks on this machine's cores. Threads are enough: Pillow and hashlib work outside Python's lock."""
-    cores = runs.cores()
+    cores = hardware.cores()
     with pictures.strict_headers(), ThreadPoolExecutor(cores) as pool:
         running: dict[Future[pa.Table], int] = {}
         try:
@@ -147,7 +147,7 @@ def default_executor(archive: str) -> tuple[Executor, str]:
         if nodes > 1:
             check_visible(archive, "archive")
             return over_ray, f"Ray tasks on {nodes} nodes"
-    return over_threads, f"{runs.cores()} threads: this machine's cores"
+    return over_threads, f"{hardware.cores()} threads: this machine's cores"
 
 
 def facts(kept: Parts, chunks: list[Chunk]) -> pa.Table:

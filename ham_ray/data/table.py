@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ham_ray import runs
+from ham_ray import hardware
 from ham_ray.data.images import SCHEMA
 
 ROW_GROUP = 128  # rows: the least that a worker's shard reads
@@ -42,7 +42,7 @@ def write(folder: Path, rows: pd.DataFrame, read: Read, metadata: dict[str, str]
             for group in _row_groups(_joined(stretch, tables), ROW_GROUP):
                 writer.write_table(group.cast(schema), row_group_size=ROW_GROUP)
 
-    with ThreadPoolExecutor(runs.cores()) as pool:
+    with ThreadPoolExecutor(hardware.cores()) as pool:
         list(pool.map(write_file, range(math.ceil(len(rows) / length))))
 
 

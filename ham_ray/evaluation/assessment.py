@@ -221,7 +221,7 @@ def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
     if validation.empty:
         return {"as predicted": p}
     found = calibration.temperature(*arrays(validation))
-    return {"as predicted": p, f"at temperature {found:.2f}": calibration.warmed(p, found)}
+    return {"as predicted": p, f"at temperature {found:.2f}": calibration.temperature_scaled(p, found)}
 
 
 def subgroups(test: pd.DataFrame) -> list[Subgroup]:

@@ -73,7 +73,7 @@ class Calibration:
         return predictions.assign(**dict(zip(classes_of(predictions).probabilities, adjusted.T, strict=True)))
 
 
-def compromise(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
+def mean_ba_macro_f1(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
     """The mean of balanced accuracy, to which false alarms cost next to nothing, and macro-F1, which counts them."""
     found, _ = by_predicted(
         truth, probabilities, np.ones((1, len(truth)))
@@ -81,7 +81,7 @@ def compromise(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) 
     return float(found["balanced_accuracy"][0] + found["macro_f1"][0]) / 2
 
 
-def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = compromise) -> Calibration:
+def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = mean_ba_macro_f1) -> Calibration:
     """The temperature of least negative log-likelihood, the tau of the best score, and thresholds, of validation.
 
     Args:
@@ -99,15 +99,15 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = c
         raise UserError(f"calibration is fitted on validation images, and there are none (splits: {splits})")
     truth, probabilities = arrays(validation)
     prior = np.where(prior > 0, prior, 1.0)
-    warmth = temperature(truth, probabilities)
-    candidates = [Calibration(warmth, tau, tuple(prior.tolist())) for tau in TAUS]
+    fitted = temperature(truth, probabilities)
+    candidates = [Calibration(fitted, tau, tuple(prior.tolist())) for tau in TAUS]
     scores = [score(truth, candidate.apply(probabilities)) for candidate in candidates]
     best = candidates[int(np.argmax(scores))]
     stored = best.apply(probabilities).astype(np.float32)  # as PREDICTIONS hold them
     return replace(best, thresholds=thresholds.choose(truth, stored, classes_of(predictions).focus_label))
 
 
-def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = compromise) -> Calibration:
+def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = mean_ba_macro_f1) -> Calibration:
     """What `fit` gives where it helps on images it was not fitted on, else one that changes no probability.
 
     The validation images are dealt into five folds by lesion, and each fold is adjusted by what the other four give.
@@ -149,7 +149,7 @@ def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating])
     return float(np.exp(minimize_scalar(loss, bounds=np.log(_BOUNDS), method="bounded").x))
 
 
-def warmed(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+def temperature_scaled(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
     """Probabilities float64[N, K] at a temperature, without an adjustment for class shares."""
     return _softmax(_logs(probabilities) / temperature)
 

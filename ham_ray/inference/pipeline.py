@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Way:
+class InferenceConfig:
     """By what and how images are predicted.
 
     ensembles: each from the place of a saved model to its share in the mean, as in `saved.Saved.members`.
@@ -60,10 +60,10 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
         rows: a stretch of `images.fold(…)`, as `images.read` takes it.
     """
     gallery = TableGallery(replace(images, rows=rows))
-    way = Way(({model: 1.0},), views)
+    config = InferenceConfig(({model: 1.0},), views)
     found: dict[str, list[float]] = {}
     with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as told:
-        for _, table in predicted(gallery, way, range(len(chunks(gallery, images.size))), images.size):
+        for _, table in predicted(gallery, config, range(len(chunks(gallery, images.size))), images.size):
             found |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
             told(len(found), len(rows))
     return np.array([found[image_id] for image_id in rows["image_id"]], np.float32)
@@ -75,11 +75,13 @@ def chunks(gallery: Gallery, size: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(gallery.rows), step)]
 
 
-def predicted(gallery: Gallery, way: Way, numbers: Sequence[int], size: int) -> Iterator[tuple[int, pa.Table]]:
+def predicted(
+    gallery: Gallery, config: InferenceConfig, numbers: Sequence[int], size: int
+) -> Iterator[tuple[int, pa.Table]]:
     """Chunks by their numbers and what is predicted for them, tables of `SCHEMA`, in the order in which they end."""
     stretches = chunks(gallery, size)
     work = [_Chunk(number, stretches[number].start, stretches[number].stop) for number in numbers]
-    for chunk, table in pool.mapped(partial(_Predictor, gallery, way), work, "prediction"):
+    for chunk, table in pool.mapped(partial(_Predictor, gallery, config), work, "prediction"):
         yield chunk.number, table
 
 
@@ -94,13 +96,13 @@ class _Chunk(NamedTuple):
 class _Predictor:
     """An actor's models, loaded once. Its threads decode chunks, one of them at a time computes."""
 
-    def __init__(self, gallery: Gallery, way: Way) -> None:
+    def __init__(self, gallery: Gallery, config: InferenceConfig) -> None:
         self.strict = pictures.strict_headers()
         self.strict.__enter__()  # for good: threads that come and go would take it from each other
-        self.gallery, self.way, self.computing = gallery, way, threading.Lock()
+        self.gallery, self.config, self.computing = gallery, config, threading.Lock()
         self.ensembles = [
-            [(forward(saved.load(uri, way.precision)), share) for uri, share in members.items()]
-            for members in way.ensembles
+            [(forward(saved.load(uri, config.precision)), share) for uri, share in members.items()]
+            for members in config.ensembles
         ]
 
     def __call__(self, chunk: _Chunk) -> pa.Table:
@@ -114,12 +116,12 @@ class _Predictor:
         return pa.table({**columns, "raw": [*raw, *[None] * len(bad)]}, schema=SCHEMA)
 
     def _predicted(self, pixels: np.ndarray) -> np.ndarray:
-        views = [view(pixels, index) for index in range(self.way.views)]
+        views = [view(pixels, index) for index in range(self.config.views)]
         return np.concatenate([self._mean(members, views) for members in self.ensembles], axis=1)
 
     def _mean(self, members: list[tuple[Any, float]], pictures: list[np.ndarray]) -> np.ndarray:
         weights = [(model, picture, share / len(pictures)) for model, share in members for picture in pictures]
-        each = [weight * predict(model, picture, self.way.batch_size) for model, picture, weight in weights]
+        each = [weight * predict(model, picture, self.config.batch_size) for model, picture, weight in weights]
         return np.sum(each, axis=0)
 
 

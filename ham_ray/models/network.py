@@ -25,14 +25,14 @@ class Network:
         It gives the images as they are where everything is trained.
     body: from there to features float32 [B, F], between which and the head training drops out some.
     head: features to logits float32 [B, K].
-    whole: prefix and body as one, of plain Keras layers that hold the same variables: what is saved.
+    full_model: prefix and body as one, of plain Keras layers that hold the same variables: what is saved.
     trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
     """
 
     prefix: keras.Model
     body: keras.Model
     head: keras.Model
-    whole: keras.Model
+    full_model: keras.Model
     trains_statistics: bool
 
     def logits(self, activations):
@@ -50,14 +50,14 @@ class Network:
 
     def classifier(self) -> keras.Model:
         """The model one saves: uint8 RGB in, probabilities float32 [B, K] in the order of labels out."""
-        images = _images(self.whole.input_shape[1])
-        logits = self.head(self.whole(images, training=False), training=False)
+        images = _images(self.full_model.input_shape[1])
+        logits = self.head(self.full_model(images, training=False), training=False)
         return keras.Model(images, layers.Softmax(dtype="float32", name="probabilities")(logits), name="ham_ray")
 
     @property
     def variables(self) -> list[keras.Variable]:
         """Of all parts, trained or not, in an order that does not depend on where the network is cut."""
-        return self.whole.variables + self.head.variables
+        return self.full_model.variables + self.head.variables
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
@@ -128,10 +128,10 @@ def cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[kera
     """The network with preprocessing and pooling, cut below its top `depth` stages."""
     if depth == 0:
         prefix = pooled(architecture, base)
-        return prefix, _nothing(keras.Input(prefix.output_shape[1:], name="features"))
+        return prefix, _identity_model(keras.Input(prefix.output_shape[1:], name="features"))
     if depth == len(architecture.stages):
         body = pooled(architecture, base)
-        return _nothing(body.input), body
+        return _identity_model(body.input), body
     between = Graph(base).output(architecture.stages[-depth - 1].output)
     images = _images(base.input_shape[1])
     below = keras.Model(base.input, between, name=base.name + "_below")
@@ -145,7 +145,7 @@ def _images(size: int) -> keras.KerasTensor:
     return keras.Input((size, size, 3), dtype="uint8", name="rgb")
 
 
-def _nothing(inputs: keras.KerasTensor) -> keras.Model:
+def _identity_model(inputs: keras.KerasTensor) -> keras.Model:
     """A part that has nothing to do."""
     return keras.Model(inputs, layers.Identity(dtype="float32")(inputs), name="nothing")
 

@@ -21,8 +21,8 @@ from ham_ray.training import input_pipeline, workers
 from ham_ray.training.epoch_barrier import Gate
 
 
-class JoinedTrial(tune.Trainable):
-    """One epoch a step, with the results of `WarmTrial`."""
+class DistributedTrial(tune.Trainable):
+    """One epoch a step, with the results of `InProcessTrial`."""
 
     thread: threading.Thread | None
     epoch: int  # the last that Tune has heard of

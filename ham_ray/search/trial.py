@@ -73,7 +73,7 @@ def table_key(recipe: Recipe) -> str:
     return f"depth {recipe.model.unfreeze_depth}, {recipe.augmentation.name}"
 
 
-class WarmTrial(tune.Trainable):
+class InProcessTrial(tune.Trainable):
     """One epoch a step. A result has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training."""
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it

@@ -32,7 +32,7 @@ from ham_ray.waiting import watched
 
 
 @dataclass(frozen=True)
-class Means:
+class TrialResources:
     """What a search may use: trials at once, CPUs and GPUs of each, restarts of a trial whose process died."""
 
     concurrent: int
@@ -44,13 +44,14 @@ class Means:
 def run(
     study: Study,
     shared: Shared,
-    means: Means,
+    resources: TrialResources,
     trainable: type[tune.Trainable],
     time_left: Callable[[Study], str] = lambda study: "",
 ) -> None:
     """Run trials until the study has enough finished ones, or all fail alike.
 
-    `trainable` is WarmTrial or JoinedTrial with its parameters; `time_left` says how long the command still takes.
+    `trainable` is InProcessTrial or DistributedTrial with its parameters; `time_left` says how long the
+    command still takes.
 
     Raises:
         UserError: the study's database fails or has another owner, or Tune fails before any trial runs.
@@ -61,33 +62,33 @@ def run(
         RAY_AIR_NEW_OUTPUT="0",  # its reporter prints a box and a path even where it is to be silent
         TUNE_DISABLE_SIGINT_HANDLER="1",  # it would swallow the first Ctrl-C
     )
-    told = _Told(study, shared, means.max_failures, time_left)
-    awaited = f"the next epoch of a trial, {means.concurrent} at once × {means.cpus:g} CPU"
-    with watched("search", awaited) as told.heard:
-        while (error := _run_tune(told, means, trainable)) is not None:
-            told.tune_failed(error)
+    reporter = TrialReporter(study, shared, resources.max_failures, time_left)
+    awaited = f"the next epoch of a trial, {resources.concurrent} at once × {resources.cpus:g} CPU"
+    with watched("search", awaited) as reporter.heard:
+        while (error := _run_tune(reporter, resources, trainable)) is not None:
+            reporter.tune_failed(error)
 
 
-def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exception | None:
+def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: type[tune.Trainable]) -> Exception | None:
     """Run Tune until it has no more trials. Returns what it stumbled over, if anything."""
     # A new name each time: what Tune leaves on disk is never read back. The study is.
-    name, place = f"ray-{time.time_ns()}", told.shared.place
-    told.begin()
+    name, place = f"ray-{time.time_ns()}", reporter.shared.place
+    reporter.begin()
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"CPU": means.cpus, **({"GPU": means.gpus} if means.gpus else {})}),
+        tune.with_resources(trainable, {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}),
         tune_config=tune.TuneConfig(
-            search_alg=_Asker(told),
-            scheduler=_Stopper(told),
-            num_samples=told.study.open(),
-            max_concurrent_trials=means.concurrent,
+            search_alg=_Asker(reporter),
+            scheduler=_Stopper(reporter),
+            num_samples=reporter.study.open(),
+            max_concurrent_trials=resources.concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=place,
             verbose=0,
-            stop=_End(told),
-            failure_config=tune.FailureConfig(max_failures=means.max_failures),
+            stop=_End(reporter),
+            failure_config=tune.FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )
@@ -95,14 +96,14 @@ def _run_tune(told: _Told, means: Means, trainable: type[tune.Trainable]) -> Exc
         with failures_stay_with_their_trial():
             tuner.fit()
     except Exception as error:
-        told.raise_own_error()
+        reporter.raise_own_error()
         return error.with_traceback(None)  # whose frames would keep Tune's processes alive, and their CPUs
-    told.raise_own_error()
+    reporter.raise_own_error()
     storage.remove(storage.join(place, name))
     return None
 
 
-class _Told:
+class TrialReporter:
     """What Tune's trials are in the study, and a line for the user at each turn."""
 
     def __init__(
@@ -135,7 +136,7 @@ class _Told:
         if self.error is not None:
             raise self.error from None
 
-    def scores(self, number: int, result: dict[str, Any]) -> bool:
+    def report(self, number: int, result: dict[str, Any]) -> bool:
         """A trial has these scores; True where it was not worth going on after one of them."""
         self.heard()
         stops = [self.study.report(number, epoch, score) for epoch, score in result["scores"]]
@@ -188,8 +189,8 @@ class _Told:
 class _End(tune.Stopper):
     """Ends Tune's run once an error of ours came up in it."""
 
-    def __init__(self, told: _Told) -> None:
-        self.told = told
+    def __init__(self, reporter: TrialReporter) -> None:
+        self.reporter = reporter
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """No single trial."""
@@ -197,47 +198,47 @@ class _End(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether there was an error."""
-        return self.told.error is not None
+        return self.reporter.error is not None
 
 
 class _Asker(Searcher):
     """Takes trials from the study, and tells it how they ended."""
 
-    def __init__(self, told: _Told) -> None:
+    def __init__(self, reporter: TrialReporter) -> None:
         super().__init__()
-        self.study, self.told = told.study, told
+        self.study, self.reporter = reporter.study, reporter
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's number and values."""
-        with self.told.keeping_errors():
+        with self.reporter.keeping_errors():
             ask = self.study.ask()
             if ask is None:
                 return Searcher.FINISHED
-            self.told.numbers[trial_id] = ask.number
-            self.study.note(ask.number, run=self.told.shared.folder(ask.number))
+            self.reporter.numbers[trial_id] = ask.number
+            self.study.note(ask.number, run=self.reporter.shared.folder(ask.number))
         values = ", ".join(f"{name} {_short(value)}" for name, value in ask.values.items())
         print(f"trial {ask.number}: {values}", flush=True)
         return {"trial": ask.number, "values": ask.values}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study the trial's state: complete, pruned or failed."""
-        number = self.told.numbers[trial_id]
-        failed = self.told.reasons.get(number, "no reason known") if error else (result or {}).get("failed")
-        with self.told.keeping_errors():
+        number = self.reporter.numbers[trial_id]
+        failed = self.reporter.reasons.get(number, "no reason known") if error else (result or {}).get("failed")
+        with self.reporter.keeping_errors():
             if failed:
                 self.study.fail(number, failed)
-                self.told.end(number, f"failed: {failed}")
+                self.reporter.end(number, f"failed: {failed}")
             elif result and result["scores"]:
-                stop = self.told.scores(number, result)  # of the last epoch nobody has heard yet
+                stop = self.reporter.report(number, result)  # of the last epoch nobody has heard yet
                 self._tell_scored(number, result, complete=result["finished"] and not stop)
 
     def _tell_scored(self, number: int, result: dict[str, Any], complete: bool) -> None:
         if complete:
-            self.told.end(number, f"complete: {self.study.complete(number):.3f}")
+            self.reporter.end(number, f"complete: {self.study.complete(number):.3f}")
         else:
             self.study.prune(number)
             epoch, score = result["scores"][-1]
-            self.told.end(number, f"stopped after epoch {epoch}: {score:.3f}")
+            self.reporter.end(number, f"stopped after epoch {epoch}: {score:.3f}")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is saved already."""
@@ -249,27 +250,27 @@ class _Asker(Searcher):
 class _Stopper(FIFOScheduler):
     """Stops trials where the study's pruner says so."""
 
-    def __init__(self, told: _Told) -> None:
+    def __init__(self, reporter: TrialReporter) -> None:
         super().__init__()
-        self.study, self.told = told.study, told
+        self.study, self.reporter = reporter.study, reporter
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Allow it the restarts that earlier runs of Tune have left it."""
         super().on_trial_add(tune_controller, trial)
-        trial.max_failures = self.told.max_failures - self.told.before[self.told.numbers[trial.trial_id]]
+        trial.max_failures = self.reporter.max_failures - self.reporter.before[self.reporter.numbers[trial.trial_id]]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
         if result["failed"]:
             return self.CONTINUE
-        with self.told.keeping_errors():
-            stop = self.told.scores(self.told.numbers[trial.trial_id], result)
+        with self.reporter.keeping_errors():
+            stop = self.reporter.report(self.reporter.numbers[trial.trial_id], result)
         return self.STOP if stop else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Keep the reason for the study."""
         super().on_trial_error(tune_controller, trial)
-        self.told.failed(self.told.numbers[trial.trial_id], tune_controller.failure)
+        self.reporter.failed(self.reporter.numbers[trial.trial_id], tune_controller.failure)
 
 
 def forget_checkpoints(study: Study, place: str) -> None:

@@ -16,7 +16,7 @@ TimeLeft = Callable[[int, float], str]  # in words, from the epochs left after o
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class _Mailbox:
+class LogRelay:
     """Keeps lines until the job takes them: that of an epoch with the epochs left after it, and its seconds.
 
     Where its process dies it starts again, empty: what is said later still arrives.
@@ -39,7 +39,7 @@ def printed(what: str, workers: str, time_left: TimeLeft | None = None) -> Itera
 
     Where none come, it says that `what` waits for these `workers`. The line of an epoch ends in what `time_left` says.
     """
-    mailbox = _Mailbox.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
+    mailbox = LogRelay.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     with watched(what, f"the next epoch of {workers}") as heard:
         thread = threading.Thread(target=_print_until, args=(mailbox, done, heard, time_left), daemon=True)

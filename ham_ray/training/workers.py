@@ -21,11 +21,12 @@ from ham_ray import runs, storage
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError, in_words
+from ham_ray.hardware import cores
 from ham_ray.models.network import Network, build
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe
-from ham_ray.runs import CHECKPOINTS, MODEL, cores
+from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import input_pipeline, log_relay, loop
 from ham_ray.training.callbacks import Barrier, Callback, Console, RayTrain
 from ham_ray.training.checkpoints import Checkpoints

@@ -30,7 +30,7 @@ from ham_ray.report import summary
 from ham_ray.workflows.baseline import Options
 from ham_ray.workflows.steps import baselines
 from ham_ray.workflows.steps.comparison import compare
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 
 pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def test_a_family_that_diverges_does_not_stop_the_others(
     recipes = {"bad": RECIPE.changed(learning_rate=1e30, warmup_epochs=0, epochs=1), "good": RECIPE}
     shutil.copytree(out / "job" / "simple_cnn", tmp_path / "good")  # finished already, so it is read
     result = compare(
-        recipes, Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
+        recipes, TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path / "activations"), 2**30)
     )
     bad, good = (next(row for row in result.rows if row.name == name) for name in recipes)
     assert not bad.metrics and "stopped: loss is nan at epoch 1" in bad.warnings[0]

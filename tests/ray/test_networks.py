@@ -99,12 +99,12 @@ def test_the_cut_changes_nothing_and_what_is_below_it_is_frozen(depth: int):
 def test_what_is_trained_and_what_is_saved_are_one_function_of_the_same_variables(depth: int):
     network = built("resnet50_finetuned", unfreeze_depth=depth)
     random = np.random.default_rng(0)
-    for variable in network.whole.variables:
+    for variable in network.full_model.variables:
         if variable.path.endswith(("bias", "beta", "moving_mean", "gamma", "moving_variance")):
             variable.assign(random.uniform(0.5, 1.5, variable.shape))
-    shared = [variable for variable in network.whole.variables if variable.trainable]
+    shared = [variable for variable in network.full_model.variables if variable.trainable]
     weights, found = random.normal(size=(4, 7)).astype(np.float32), []
-    for forward in (lambda: network.logits(network.prefix(PIXELS)), lambda: network.head(network.whole(PIXELS))):
+    for forward in (lambda: network.logits(network.prefix(PIXELS)), lambda: network.head(network.full_model(PIXELS))):
         with tf.GradientTape() as tape:
             logits = forward()
             loss = tf.reduce_sum(logits * weights)

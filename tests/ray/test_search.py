@@ -159,7 +159,7 @@ def test_the_scheduler_stops_bad_trials_early(cluster: str, images: Images, fold
 
 def _trial_processes() -> list[psutil.Process]:
     """Those of warm trials: Ray names a process by its class, and while a method runs by the base that defines it."""
-    names = ("ray::WarmTrial", "ray::ResourceTrainable")
+    names = ("ray::InProcessTrial", "ray::ResourceTrainable")
     return [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(names)]
 
 

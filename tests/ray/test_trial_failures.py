@@ -64,7 +64,7 @@ def search(folder: Path, faulty: Any, trials: int, max_failures: int = 2) -> Stu
     study = open_study("s", f"sqlite:///{folder / 'study.db'}", SPACE, trials, {})
     base = SimpleNamespace(epochs=1)
     shared: Any = SimpleNamespace(base=base, folder=lambda number: str(folder / f"trial-{number}"), place=str(folder))
-    means = tuner.Means(1, 1.0, 0.0, max_failures)
+    means = tuner.TrialResources(1, 1.0, 0.0, max_failures)
     tuner.run(study, shared, means, tune.with_parameters(faulty, marks=folder / "marks"))
     return study
 

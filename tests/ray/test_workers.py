@@ -149,7 +149,7 @@ def test_lines_arrive_after_the_mailbox_died(cluster: str, capsys):
         say = log_relay.sender(mailbox, 0, "run")
         say("one")
         wait_for("run: one", capsys)
-        before = {p.pid for p in psutil.Process().children(recursive=True) if "_Mailbox" in _command(p)}
+        before = {p.pid for p in psutil.Process().children(recursive=True) if "LogRelay" in _command(p)}
         assert before
         for pid in before:
             psutil.Process(pid).kill()

@@ -54,7 +54,7 @@ def built(request: pytest.FixtureRequest) -> Iterator[Built]:
         registry.register(OTHERS[request.param])
     architecture = registry.architectures()[request.param]
     network = networks.build(recipe(architecture), SIZE, RANDOM, 7)
-    base = next(layer for layer in network.whole.layers if isinstance(layer, keras.Model))
+    base = next(layer for layer in network.full_model.layers if isinstance(layer, keras.Model))
     disturb(base)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
     yield Built(architecture, network, base, computed)
@@ -82,7 +82,7 @@ def test_every_layer_with_weights_is_of_one_stage(built: Built):
 
 
 def test_at_every_depth_the_cut_is_the_whole_and_all_above_it_is_trained_and_nothing_below(built: Built):
-    theirs, counts = built.network.whole(PIXELS, training=False).numpy(), []
+    theirs, counts = built.network.full_model(PIXELS, training=False).numpy(), []
     assert theirs.std(axis=0).max() > 0
     for depth in built.depths:
         networks.unfreeze(built.base, built.architecture, depth)
@@ -104,7 +104,7 @@ def test_gradients_are_those_of_the_plain_network(built: Built):
     _, body = networks.cut(built.architecture, built.computed, len(built.architecture.stages))
     variables = built.base.trainable_variables
     upstream = np.random.default_rng(0).normal(size=body.output_shape[1:]).astype(np.float32)
-    ours, theirs = (gradients(network, variables, upstream) for network in (body, built.network.whole))
+    ours, theirs = (gradients(network, variables, upstream) for network in (body, built.network.full_model))
     for variable, a, b in zip(variables, ours, theirs, strict=True):
         assert np.linalg.norm(a - b) <= 1e-2 * np.linalg.norm(b), variable.path
 
@@ -124,7 +124,7 @@ def test_a_saved_classifier_gives_the_same_and_in_bfloat16_about_the_same(built:
     np.testing.assert_allclose(loaded(PIXELS), theirs, atol=1e-5)
     whole = saved._lowered(loaded).get_layer(built.architecture.name)
     assert next(layer for layer in whole.layers if isinstance(layer, keras.Model)).output.dtype == "bfloat16"
-    about(whole(PIXELS).numpy(), built.network.whole(PIXELS).numpy())
+    about(whole(PIXELS).numpy(), built.network.full_model(PIXELS).numpy())
 
 
 def test_trained_in_bfloat16_it_gives_about_the_same_features(built: Built):
@@ -134,7 +134,7 @@ def test_trained_in_bfloat16_it_gives_about_the_same_features(built: Built):
         ours.assign(theirs)
     features = network.body(network.prefix(PIXELS), training=False).numpy()
     assert features.dtype == np.float32
-    about(features, built.network.whole(PIXELS).numpy())
+    about(features, built.network.full_model(PIXELS).numpy())
 
 
 def about(ours: np.ndarray, theirs: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from ham10000 import CLASSES, MELANOMA
 
 from ham_ray.evaluation import calibration as module
 from ham_ray.evaluation import metrics, thresholds
-from ham_ray.evaluation.calibration import Calibration, chosen, compromise, fit, temperature
+from ham_ray.evaluation.calibration import Calibration, chosen, fit, mean_ba_macro_f1, temperature
 from ham_ray.evaluation.predictions import arrays, predictions
 
 pytestmark = pytest.mark.unit
@@ -74,7 +74,7 @@ def test_a_model_that_favours_rare_classes_is_held_back():
 
 def test_the_compromise_is_the_mean_of_both():
     truth, p = np.arange(7), np.eye(7)[[0, 1, 2, 3, 4, 5, 5]]
-    assert compromise(truth, p) == pytest.approx((6 / 7 + (5 + 2 / 3) / 7) / 2)
+    assert mean_ba_macro_f1(truth, p) == pytest.approx((6 / 7 + (5 + 2 / 3) / 7) / 2)
 
 
 def test_without_gain_nothing_is_adjusted():
@@ -116,7 +116,7 @@ def test_a_calibration_that_helps_images_it_was_not_fitted_on_is_used_and_says_s
     found, fitted = chosen(table(truth, p), prior), fit(table(truth, p), prior)
     assert found.helps and (found.temperature, found.tau) == (fitted.temperature, fitted.tau) == found.tried
     assert found.thresholds == fitted.thresholds
-    assert found.without == compromise(truth, p) and found.crossed is not None and found.crossed > found.without
+    assert found.without == mean_ba_macro_f1(truth, p) and found.crossed is not None and found.crossed > found.without
     assert found.verdict.startswith("calibrated on validation images: temperature ") and "cross-fitted" in found.verdict
 
 
@@ -126,7 +126,7 @@ def test_a_calibration_that_fits_noise_alone_is_not_used_and_says_so():
     for seed in range(6):
         truth, p, prior = skewed(60, seed, 0.35)
         found, fitted = chosen(table(truth, p), prior), fit(table(truth, p), prior)
-        assert compromise(truth, fitted.apply(p)) >= compromise(truth, p) - 1e-12
+        assert mean_ba_macro_f1(truth, fitted.apply(p)) >= mean_ba_macro_f1(truth, p) - 1e-12
         if found.helps:
             continue
         refused += 1

@@ -19,7 +19,7 @@ from ham_ray.training import input_pipeline
 from ham_ray.workflows.baseline import Options
 from ham_ray.workflows.steps import baselines, comparison, trainings
 from ham_ray.workflows.steps.comparison import cross_validate, pool
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, images: Images) -> dict[str, Recipe
     """Trainings that only draw their predictions; what was to be trained."""
     asked: dict[str, Recipe] = {}
 
-    def train(recipes: dict[str, Recipe], setting: Setting, at_once: int) -> dict[str, Run]:
+    def train(recipes: dict[str, Recipe], context: TrainingContext, at_once: int) -> dict[str, Run]:
         asked.update(recipes)
         return {name: Run(drawn(recipe), None, {"minutes": 1.0}) for name, recipe in recipes.items()}
 
@@ -70,8 +70,8 @@ def test_each_fold_calls_melanoma_by_the_thresholds_of_its_own_validation_images
 
 
 def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
-    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
-    found = cross_validate({"simple_cnn": baseline("simple_cnn")}, setting)
+    context = TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    found = cross_validate({"simple_cnn": baseline("simple_cnn")}, context)
     assert [recipe.data.test_fold for recipe in trained.values()] == [0, 1, 2, 3, 4]
     assert [recipe.data.validation_fold for recipe in trained.values()] == [1, 2, 3, 4, 0]
     same = {"test_fold": 0, "validation_fold": 1}
@@ -117,7 +117,7 @@ def test_several_trainings_run_side_by_side_and_come_back_in_order(monkeypatch: 
         return Run(None, None, {"name": name})
 
     monkeypatch.setattr(trainings, "_train", train_one)
-    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    context = TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
     recipes = {name: baseline("simple_cnn").changed(seed=seed) for seed, name in enumerate("abcd")}
-    found = trainings.train(recipes, setting, at_once=2)
+    found = trainings.train(recipes, context, at_once=2)
     assert [run.info["name"] for run in found.values()] == [*recipes] == [*"abcd"]

@@ -11,7 +11,7 @@ from ray.train import WorkerGroupError
 
 from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.search import distributed_trial
-from ham_ray.search.distributed_trial import JoinedTrial
+from ham_ray.search.distributed_trial import DistributedTrial
 
 pytestmark = pytest.mark.unit
 
@@ -48,14 +48,14 @@ class Gate:
 
 
 @pytest.fixture
-def trial(monkeypatch: pytest.MonkeyPatch) -> JoinedTrial:
+def trial(monkeypatch: pytest.MonkeyPatch) -> DistributedTrial:
     """A trial whose workers are not started."""
     monkeypatch.setattr(distributed_trial, "Gate", Remote(Gate()))
     monkeypatch.setattr(distributed_trial, "this_node", lambda: None)
     monkeypatch.setattr(distributed_trial.ray, "get", lambda answer: answer)
     monkeypatch.setattr(distributed_trial.ray, "kill", lambda gate: None)
     monkeypatch.setattr(distributed_trial.feed, "split", lambda *arguments, **more: None)
-    made = object.__new__(JoinedTrial)
+    made = object.__new__(DistributedTrial)
     made.shared, made.images, made.resources = Shared(), None, type("Two", (), {"workers": 2})()  # type: ignore
     made.shard_memory, made.restarts = 1.0, 2
     made._begin({"trial": 0, "values": {}})
@@ -70,7 +70,7 @@ def ends_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("error", [OutOfMemoryError("the node is running low on memory"), ActorDiedError()])
-def test_a_process_that_nobody_restarts_restarts_the_trial(trial: JoinedTrial, error: Exception, monkeypatch):
+def test_a_process_that_nobody_restarts_restarts_the_trial(trial: DistributedTrial, error: Exception, monkeypatch):
     ends_with(error, monkeypatch)
     with pytest.raises(type(error)):
         trial.step()
@@ -84,13 +84,15 @@ def test_a_process_that_nobody_restarts_restarts_the_trial(trial: JoinedTrial, e
         (ValueError("a wrong shape\nand more"), "ValueError: a wrong shape"),
     ],
 )
-def test_what_would_happen_again_is_the_trials_reason(trial: JoinedTrial, error: Exception, reason: str, monkeypatch):
+def test_what_would_happen_again_is_the_trials_reason(
+    trial: DistributedTrial, error: Exception, reason: str, monkeypatch
+):
     ends_with(error, monkeypatch)
     told = trial.step()
     assert told["failed"] == reason and told["done"] and not told["finished"]
 
 
-def test_a_gate_that_is_gone_does_not_keep_the_next_trial(trial: JoinedTrial, monkeypatch):
+def test_a_gate_that_is_gone_does_not_keep_the_next_trial(trial: DistributedTrial, monkeypatch):
     trial.thread = threading.Thread(target=lambda: None)
     trial.thread.start()
 

@@ -59,7 +59,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
         found: dict[str, Run], seeds: int, beside: dict[str, Run] | None = None, helps: bool = True, **plan: Any
     ) -> dict[str, Run]:
         monkeypatch.setattr(calibration, "chosen", calibration.fit if helps else lambda table, shares: USELESS)
-        monkeypatch.setattr(module, "train", lambda recipes, setting, remedy: {name: found[name] for name in recipes})
+        monkeypatch.setattr(module, "train", lambda recipes, context, remedy: {name: found[name] for name in recipes})
         monkeypatch.setattr(
             module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
         )
@@ -68,9 +68,9 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
         rows = pd.DataFrame(
             {"image_id": [f"{split}-{place}" for split in ("test", "validation") for place in range(70)]}
         )
-        setting = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows), out=str(tmp_path))
+        context = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows), out=str(tmp_path))
         best = [trial(4, 5), trial(9, 1)]
-        finals(best, BASE, Plan(seeds, **plan), setting, beside or {})  # type: ignore[arg-type]
+        finals(best, BASE, Plan(seeds, **plan), context, beside or {})  # type: ignore[arg-type]
         return shown
 
     return arrange
@@ -195,7 +195,7 @@ def test_a_winner_named_by_older_code_is_no_other_look(arranged, tmp_path):
 def test_a_refit_learns_from_all_folds_but_the_test_fold(monkeypatch: pytest.MonkeyPatch):
     asked: dict[str, Any] = {}
 
-    def train(recipes, setting, remedy):
+    def train(recipes, context, remedy):
         asked.update(recipes)
         return {name: untold(1.0) for name in recipes}
 
@@ -225,13 +225,13 @@ def test_a_seed_that_failed_does_not_count(arranged):
 
 
 def test_finals_with_other_settings_are_refused_with_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trainings, "_identity", lambda recipe, setting: recipe.record())
+    monkeypatch.setattr(trainings, "_identity", lambda recipe, context: recipe.record())
     monkeypatch.setattr(trainings, "_finished", lambda uri: Run(None, None, {}))
-    setting = SimpleNamespace(out=str(tmp_path))
+    context = SimpleNamespace(out=str(tmp_path))
     with pytest.raises(UserError, match="none of the best trials"):
-        module._trained({4: module._recipes(trial(4, 5), BASE, 1)}, setting)  # type: ignore[arg-type]
+        module._trained({4: module._recipes(trial(4, 5), BASE, 1)}, context)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="epochs was 3, is 5. .*or move .* away"):
-        module._trained({4: module._recipes(trial(4, 5), BASE.changed(epochs=5), 1)}, setting)  # type: ignore[arg-type]
+        module._trained({4: module._recipes(trial(4, 5), BASE.changed(epochs=5), 1)}, context)  # type: ignore[arg-type]
 
 
 def test_no_complete_trial_is_told():

@@ -13,7 +13,7 @@ from ham10000 import CLASSES
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.inference import pipeline
-from ham_ray.inference.pipeline import Way
+from ham_ray.inference.pipeline import InferenceConfig
 from ham_ray.inference.saved import Saved
 from ham_ray.workflows.steps import predicting
 
@@ -25,7 +25,7 @@ def identity(*places: Path, geometry: str = "crop") -> dict:
     options = SimpleNamespace(raw=False, format="parquet")
     gallery = SimpleNamespace(signature="s")
     return predicting._identity(
-        options, [Saved("m", members, 32, CLASSES, None, None, {})], gallery, geometry, Way((members,))
+        options, [Saved("m", members, 32, CLASSES, None, None, {})], gallery, geometry, InferenceConfig((members,))
     )
 
 
@@ -81,7 +81,7 @@ def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(m
     gallery = SimpleNamespace(load=lambda rows: SimpleNamespace(image_ids=["x"], findings=[], pixels=image))
 
     def predicted(views: int) -> list[float]:
-        way = Way(({"rows": 0.25, "columns": 0.75},), views, batch_size=4)
+        way = InferenceConfig(({"rows": 0.25, "columns": 0.75},), views, batch_size=4)
         return pipeline._Predictor(gallery, way)(pipeline._Chunk(0, 0, 1))["raw"][0].as_py()  # type: ignore[arg-type]
 
     assert predicted(1) == [1, 0, 0, 0, 0, 0, 0]

@@ -20,7 +20,7 @@ from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.report.summary import Run
 from ham_ray.training import input_pipeline
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 from ham_ray.workflows.steps.publishing import publish
 
 pytestmark = pytest.mark.unit
@@ -42,8 +42,8 @@ def finished(images, recipe: Recipe) -> Run:
 
 def test_each_long_step_is_said_with_how_long_it_took(images, tmp_path: Path, capsys: pytest.CaptureFixture):
     recipe = baseline("simple_cnn")
-    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
-    publish({"simple_cnn": finished(images, recipe)}, setting, [recipe], "Baselines", {})
+    context = TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    publish({"simple_cnn": finished(images, recipe)}, context, [recipe], "Baselines", {})
     said = capsys.readouterr().out.split("\n")
     steps = [line.split(":")[0] for line in said if re.fullmatch(r"[a-z, ]+: \d+ s", line)]
     assert steps == ["trivial baselines", "figures, intervals, comparisons", "report"]
@@ -60,7 +60,7 @@ def test_a_model_without_a_saliency_map_costs_its_page_that_figure_alone(
     if not sheets:
         without = dataclasses.replace(registry.architecture("simple_cnn"), saliency=None)
         monkeypatch.setitem(registry._ARCHITECTURES, "simple_cnn", without)
-    setting = Setting(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
-    publish({"simple_cnn": finished(images, recipe)}, setting, [recipe], "Baselines", {"simple_cnn": str(model)})
+    context = TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    publish({"simple_cnn": finished(images, recipe)}, context, [recipe], "Baselines", {"simple_cnn": str(model)})
     assert (tmp_path / "report.html").read_text().count('<img class="sheet"') == sheets
     assert ("saliency maps: none of simple_cnn" in capsys.readouterr().out) == (not sheets)

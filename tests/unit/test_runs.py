@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ham_ray import runs
+from ham_ray import hardware, runs
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -60,5 +60,5 @@ def test_the_manifest_tells_command_commit_machine_and_versions():
 def test_bfloat16_is_taken_where_it_is_faster_not_where_it_only_exists(
     monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, fast: bool
 ):
-    monkeypatch.setattr(runs, "_cpuinfo", lambda: {"vendor_id": vendor, "flags": flags})
-    assert runs.fast_in_bfloat16() is fast
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: {"vendor_id": vendor, "flags": flags})
+    assert hardware.fast_in_bfloat16() is fast

@@ -19,7 +19,7 @@ from ham_ray.recipe import Recipe, baseline
 from ham_ray.report.summary import Run
 from ham_ray.training import input_pipeline, workers
 from ham_ray.workflows.steps import trainings
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 
 pytestmark = pytest.mark.unit
 CODES = ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
@@ -48,11 +48,13 @@ def train(
     def undecoded(images: Images, recipe: Recipe, *rest) -> input_pipeline.Splits:
         return input_pipeline.Splits(input_pipeline.split_rows(images, recipe), {}, resident=True)
 
-    setting = Setting(images, {"resnet50": weights}, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0)
+    context = TrainingContext(
+        images, {"resnet50": weights}, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "train", outcome)
         patch.setattr(input_pipeline, "split", undecoded)
-        return trainings.train({"run": recipe}, setting)["run"]
+        return trainings.train({"run": recipe}, context)["run"]
 
 
 @pytest.fixture(scope="module")

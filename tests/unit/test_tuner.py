@@ -33,7 +33,7 @@ class Tune:
         self.study: Study = open_study("s", f"sqlite:///{folder / 'study.db'}", SPACE, trials, {})
         base = SimpleNamespace(epochs=4)
         shared: Any = SimpleNamespace(base=base, folder=lambda number: str(folder / f"trial-{number}"))
-        told = tuner._Told(self.study, shared)
+        told = tuner.TrialReporter(self.study, shared)
         self.asker, self.stopper = tuner._Asker(told), tuner._Stopper(told)
 
     def start(self, name: str) -> int:
@@ -146,7 +146,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> type[FailingTuner]:
 def run(tune: Tune, folder: Path, max_failures: int) -> None:
     base = SimpleNamespace(epochs=4)
     shared: Any = SimpleNamespace(base=base, folder=lambda number: str(folder / f"trial-{number}"), place=str(folder))
-    tuner.run(tune.study, shared, tuner.Means(2, 1.0, 0.0, max_failures), tuner.tune.Trainable)
+    tuner.run(tune.study, shared, tuner.TrialResources(2, 1.0, 0.0, max_failures), tuner.tune.Trainable)
 
 
 def test_what_tune_stumbles_over_costs_its_trials_a_failure_and_the_search_goes_on(failing, tmp_path: Path, capsys):

@@ -16,7 +16,7 @@ from ham_ray.runs import ENVIRONMENT, REPORT
 from ham_ray.workflows.baseline import Options, make_recipes, recipe_of
 from ham_ray.workflows.steps import choices
 from ham_ray.workflows.steps.comparison import compare, cross_validate
-from ham_ray.workflows.steps.context import make_setting
+from ham_ray.workflows.steps.context import make_context
 from ham_ray.workflows.steps.trainings import read_run
 
 
@@ -40,9 +40,9 @@ def run(options: Options) -> tuple[Summary, str]:
     kind = "crossed" if options.cross_validate else "baseline"
     name = options.name or f"{kind}-{digest(*parts)}"
     place = storage.join(storage.absolute(options.out), name)
-    setting = make_setting(images, weights, resources, place, options)
+    context = make_context(images, weights, resources, place, options)
     with storage.locked(place):
-        found = cross_validate(recipes, setting, at_once) if options.cross_validate else compare(recipes, setting)
+        found = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
         return found, storage.join(place, REPORT)
 
 

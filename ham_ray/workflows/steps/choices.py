@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ham_ray import runs, storage
+from ham_ray import hardware, storage
 from ham_ray.cluster import check_visible, in_submitted_job
 from ham_ray.console import progress
 from ham_ray.data.images import Images
@@ -64,7 +64,7 @@ def precision(asked: str, use_gpu: bool) -> str:
     if use_gpu:
         print("precision: float32, because GPUs before Ampere lack bfloat16; later ones want --precision bfloat16")
         return "float32"
-    chosen, reason = ("bfloat16", "faster") if runs.fast_in_bfloat16() else ("float32", "no faster")
+    chosen, reason = ("bfloat16", "faster") if hardware.fast_in_bfloat16() else ("float32", "no faster")
     print(f"precision: {chosen}, because bfloat16 is {reason} than float32 on this processor (weights stay float32)")
     return chosen
 

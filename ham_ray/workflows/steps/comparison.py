@@ -10,30 +10,30 @@ from ham_ray.evaluation.predictions import arrays, classes_of, of_split, with_ca
 from ham_ray.recipe import Recipe
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import MODEL
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 from ham_ray.workflows.steps.publishing import publish
 from ham_ray.workflows.steps.trainings import train
 
 
-def compare(recipes: dict[str, Recipe], setting: Setting) -> Summary:
+def compare(recipes: dict[str, Recipe], context: TrainingContext) -> Summary:
     """Train each family that is not finished yet, evaluate all, and write summary.csv, summary.json and report.html.
 
     A family that fails has its reason in the table; the others go on.
     """
-    trained = train(recipes, setting)
-    models = {name: storage.join(setting.out, name, MODEL) for name in trained}
-    return publish(trained, setting, [next(iter(recipes.values()))], "Baselines", models)
+    trained = train(recipes, context)
+    models = {name: storage.join(context.out, name, MODEL) for name in trained}
+    return publish(trained, context, [next(iter(recipes.values()))], "Baselines", models)
 
 
-def cross_validate(recipes: dict[str, Recipe], setting: Setting, at_once: int = 1) -> Summary:
+def cross_validate(recipes: dict[str, Recipe], context: TrainingContext, at_once: int = 1) -> Summary:
     """Train each recipe on each split that is not finished yet, `at_once` at a time, and report pooled test figures.
 
     The fold after the test fold validates. A family of which a training failed has the reason and no figures.
     """
     splits = {name: _splits(name, recipe) for name, recipe in recipes.items()}
-    trained = train({run: recipe for found in splits.values() for run, recipe in found.items()}, setting, at_once)
+    trained = train({run: recipe for found in splits.values() for run, recipe in found.items()}, context, at_once)
     pooled = {name: pool([trained[run] for run in found]) for name, found in splits.items()}
-    return publish(pooled, setting, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
+    return publish(pooled, context, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
 
 
 def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:

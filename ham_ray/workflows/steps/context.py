@@ -13,7 +13,7 @@ from ham_ray.recipe import Recipe
 from ham_ray.training import activations as tables
 
 
-class Room(Protocol):
+class Limits(Protocol):
     """The options of a command that bound memory and disk, in GiB, and name the folder of all runs."""
 
     @property
@@ -33,7 +33,7 @@ class Room(Protocol):
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingContext:
     """What all families of a comparison share."""
 
     images: Images
@@ -54,14 +54,16 @@ class Setting:
         return self.weights.get(registry.architecture(recipe.family).name, RANDOM)
 
 
-def make_setting(images: Images, weights: dict[str, Weights], resources: Resources, place: str, room: Room) -> Setting:
+def make_context(
+    images: Images, weights: dict[str, Weights], resources: Resources, place: str, limits: Limits
+) -> TrainingContext:
     """The setting of trainings whose folders are in `place`."""
-    return Setting(
+    return TrainingContext(
         images,
         weights,
         resources,
         place,
-        room.shard_memory * 2**30,
-        tables.folder(room.out),
-        room.activations * 2**30,
+        limits.shard_memory * 2**30,
+        tables.folder(limits.out),
+        limits.activations * 2**30,
     )

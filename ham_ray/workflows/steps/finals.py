@@ -27,7 +27,7 @@ from ham_ray.recipe import Recipe
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import input_pipeline
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 from ham_ray.workflows.steps.publishing import publish
 from ham_ray.workflows.steps.trainings import prior, train
 
@@ -46,7 +46,9 @@ class Plan:
     earlier: tuple[str, ...] = ()  # finals of the same search that looked at the test fold before
 
 
-def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, beside: dict[str, Run]) -> Summary:
+def finals(
+    best: list[FrozenTrial], base: Recipe, plan: Plan, context: TrainingContext, beside: dict[str, Run]
+) -> Summary:
     """Train the best trials with seeds 0, 1, …, name the winner, and show its test figures and the runs `beside` it.
 
     The table has one training of the winner (the first that ended, not the best) and then, each on top of the one
@@ -58,22 +60,22 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     """
     if not best:
         raise UserError("no trial is complete: there is nothing to train again")
-    tried = _trained({trial.number: _recipes(trial, base, plan.seeds) for trial in best}, setting)
-    shares = prior(input_pipeline.split_rows(setting.images, base)["training"], len(setting.images.classes))
+    tried = _trained({trial.number: _recipes(trial, base, plan.seeds) for trial in best}, context)
+    shares = prior(input_pipeline.split_rows(context.images, base)["training"], len(context.images.classes))
     means = _means(tried, shares)
     ranked = [*means]
     members = {number: tried[number] for number in ranked[: plan.ensemble]}
-    shown = _stages(members, plan.views, setting)
+    shown = _stages(members, plan.views, context)
     for name, run in shown.items():
         print(f"{name}: {_score(run, shares):.3f}; {_SCORE}", flush=True)
     fitted = calibration.chosen(_table(_last(shown)), shares)
     print(fitted.verdict, flush=True)
     if plan.refit:
         chosen = [trial for trial in best if trial.number in members]
-        members = _trained({trial.number: _refits(trial, base, plan.seeds) for trial in chosen}, setting)
-        again = members if plan.views == 1 else _in_views(members, plan.views, setting)
+        members = _trained({trial.number: _refits(trial, base, plan.seeds) for trial in chosen}, context)
+        again = members if plan.views == 1 else _in_views(members, plan.views, context)
         shown[f"trained on the validation folds too, {sum(map(len, again.values()))} averaged"] = _joined(again)
-    named, place = {str(number): [*found] for number, found in members.items()}, storage.join(setting.out, WINNER)
+    named, place = {str(number): [*found] for number, found in members.items()}, storage.join(context.out, WINNER)
     looks = _looks(place, named, plan.earlier)
     winner = {
         "trial": ranked[0],
@@ -88,8 +90,8 @@ def finals(best: list[FrozenTrial], base: Recipe, plan: Plan, setting: Setting, 
     shown[result] = _calibrated(_last(shown), fitted, looks)
     pairs = tuple((result, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
-    models = {next(iter(shown)): storage.join(setting.out, first, MODEL)}
-    return publish({**shown, **beside}, setting, [base], "The search's winner", models, pairs)
+    models = {next(iter(shown)): storage.join(context.out, first, MODEL)}
+    return publish({**shown, **beside}, context, [base], "The search's winner", models, pairs)
 
 
 def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, float]:
@@ -101,11 +103,11 @@ def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, fl
     return {number: means[number] for number in ranked}
 
 
-def _trained(recipes: dict[int, dict[str, Recipe]], setting: Setting) -> dict[int, dict[str, Run]]:
+def _trained(recipes: dict[int, dict[str, Recipe]], context: TrainingContext) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
-    remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {setting.out} away"
+    remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {context.out} away"
     found = train(
-        {name: recipe for named in recipes.values() for name, recipe in named.items()}, setting, remedy=remedy
+        {name: recipe for named in recipes.values() for name, recipe in named.items()}, context, remedy=remedy
     )
     ended = {
         n: {name: found[name] for name in named if found[name].predictions is not None} for n, named in recipes.items()
@@ -143,7 +145,7 @@ def _refits(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
     }
 
 
-def _stages(members: dict[int, dict[str, Run]], views: int, setting: Setting) -> dict[str, Run]:
+def _stages(members: dict[int, dict[str, Run]], views: int, context: TrainingContext) -> dict[str, Run]:
     """What is made of the winner, the first of the members, step by step."""
     winner, own = next(iter(members.items()))
     shown = {f"trial {winner}, one training": next(iter(own.values()))}
@@ -152,13 +154,13 @@ def _stages(members: dict[int, dict[str, Run]], views: int, setting: Setting) ->
     if len(members) > 1:
         shown[f"{len(members)} trials averaged"] = _joined(members)
     if views > 1:
-        shown[f"that in {views} views"] = _joined(_in_views(members, views, setting))
+        shown[f"that in {views} views"] = _joined(_in_views(members, views, context))
     return shown
 
 
-def _in_views(members: dict[int, dict[str, Run]], views: int, setting: Setting) -> dict[int, dict[str, Run]]:
+def _in_views(members: dict[int, dict[str, Run]], views: int, context: TrainingContext) -> dict[int, dict[str, Run]]:
     return {
-        number: {name: _viewed(name, run, views, setting) for name, run in found.items()}
+        number: {name: _viewed(name, run, views, context) for name, run in found.items()}
         for number, found in members.items()
     }
 
@@ -182,12 +184,12 @@ def _joined(members: dict[int, dict[str, Run]]) -> Run:
     return average([average([*found.values()]) for found in members.values()])
 
 
-def _viewed(name: str, run: Run, views: int, setting: Setting) -> Run:
+def _viewed(name: str, run: Run, views: int, context: TrainingContext) -> Run:
     """The run's images predicted anew by its model, each image in several of its eight symmetries."""
     table = _table(run)
-    rows = setting.images.fold(*table["fold"].unique().tolist())
-    model = storage.join(setting.out, name, MODEL)
-    predicted = pd.DataFrame(predict_rows(model, setting.images, rows, views), rows["image_id"])
+    rows = context.images.fold(*table["fold"].unique().tolist())
+    model = storage.join(context.out, name, MODEL)
+    predicted = pd.DataFrame(predict_rows(model, context.images, rows, views), rows["image_id"])
     return Run(_with(table, predicted.loc[table["image_id"]].to_numpy()), None, run.info)
 
 
@@ -216,4 +218,4 @@ def average(found: list[Run]) -> Run:
 def _score(run: Run, shares: np.ndarray) -> float:
     """On validation, at the best adjustment for training images with these class shares."""
     adjusted = calibration.fit(_table(run), shares).applied(_table(run))
-    return calibration.compromise(*arrays(of_split(adjusted, "validation")))
+    return calibration.mean_ba_macro_f1(*arrays(of_split(adjusted, "validation")))

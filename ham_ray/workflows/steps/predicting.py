@@ -25,7 +25,7 @@ from ham_ray.errors import UserError, some
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import FACTS
 from ham_ray.inference import pipeline, saved
-from ham_ray.inference.pipeline import Way
+from ham_ray.inference.pipeline import InferenceConfig
 from ham_ray.inference.saved import Saved
 from ham_ray.progress import step
 from ham_ray.recipe import VIEWS
@@ -65,8 +65,8 @@ def run(options: Options) -> dict[str, Any]:
     print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
     views = VIEWS["light"] if options.tta else max(model.views for model in models)
     precision = _precision(options.precision, models, gallery)
-    way = Way(tuple(model.members for model in models), views, precision, options.batch_size)
-    identity = _identity(options, models, gallery, geometry, way)
+    config = InferenceConfig(tuple(model.members for model in models), views, precision, options.batch_size)
+    identity = _identity(options, models, gallery, geometry, config)
     for model in models:
         print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
         if not model.splits:
@@ -81,7 +81,7 @@ def run(options: Options) -> dict[str, Any]:
         print(f"{options.out}: {unopened} images could not be opened; predicting again")
     with work_folder(work_path(target)) as folder:
         kept = Parts(folder, identity, pipeline.SCHEMA)
-        numbers = _fill(kept, gallery, way, size)
+        numbers = _fill(kept, gallery, config, size)
         table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
 
@@ -122,7 +122,9 @@ def _described(model: Saved, raw: bool) -> str:
     return f"{model.name}, {len(model.members)} network(s), {how}"
 
 
-def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry: str, way: Way) -> dict[str, Any]:
+def _identity(
+    options: Options, models: list[Saved], gallery: Gallery, geometry: str, config: InferenceConfig
+) -> dict[str, Any]:
     """What each prediction depends on, and what is made of them."""
     members = [
         sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
@@ -135,8 +137,8 @@ def _identity(options: Options, models: list[Saved], gallery: Gallery, geometry:
         "models": members,
         "images": gallery.signature,
         "pixels": [models[0].size, geometry],
-        "views": way.views,
-        "precision": way.precision,
+        "views": config.views,
+        "precision": config.precision,
         "calibrations": calibrations,
         "format": options.format,
     }
@@ -156,16 +158,19 @@ def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
     return found
 
 
-def _fill(kept: Parts, gallery: Gallery, way: Way, size: int) -> list[int]:
+def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig, size: int) -> list[int]:
     stretches = pipeline.chunks(gallery, size)
     images = {number: len(gallery.rows.iloc[stretch]) for number, stretch in enumerate(stretches)}
 
     def work(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
         if len(missing) < len(images):
             print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
-        return pipeline.predicted(gallery, way, missing, size)
+        return pipeline.predicted(gallery, config, missing, size)
 
-    with step("prediction", f"{sum(images.values()):,} images in {way.views} view(s)"), progress("prediction") as told:
+    with (
+        step("prediction", f"{sum(images.values()):,} images in {config.views} view(s)"),
+        progress("prediction") as told,
+    ):
         kept.fill(images, work, told)
     return list(images)
 

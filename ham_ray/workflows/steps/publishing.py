@@ -21,13 +21,13 @@ from ham_ray.report.gradcam_sheet import Attention
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import METRICS, MODEL_CARD, REPORT
 from ham_ray.training import input_pipeline
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 from ham_ray.workflows.steps.gradcam import attention
 
 
 def publish(
     trained: dict[str, Run],
-    setting: Setting,
+    context: TrainingContext,
     recipes: list[Recipe],
     title: str,
     models: dict[str, str],
@@ -38,26 +38,26 @@ def publish(
     `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
     saved models, of those runs that have one; `pairs` names runs whose difference is told.
     """
-    splits = [input_pipeline.split_rows(setting.images, recipe) for recipe in recipes]
+    splits = [input_pipeline.split_rows(context.images, recipe) for recipe in recipes]
     print()
     with step("trivial baselines", "always the most frequent class; logistic regression on 12×9 thumbnails"):
-        floor = _pooled([floors(setting.images, rows) for rows in splits])
+        floor = _pooled([floors(context.images, rows) for rows in splits])
     with step("figures, intervals, comparisons"):
-        images = setting.images
+        images = context.images
         references = datasets.of_images(images.rows["image_id"])
         result = summary.summarise(
-            trained, floor, setting.data, images.card["synthetic"], references, ungrouped=images.ungrouped
+            trained, floor, context.data, images.card["synthetic"], references, ungrouped=images.ungrouped
         )
-        summary.write(result, setting.out)
+        summary.write(result, context.out)
         evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
-        storage.write_bytes(storage.join(setting.out, METRICS), runs.to_json(evaluated))
+        storage.write_bytes(storage.join(context.out, METRICS), runs.to_json(evaluated))
         differences = paired.differences(trained, floor, pairs)
-    looked = _looked(models, trained, setting)
+    looked = _looked(models, trained, context)
     counted = splits[0] if len(splits) == 1 else {"each a test image once": pd.concat(rows["test"] for rows in splits)}
     with step("report"):
-        page = _report(result, trained, floor, counted, setting, recipes, title, differences, looked)
-        report.write(page, storage.join(setting.out, REPORT))
-        storage.write_bytes(storage.join(setting.out, MODEL_CARD), model_card.render(page).encode())
+        page = _report(result, trained, floor, counted, context, recipes, title, differences, looked)
+        report.write(page, storage.join(context.out, REPORT))
+        storage.write_bytes(storage.join(context.out, MODEL_CARD), model_card.render(page).encode())
     for found in differences:
         if (found.model, found.other) in pairs:
             values = ", ".join(f"{result.metric_names[name]} {_told(value)}" for name, value in found.by.items())
@@ -68,13 +68,13 @@ def publish(
     return result
 
 
-def _looked(models: dict[str, str], trained: dict[str, Run], setting: Setting) -> dict[str, Attention]:
+def _looked(models: dict[str, str], trained: dict[str, Run], context: TrainingContext) -> dict[str, Attention]:
     """Where the saved models looked, of those runs that have predictions and a saliency map."""
     frames = {name: frame for name in models if (frame := trained[name].predictions) is not None}
     if not frames:
         return {}
     with step("saliency maps", ", ".join(frames)):
-        maps = {name: attention(models[name], frame, setting.images) for name, frame in frames.items()}
+        maps = {name: attention(models[name], frame, context.images) for name, frame in frames.items()}
         if without := [name for name, one in maps.items() if one is None]:
             print(f"saliency maps: none of {', '.join(without)}, whose architecture has none", flush=True)
         return {name: one for name, one in maps.items() if one is not None}
@@ -100,16 +100,16 @@ def _report(
     trained: dict[str, Run],
     floor: dict[str, pd.DataFrame],
     rows: dict[str, pd.DataFrame],
-    setting: Setting,
+    context: TrainingContext,
     recipes: list[Recipe],
     title: str,
     differences: list[paired.Difference],
     looked: dict[str, Attention],
 ) -> report.ReportData:
-    around, data_card = runs.environment(), setting.images.card
+    around, data_card = runs.environment(), context.images.card
     commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
     return report.ReportData(
-        title=f"{title} on {len(setting.images.rows):,} images of {_source(data_card)}",
+        title=f"{title} on {len(context.images.rows):,} images of {_source(data_card)}",
         summary=result,
         runs=trained,
         floors=floor,
@@ -118,20 +118,20 @@ def _report(
             "commit": around["commit"],
             "models trained at": ", ".join(sorted(commits)),
             "machine": around["machine"],
-            "workers": setting.resources.reason,
+            "workers": context.resources.reason,
             "time": around["time"],
             "intervals": HOW,
             "packages": ", ".join(f"{name} {version}" for name, version in around["packages"].items()),
         },
-        counts=report.class_counts(rows, setting.images.classes),
-        classes=setting.images.classes,
-        split=report.LESION_SPLIT + (report.UNGROUPED if setting.images.ungrouped else ""),
-        fingerprint=setting.images.fingerprint,
+        counts=report.class_counts(rows, context.images.classes),
+        classes=context.images.classes,
+        split=report.LESION_SPLIT + (report.UNGROUPED if context.images.ungrouped else ""),
+        fingerprint=context.images.fingerprint,
         licence=data_card["licence"],
         attribution=data_card["attribution"],
         differences=differences,
         attention=looked,
-        thumbnails=functools.partial(thumbnails, setting.images),
+        thumbnails=functools.partial(thumbnails, context.images),
         selection=f"validation {summary.METRIC_NAMES[recipes[0].select_by]}, {_validated(trained, recipes)}",
     )
 

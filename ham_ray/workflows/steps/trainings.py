@@ -27,14 +27,14 @@ from ham_ray.report import summary
 from ham_ray.report.summary import Run
 from ham_ray.runs import CALIBRATION, CHECKPOINTS, DATA_CARD, ENVIRONMENT, HISTORY, METRICS, MODEL, PREDICTIONS, SPLIT
 from ham_ray.training import activations, input_pipeline, workers
-from ham_ray.workflows.steps.context import Setting
+from ham_ray.workflows.steps.context import TrainingContext
 
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
 
 
 def train(
     recipes: dict[str, Recipe],
-    setting: Setting,
+    context: TrainingContext,
     at_once: int = 1,
     remedy: str = runs.ANOTHER,
     then: str = "trivial baselines and report",
@@ -47,17 +47,17 @@ def train(
         UserError: a folder is another run; with the `remedy`.
     """
     for name, recipe in recipes.items():
-        runs.claim(_place(setting, name), _identity(recipe, setting), remedy)
+        runs.claim(_place(context, name), _identity(recipe, context), remedy)
     parts: dict[str, input_pipeline.Splits] = {}
-    ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(setting, name))}
+    ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(context, name))}
     time_left = TimeLeft({name: Work(_kind(one), one.epochs) for name, one in ahead.items()}, at_once, then)
 
     def run(name: str) -> Run:
-        print(f"\n{name}: run folder {_place(setting, name)}", flush=True)
-        found = _finished(_place(setting, name)) or _train(name, recipes[name], setting, parts, time_left)
+        print(f"\n{name}: run folder {_place(context, name)}", flush=True)
+        found = _finished(_place(context, name)) or _train(name, recipes[name], context, parts, time_left)
         found = replace(found, info={**found.info, "recipe": recipes[name].flat()})
         if found.predictions is not None:
-            fitted = _accompany(_place(setting, name), found, recipes[name], setting)
+            fitted = _accompany(_place(context, name), found, recipes[name], context)
             found = replace(
                 found, info={**found.info, "calibration": fitted and f"predict.py gives them {fitted.verdict}"}
             )
@@ -75,47 +75,49 @@ def _kind(recipe: Recipe) -> str:
 
 
 def _train(
-    name: str, recipe: Recipe, setting: Setting, parts: dict[str, input_pipeline.Splits], time_left: TimeLeft
+    name: str, recipe: Recipe, context: TrainingContext, parts: dict[str, input_pipeline.Splits], time_left: TimeLeft
 ) -> Run:
-    rows = input_pipeline.split_rows(setting.images, recipe)
+    rows = input_pipeline.split_rows(context.images, recipe)
     tables = activations.prepare(
-        setting.images, rows, recipe, setting.weights_of(recipe), setting.activations, setting.activations_budget
+        context.images, rows, recipe, context.weights_of(recipe), context.activations, context.activations_budget
     )
     key = json.dumps([recipe.data.model_dump(), tables])
     if key not in parts:  # families with the same split share one decoding
         parts[key] = input_pipeline.split(
-            setting.images, recipe, setting.resources.workers, setting.shard_memory, tables
+            context.images, recipe, context.resources.workers, context.shard_memory, tables
         )
-    uri = _place(setting, name)
+    uri = _place(context, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
     try:
         outcome = workers.train(
             recipe,
-            setting.images,
+            context.images,
             parts[key],
-            setting.weights_of(recipe),
-            setting.resources,
+            context.weights_of(recipe),
+            context.resources,
             uri,
             time_left=functools.partial(time_left.advance, name),
         )
     except (ray.train.TrainingFailedError, RayActorError) as error:
-        return _failed(name, recipe, in_words(error), setting)
+        return _failed(name, recipe, in_words(error), context)
     finally:
         time_left.finish(name)
     if outcome.failed:
-        return _failed(name, recipe, outcome.failed, setting)
-    return _finish(outcome, parts[key], recipe, setting, uri)
+        return _failed(name, recipe, outcome.failed, context)
+    return _finish(outcome, parts[key], recipe, context, uri)
 
 
-def _failed(name: str, recipe: Recipe, reason: str, setting: Setting) -> Run:
+def _failed(name: str, recipe: Recipe, reason: str, context: TrainingContext) -> Run:
     print(f"{name} stopped: {reason}; the other families go on", flush=True)
-    return Run(None, None, {"weights": _weights(recipe, setting), "warnings": [f"stopped: {reason}"]})
+    return Run(None, None, {"weights": _weights(recipe, context), "warnings": [f"stopped: {reason}"]})
 
 
-def _finish(outcome: workers.Outcome, parts: input_pipeline.Splits, recipe: Recipe, setting: Setting, uri: str) -> Run:
+def _finish(
+    outcome: workers.Outcome, parts: input_pipeline.Splits, recipe: Recipe, context: TrainingContext, uri: str
+) -> Run:
     """Write HISTORY, PREDICTIONS and, last, metrics.json: with it the run is finished."""
     tables = [
-        predictions.predictions(parts.rows[name], name, p, setting.images.classes)
+        predictions.predictions(parts.rows[name], name, p, context.images.classes)
         for name, p in outcome.probabilities.items()
     ]
     predicted = pd.concat(tables, ignore_index=True)
@@ -123,7 +125,7 @@ def _finish(outcome: workers.Outcome, parts: input_pipeline.Splits, recipe: Reci
     with storage.writing(storage.join(uri, HISTORY)) as path:
         outcome.history.to_parquet(path, index=False)
     info = {
-        "weights": _weights(recipe, setting),
+        "weights": _weights(recipe, context),
         "minutes": outcome.facts["seconds"] / 60,
         "commit": runs.commit(),
         "warnings": _warnings(recipe.family, outcome.facts["feature_spread"]),
@@ -135,22 +137,22 @@ def _finish(outcome: workers.Outcome, parts: input_pipeline.Splits, recipe: Reci
     return run
 
 
-def _accompany(uri: str, run: Run, recipe: Recipe, setting: Setting) -> Calibration | None:
+def _accompany(uri: str, run: Run, recipe: Recipe, context: TrainingContext) -> Calibration | None:
     """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read.
 
     Returns its calibration; None without validation images.
     """
     if storage.exists(place := storage.join(uri, CALIBRATION)):
-        return run_files.calibration(place, len(setting.images.classes))
+        return run_files.calibration(place, len(context.images.classes))
     assert run.predictions is not None
-    rows = input_pipeline.split_rows(setting.images, recipe)
+    rows = input_pipeline.split_rows(context.images, recipe)
     splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
     with storage.writing(storage.join(uri, SPLIT)) as path:
         splits.to_parquet(path, index=False)
-    storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(setting.images.card))
+    storage.write_bytes(storage.join(uri, DATA_CARD), card.to_json(context.images.card))
     if "validation" not in rows:
         return None
-    fitted = calibration.chosen(run.predictions, prior(rows["training"], len(setting.images.classes)))
+    fitted = calibration.chosen(run.predictions, prior(rows["training"], len(context.images.classes)))
     storage.write_bytes(place, runs.to_json(vars(fitted)))
     print(fitted.verdict, flush=True)
     return fitted
@@ -199,22 +201,22 @@ def _tidy(uri: str) -> None:
             storage.remove(storage.join(uri, name))
 
 
-def _place(setting: Setting, name: str) -> str:
-    return storage.join(setting.out, name)
+def _place(context: TrainingContext, name: str) -> str:
+    return storage.join(context.out, name)
 
 
-def _identity(recipe: Recipe, setting: Setting) -> dict[str, Any]:
+def _identity(recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
     """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
     return {
         "recipe": recipe.record(),
-        "data": {"fingerprint": setting.images.fingerprint, "size": setting.images.size},
-        "weights": {"sha256": setting.weights_of(recipe).sha256},
-        "batches": input_pipeline.batching(setting.images, recipe, setting.resources.workers, setting.shard_memory),
+        "data": {"fingerprint": context.images.fingerprint, "size": context.images.size},
+        "weights": {"sha256": context.weights_of(recipe).sha256},
+        "batches": input_pipeline.batching(context.images, recipe, context.resources.workers, context.shard_memory),
     }
 
 
-def _weights(recipe: Recipe, setting: Setting) -> str:
+def _weights(recipe: Recipe, context: TrainingContext) -> str:
     if not registry.architecture(recipe.family).pretrained:
         return "from scratch"
-    weights = setting.weights_of(recipe)
+    weights = context.weights_of(recipe)
     return weights.name if weights.content is not None else summary.RANDOM_WEIGHTS

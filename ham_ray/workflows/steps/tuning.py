@@ -13,7 +13,7 @@ from ray import tune
 from rich import box
 from rich.table import Table
 
-from ham_ray import runs, storage
+from ham_ray import hardware, runs, storage
 from ham_ray.cluster import Resources, alive_nodes, check_shared, check_visible, cluster_resources, shares
 from ham_ray.console import for_tables
 from ham_ray.data.images import Images, open_images
@@ -26,15 +26,15 @@ from ham_ray.report.summary import Run, Summary, labels
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
 from ham_ray.search.database import shown
-from ham_ray.search.distributed_trial import JoinedTrial
+from ham_ray.search.distributed_trial import DistributedTrial
 from ham_ray.search.ownership import Ownership, owned
 from ham_ray.search.pace import Ahead, time_left
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
-from ham_ray.search.trial import Shared, WarmTrial, table_key
+from ham_ray.search.trial import InProcessTrial, Shared, table_key
 from ham_ray.training import activations, input_pipeline
 from ham_ray.workflows.steps import baselines, choices
-from ham_ray.workflows.steps.context import Setting, make_setting
+from ham_ray.workflows.steps.context import TrainingContext, make_context
 from ham_ray.workflows.steps.finals import Plan, finals
 from ham_ray.workflows.tune import Options
 
@@ -80,7 +80,7 @@ def _run(search: _Search, ownership: Ownership) -> Found:
     tuner.forget_checkpoints(study, search.place)
     if study.open():
         shared = search.shared()
-        tuner.run(study, shared, search.means, search.trainable(shared), search.time_left)
+        tuner.run(study, shared, search.resources, search.trainable(shared), search.time_left)
     ownership.check()
     table = study.table()
     _write(table, search.place)
@@ -132,7 +132,7 @@ class _Search:
     images: Images
     final_images: Images  # of the finals: the same ones, perhaps of other size
     weights: Weights
-    means: tuner.Means
+    resources: tuner.TrialResources
     alone: Resources  # of one training of `workers_per_trial`
 
     @property
@@ -182,7 +182,7 @@ class _Search:
         options, scale = self.options, (self.final_images.size / self.images.size) ** 2
         trained = options.counts.finalists + (options.ensemble if options.refit and options.counts.finalists else 0)
         ahead = Ahead(options.counts.finalists, trained * options.counts.seeds, self.longer.epochs, scale)
-        return time_left(study, self.means.concurrent, ahead)
+        return time_left(study, self.resources.concurrent, ahead)
 
     def shared(self) -> Shared:
         """What trials share, in the object store and on disk."""
@@ -199,7 +199,7 @@ class _Search:
             labels={name: part.labels for name, part in parts.items()},
             tables=tables,
             place=self.place,
-            threads=max(1, int(self.means.cpus), runs.cores() // self.means.concurrent),
+            threads=max(1, int(self.resources.cpus), hardware.cores() // self.resources.concurrent),
         )
 
     def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
@@ -223,11 +223,11 @@ class _Search:
     def trainable(self, shared: Shared) -> Any:
         """What runs a trial: a warm process, or Ray Train where it has several workers."""
         if self.options.workers_per_trial == 1:
-            return tune.with_parameters(WarmTrial, shared=shared)
+            return tune.with_parameters(InProcessTrial, shared=shared)
         workers = self.options.workers_per_trial
-        together = cluster_resources(self.means.concurrent * workers, self.options.cpus_per_worker)
+        together = cluster_resources(self.resources.concurrent * workers, self.options.cpus_per_worker)
         return tune.with_parameters(
-            JoinedTrial,
+            DistributedTrial,
             shared=shared,
             images=self.images,
             resources=replace(together, workers=workers),
@@ -240,11 +240,11 @@ class _Search:
         """Where the best are trained again, below the search's folder: images of another size have one of their own."""
         return FINALS if self.final_images.size == self.images.size else f"{FINALS}-{self.final_images.size}"
 
-    def final_setting(self) -> Setting:
+    def final_setting(self) -> TrainingContext:
         """Where and with what the best are trained again."""
         folder = storage.join(self.place, self.finals_folder)
         weights = {registry.architecture(self.base.family).name: self.weights}
-        return make_setting(self.final_images, weights, self.alone, folder, self.options)
+        return make_context(self.final_images, weights, self.alone, folder, self.options)
 
     def ranked(self) -> list[int]:
         """The trials that the finals at the search's own size trained, best first: that is known better than by one
@@ -309,14 +309,14 @@ def _prepared(options: Options) -> _Search:
     choices.tell_temporary(options.out)
     check_shared(storage.absolute(options.out))
     alone = cluster_resources(options.workers_per_trial, options.cpus_per_worker)
-    means = _means(options)
-    precision = choices.precision(options.precision, means.gpus > 0)
+    resources = _trial_resources(options)
+    precision = choices.precision(options.precision, resources.gpus > 0)
     base, longer = options.recipes(precision)
     images = choices.images(options.data, options.out, options.size, options.smoke)
     options.check_images(images)
     weights = choices.weights(options.weights, [base], images).get(registry.architecture(base.family).name, RANDOM)
     return _Search(
-        options, options.searched, base, longer, images, _final_images(options, images), weights, means, alone
+        options, options.searched, base, longer, images, _final_images(options, images), weights, resources, alone
     )
 
 
@@ -340,14 +340,14 @@ def _final_images(options: Options, images: Images) -> Images:
     return found
 
 
-def _means(options: Options) -> tuner.Means:
+def _trial_resources(options: Options) -> tuner.TrialResources:
     """Trials at once, with what each takes; told with the reason."""
     nodes = alive_nodes()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if options.workers_per_trial > 1:
         concurrent = options.max_concurrent or 1
         print(f"resources: {cluster_resources(concurrent * options.workers_per_trial, options.cpus_per_worker).reason}")
-        return tuner.Means(concurrent, _WATCHER, 0.0, options.max_failures)
+        return tuner.TrialResources(concurrent, _WATCHER, 0.0, options.max_failures)
     automatic = " (one a GPU)" if gpus else " (one for each 4 CPUs of a node, at least 1)"
     reason = "" if options.max_concurrent else automatic
     concurrent = options.max_concurrent or gpus or _trials_at_once([node.cpus for node in nodes])
@@ -356,7 +356,7 @@ def _means(options: Options) -> tuner.Means:
         raise UserError(f"--max-concurrent {concurrent}: more than the cluster has CPUs for ({cpus:g} in all)")
     where = f" on {len(nodes)} nodes" if len(nodes) > 1 else ""
     print(f"trials at once: {concurrent}{reason}, {share:g} of {cpus:g} CPUs each{where}")
-    return tuner.Means(concurrent, share, gpu_share, options.max_failures)
+    return tuner.TrialResources(concurrent, share, gpu_share, options.max_failures)
 
 
 def _trials_at_once(node_cpus: list[float]) -> int:
