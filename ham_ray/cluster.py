@@ -183,15 +183,15 @@ def check_shared(folder: str) -> None:
         )
 
 
-def check_visible(place: str, option: str) -> None:
+def check_visible(path: str, option: str) -> None:
     """Refuse files that not all nodes of the cluster see: what a blind node reads would count as unreadable.
 
     Raises:
-        UserError: a node does not see `place`, which the user gave as `option`.
+        UserError: a node does not see `path`, which the user gave as `option`.
     """
-    if len(_nodes()) > 1 and not storage.is_remote(place) and (blind := _blind(place)):
+    if len(_nodes()) > 1 and not storage.is_remote(path) and (blind := _blind(path)):
         raise UserError(
-            f"{option} {place}: {blind} of {len(_nodes())} nodes do not see it; put it on a path that all nodes share"
+            f"{option} {path}: {blind} of {len(_nodes())} nodes do not see it; put it on a path that all nodes share"
         )
 
 
@@ -199,11 +199,11 @@ def alive_nodes() -> list[Node]:
     """The nodes of the connected cluster that are there now, by address."""
     import ray
 
-    found = [node for node in ray.nodes() if node["Alive"]]
-    resources = [node["Resources"] for node in found]
+    result = [node for node in ray.nodes() if node["Alive"]]
+    resources = [node["Resources"] for node in result]
     nodes = [
         Node(node["NodeID"], node["NodeManagerAddress"], float(its.get("CPU", 0)), int(its.get("GPU", 0)))
-        for node, its in zip(found, resources, strict=True)
+        for node, its in zip(result, resources, strict=True)
     ]
     return sorted(nodes, key=lambda node: (node.address, node.id))
 
@@ -229,13 +229,13 @@ def slots(nodes: list[Node]) -> list[Slot]:
     They ask for a CPU, or for half of what their node has for each where that is less: the rest is kept for others.
     """
     gpus = any(node.gpus for node in nodes)
-    found = []
+    result = []
     for node in nodes:
         count = node.gpus if gpus else int(node.cpus > 0)
         half = node.cpus / 2 / max(1, count)
         in_flight = min(8, max(2, int(half)))
-        found += [Slot(node, number, round(min(1.0, half), 2), int(gpus), in_flight) for number in range(count)]
-    return found
+        result += [Slot(node, number, round(min(1.0, half), 2), int(gpus), in_flight) for number in range(count)]
+    return result
 
 
 def _nodes() -> list[str]:
@@ -266,12 +266,12 @@ def _blind(path: str) -> int:
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:
     """`plan` for the nodes of the connected cluster; of several, the reason says how many workers each is to have."""
     nodes = alive_nodes()
-    found = plan(workers, [node.cpus for node in nodes], sum(node.gpus for node in nodes), cpus_per_worker, grows)
-    counts = spread(found, nodes)
+    result = plan(workers, [node.cpus for node in nodes], sum(node.gpus for node in nodes), cpus_per_worker, grows)
+    counts = spread(result, nodes)
     if len(nodes) < 2 or not counts:
-        return found
+        return result
     each = ", ".join(f"{count} on {node}" for node, count in counts.items())
-    return replace(found, reason=f"{found.reason}; spread: {each}")
+    return replace(result, reason=f"{result.reason}; spread: {each}")
 
 
 def spread(resources: Resources, nodes: list[Node]) -> dict[Node, int]:

@@ -84,8 +84,8 @@ def _wrapped(error: BaseException) -> BaseException | None:
     if failures:
         return failures[min(failures)]
     names = ("cause", "controller_failure", "health_check_failure", "_base_exc", "__cause__")
-    found = (getattr(error, name, None) for name in names)
-    return next((inner for inner in found if isinstance(inner, BaseException)), None)
+    result = (getattr(error, name, None) for name in names)
+    return next((inner for inner in result if isinstance(inner, BaseException)), None)
 
 
 def _is_of_ray(error: BaseException) -> bool:

@@ -71,10 +71,10 @@ def mapped(
             pool.close()
 
 
-def described(found: list[Slot]) -> str:
+def described(result: list[Slot]) -> str:
     """Actors in these slots, in words."""
-    each = ", ".join(f"{slot.node} ({slot.cpus:g} CPU{', 1 GPU' if slot.gpus else ''})" for slot in found)
-    return f"{len(found)} actor(s) on {each}"
+    each = ", ".join(f"{slot.node} ({slot.cpus:g} CPU{', 1 GPU' if slot.gpus else ''})" for slot in result)
+    return f"{len(result)} actor(s) on {each}"
 
 
 class _Pool:

@@ -48,12 +48,12 @@ def claim(uri: str, identity: dict[str, Any], remedy: str = ANOTHER) -> None:
         UserError: the folder is the run of another recipe, other images or other weights; with the differences and the
             `remedy`.
     """
-    place = storage.join(uri, IDENTITY)
-    if not storage.exists(place):
-        storage.write_bytes(place, to_json(identity))
+    path = storage.join(uri, IDENTITY)
+    if not storage.exists(path):
+        storage.write_bytes(path, to_json(identity))
         return
-    found = storage.read_object(place)
-    changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(found, json.loads(to_json(identity)))]
+    result = storage.read_object(path)
+    changed = [f"{k} was {a!r}, is {b!r}" for k, a, b in differences(result, json.loads(to_json(identity)))]
     if changed:
         raise UserError(f"{uri} is another run: {'; '.join(changed)}. {remedy}")
 
@@ -121,11 +121,11 @@ def to_json(content: Any) -> bytes:
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
     """Each entry that differs, by its path with dots: its value in `old` and in `new`, None where it is absent."""
-    found = []
+    result = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            result += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append((prefix + key, a, b))
-    return found
+            result.append((prefix + key, a, b))
+    return result

@@ -139,12 +139,12 @@ def read_object(uri: str | Path, remedy: str = "copy it again from its run, or m
     if not exists(uri):
         return {}
     try:
-        found = json.loads(read_limited(uri, MAX_JSON))
+        result = json.loads(read_limited(uri, MAX_JSON))
     except (ValueError, RecursionError):
         raise UserError(f"{uri} is damaged (no JSON): {remedy}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{uri} is damaged (a {type(found).__name__}, no object): {remedy}")
-    return found
+    if not isinstance(result, dict):
+        raise UserError(f"{uri} is damaged (a {type(result).__name__}, no object): {remedy}")
+    return result
 
 
 def write_bytes(uri: str | Path, data: bytes) -> None:

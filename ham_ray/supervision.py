@@ -197,15 +197,15 @@ def _end_orphans() -> None:
 
 def _children() -> list[int]:
     """This process's own, zombies included; none where there is no /proc."""
-    found = []
+    result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has just ended
             continue
         if parent == os.getpid():
-            found.append(int(stat.parent.name))
-    return found
+            result.append(int(stat.parent.name))
+    return result
 
 
 def _raise_interrupt(number: int, frame: FrameType | None) -> None:

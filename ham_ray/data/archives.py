@@ -170,15 +170,15 @@ def list_files(archive: str | Path) -> Files:
     hidden: Counter[str] = Counter()
     try:
         status = path.stat()
-        found = list(_listed(path, status.st_mode, skipped, hidden))
+        result = list(_listed(path, status.st_mode, skipped, hidden))
     except FileNotFoundError:
         raise UserError(f"no such file or folder: {path}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    if not found:
+    if not result:
         rest = [f"{entry.file} ({entry.detail})" for entry in skipped] + sorted(hidden)
         raise UserError(f"{path} is empty: no image in it" + (f"; left out: {some(rest)}" if rest else ""))
-    members = sorted(found, key=lambda member: (member.label, member.name))
+    members = sorted(result, key=lambda member: (member.label, member.name))
     # The time is part of it: damaged bytes may leave a zip's size and its recorded checksums as they were.
     seed = "" if path.is_dir() else f"{status.st_size} {status.st_mtime_ns}"
     return Files(path, members, _signature(seed, members), sorted(skipped), hidden)
@@ -245,26 +245,26 @@ def _read_plain(path: Path, whole: bool = True) -> bytes:
         return file.readall() if whole else file.read(formats.HEAD)
 
 
-def _read_zipped(container: str, size: int, place: ZipPlace) -> bytes:
+def _read_zipped(container: str, size: int, entry: ZipPlace) -> bytes:
     with Path(container).open("rb") as file:
-        data = _packed(file, place, place.compressed)
-    if place.method == zipfile.ZIP_DEFLATED:
+        data = _packed(file, entry, entry.compressed)
+    if entry.method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
-    if len(data) != size or zlib.crc32(data) != place.crc:
+    if len(data) != size or zlib.crc32(data) != entry.crc:
         raise UnreadableMember("damaged in the zip: checksum differs")
     return data
 
 
-def _packed(file: BinaryIO, place: ZipPlace, most: int) -> bytes:
+def _packed(file: BinaryIO, entry: ZipPlace, most: int) -> bytes:
     """The first bytes of a member as they stand in the zip, at most `most`."""
-    if place.encrypted or place.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise UnreadableMember("encrypted" if place.encrypted else f"unsupported zip compression {place.method}")
-    file.seek(place.offset)
+    if entry.encrypted or entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise UnreadableMember("encrypted" if entry.encrypted else f"unsupported zip compression {entry.method}")
+    file.seek(entry.offset)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != b"PK\x03\x04":
         raise UnreadableMember("damaged in the zip: no header where its directory points")
     file.seek(name_length + extra_length, os.SEEK_CUR)
-    return file.read(min(most, place.compressed))
+    return file.read(min(most, entry.compressed))
 
 
 def _listed(path: Path, mode: int, skipped: list[Skipped], hidden: Counter[str]) -> Iterator[Member]:
@@ -297,8 +297,8 @@ def _list_zip(path: Path, prefix: str, skipped: list[Skipped], hidden: Counter[s
             skipped.append(Skipped(label, "no plain file", f"{_KINDS.get(kind, 'special')} in a zip; not read"))
         elif not info.is_dir():
             encrypted = bool(info.flag_bits & 1)
-            place = ZipPlace(info.header_offset, info.compress_size, info.compress_type, info.CRC, encrypted)
-            yield Member(str(path), name, label, info.file_size, place)
+            entry = ZipPlace(info.header_offset, info.compress_size, info.compress_type, info.CRC, encrypted)
+            yield Member(str(path), name, label, info.file_size, entry)
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:

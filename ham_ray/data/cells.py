@@ -65,8 +65,8 @@ def _images(column: pd.Series) -> tuple[pd.Series, list[str]]:
 def _lesions(column: pd.Series) -> tuple[pd.Series, list[str]]:
     """One spelling of each id: those that differ in case alone are one lesion, as two they could leak across folds."""
     column = _whole(column)
-    given = column[(column != "") & ~column.isin(_ZEROS)]
-    if not given.str.fullmatch(r"\d+").all():
+    values = column[(column != "") & ~column.isin(_ZEROS)]
+    if not values.str.fullmatch(r"\d+").all():
         column = column.where(~column.isin(_ZEROS), "")
     spellings = column.groupby(column.str.casefold()).min()
     spelled = column.str.casefold().map(spellings)
@@ -80,8 +80,8 @@ def _lesions(column: pd.Series) -> tuple[pd.Series, list[str]]:
 
 def _whole(column: pd.Series) -> pd.Series:
     """`123.0` is 123 where all ids are so: numbers that went through a spreadsheet or a table of floats."""
-    given = column[column != ""]
-    floats = len(given) and given.str.fullmatch(r"\d+\.0+").all()
+    values = column[column != ""]
+    floats = len(values) and values.str.fullmatch(r"\d+\.0+").all()
     return column.str.replace(r"\.0+$", "", regex=True) if floats else column
 
 
@@ -133,14 +133,14 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
     if strange:
         for name in set(known) - set(ids):
             near[loose(name)].append(name)
-    found = {name: near[loose(name)][0] for name in strange if len(near[loose(name)]) == 1}
-    times = Counter(found.values())
-    found = {old: new for old, new in sorted(found.items()) if times[new] == 1}
-    if not found:
+    result = {name: near[loose(name)][0] for name in strange if len(near[loose(name)]) == 1}
+    times = Counter(result.values())
+    result = {old: new for old, new in sorted(result.items()) if times[new] == 1}
+    if not result:
         return ids, []
-    old, new = next(iter(found.items()))
-    note = f"{len(found):,} image ids differ in case or suffix alone: read {old!r} as {new!r}"
-    return ids.map(lambda name: found.get(name, name)), [note + (", …" if len(found) > 1 else "")]
+    old, new = next(iter(result.items()))
+    note = f"{len(result):,} image ids differ in case or suffix alone: read {old!r} as {new!r}"
+    return ids.map(lambda name: result.get(name, name)), [note + (", …" if len(result) > 1 else "")]
 
 
 def loose(image_id: str) -> str:

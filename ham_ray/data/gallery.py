@@ -122,43 +122,45 @@ class FileGallery:
         return Loaded(ids, np.stack(pixels) if pixels else none, findings)
 
 
-def open_gallery(place: str, size: int, geometry: str) -> Gallery:
+def open_gallery(path: str, size: int, geometry: str) -> Gallery:
     """The images at a path; `size` and `geometry` are what the model takes.
 
     Raises:
         UserError: nothing there, no picture in it, or an IMAGES table of another size or geometry.
     """
-    if storage.exists(storage.join(place, CARD)):
-        return _table(open_images(place), size, geometry)
-    files = archives.list_files(place)
+    if storage.exists(storage.join(path, CARD)):
+        return _table(open_images(path), size, geometry)
+    files = archives.list_files(path)
     safe = [member for member in files.members if member.is_safe]
-    found = [member for member in safe if member.is_image]
-    metadata = _metadata(place, safe)
-    left_out = _left_out(files, {*found}, {*metadata["file"]})
-    if not found and layouts.recognise(safe) == "huggingface":
+    result = [member for member in safe if member.is_image]
+    metadata = _metadata(path, safe)
+    left_out = _left_out(files, {*result}, {*metadata["file"]})
+    if not result and layouts.recognise(safe) == "huggingface":
         raise UserError(
-            f"--images {place}: pictures packed in Parquet; make a table of them first: jobs/ingest.py {place}"
+            f"--images {path}: pictures packed in Parquet; make a table of them first: jobs/ingest.py {path}"
         )
-    if not found:
-        raise UserError(f"--images {place}: no picture in it ({', '.join(formats.READ)}); found {_kinds(left_out)}")
-    named, copies = _named(found)
+    if not result:
+        raise UserError(f"--images {path}: no picture in it ({', '.join(formats.READ)}); found {_kinds(left_out)}")
+    named, copies = _named(result)
     known = metadata.reindex(list(named)).reset_index(names="image_id")
-    signature = files.signature + ("heic" if _needs_heic(found) else "")
+    signature = files.signature + ("heic" if _needs_heic(result) else "")
     return FileGallery(
         completed(known), signature, list(named.values()), size, geometry, [*left_out, *copies], files.hidden
     )
 
 
-def thumbnails(place: str, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
-    """Small JPEGs by id of those of these images that are at `place`, at most `size` pixels wide."""
-    if storage.exists(storage.join(place, CARD)):
-        return images.thumbnails(open_images(place), image_ids, size)
-    gallery = open_gallery(place, size, "crop")
-    found: dict[str, bytes] = {}
+def thumbnails(path: str, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
+    """Small JPEGs by id of those of these images that are at `path`, at most `size` pixels wide."""
+    if storage.exists(storage.join(path, CARD)):
+        return images.thumbnails(open_images(path), image_ids, size)
+    gallery = open_gallery(path, size, "crop")
+    result: dict[str, bytes] = {}
     for number in np.flatnonzero(gallery.rows["image_id"].isin(image_ids)):
         loaded = gallery.load(slice(int(number), int(number) + 1))
-        found |= {i: images.small_jpeg(pixels, size) for i, pixels in zip(loaded.image_ids, loaded.pixels, strict=True)}
-    return found
+        result |= {
+            i: images.small_jpeg(pixels, size) for i, pixels in zip(loaded.image_ids, loaded.pixels, strict=True)
+        }
+    return result
 
 
 def _table(table: Images, size: int, geometry: str) -> TableGallery:
@@ -201,11 +203,11 @@ def _equal(copies: list[Member]) -> bool:
         return False
 
 
-def _metadata(place: str, members: list[Member]) -> pd.DataFrame:
+def _metadata(path: str, members: list[Member]) -> pd.DataFrame:
     """What an archive's metadata says, by image_id, and the `file` it stands in; empty for a folder without."""
     if layouts.recognise(members) is None:
         return pd.DataFrame({"file": []})
-    return once(layouts.open_archive(place).metadata).set_index("image_id")
+    return once(layouts.open_archive(path).metadata).set_index("image_id")
 
 
 def _left_out(files: Files, images: set[Member], metadata: set[str]) -> list[Finding]:

@@ -285,10 +285,10 @@ def _publish(folder: Path, target: str) -> None:
 
 
 def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
-    found = storage.read_object(storage.join(target, CARD), "delete the folder and ingest again")
+    result = storage.read_object(storage.join(target, CARD), "delete the folder and ingest again")
     wanted = (SCHEMA_VERSION, source.path.name, source.layout, options.size, options.geometry)
-    origin = found.get("source", {})
-    version, size, geometry = (found.get(key) for key in ("schema_version", "size", "geometry"))
+    origin = result.get("source", {})
+    version, size, geometry = (result.get(key) for key in ("schema_version", "size", "geometry"))
     if (version, origin.get("file"), origin.get("layout"), size, geometry) != wanted:
         raise UserError(
             f"{target} already holds another table ({origin.get('file')}, {size} px, {geometry}, schema version "
@@ -301,7 +301,7 @@ def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
         )
     if not storage.is_remote(target):
         shutil.rmtree(work_path(target), ignore_errors=True)  # of an ingest killed right after its last step
-    return IngestReport(target, found, True, [f"{target} is finished already: same archive, same options"])
+    return IngestReport(target, result, True, [f"{target} is finished already: same archive, same options"])
 
 
 def _refuse_occupied(target: str) -> None:

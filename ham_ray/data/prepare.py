@@ -29,18 +29,18 @@ def prepare(data: str, out: str, size: int, on_progress: Progress | None = None)
         raise UserError(
             f"--data {data}: no such file or folder; give HAM10000's archive (zip or folder) or an IMAGES folder"
         )
-    place = storage.join(out, "images", f"{Path(data).resolve().stem}-{size}")
-    print(f"images: {data} is an archive, its IMAGES table is {place}")
-    report = ingest(data, place, size, on_progress=on_progress)
+    path = storage.join(out, "images", f"{Path(data).resolve().stem}-{size}")
+    print(f"images: {data} is an archive, its IMAGES table is {path}")
+    report = ingest(data, path, size, on_progress=on_progress)
     print(*report.lines, sep="\n", flush=True)
     return open_images(report.uri)
 
 
 def prepare_sample(out: str, size: int) -> Images:
     """The IMAGES table of the built-in synthetic sample."""
-    place = storage.join(out, "images", f"synthetic-{size}")
-    if not storage.exists(storage.join(place, CARD)):
+    path = storage.join(out, "images", f"synthetic-{size}")
+    if not storage.exists(storage.join(path, CARD)):
         with tempfile.TemporaryDirectory() as folder:
             archive = write_sample(Path(folder) / "synthetic.zip")
-            ingest(archive, place, size, executor=over_threads)  # other nodes do not see this folder
-    return open_images(place)
+            ingest(archive, path, size, executor=over_threads)  # other nodes do not see this folder
+    return open_images(path)

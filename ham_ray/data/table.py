@@ -53,13 +53,13 @@ def _groups_a_file(size: int) -> int:
 
 def _joined(rows: pd.DataFrame, parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     wanted = pa.array(rows["image_id"], pa.string())
-    place = 0
+    index = 0
     for part in parts:
         kept = part.filter(pc.is_in(part["image_id"], wanted))
-        stretch = pa.Table.from_pandas(rows.iloc[place : place + len(kept)], _LIGHT, preserve_index=False)
+        stretch = pa.Table.from_pandas(rows.iloc[index : index + len(kept)], _LIGHT, preserve_index=False)
         if not stretch["image_id"].equals(kept["image_id"]):
             raise AssertionError("parts and rows are not in the same order")
-        place += len(kept)
+        index += len(kept)
         yield stretch.append_column(SCHEMA.field("image"), kept["image"])
 
 

@@ -30,8 +30,8 @@ class Truth:
     notes: list[str] = field(default_factory=list)
 
 
-def read_truth(place: str, classes: Classes) -> Truth:
-    """Read what is known of the images at `place`: an IMAGES table, an archive, or a file of diagnoses.
+def read_truth(path: str, classes: Classes) -> Truth:
+    """Read what is known of the images at `path`: an IMAGES table, an archive, or a file of diagnoses.
 
     Args:
         classes: those of the predictions; labels are theirs.
@@ -39,12 +39,12 @@ def read_truth(place: str, classes: Classes) -> Truth:
     Raises:
         UserError: nothing there, or nothing in it that names images and diagnoses.
     """
-    if storage.exists(storage.join(place, CARD)):
-        return _truth(open_images(place).rows[list(COLUMNS)], classes, [])
-    if Path(place).is_file() and not place.lower().endswith(".zip"):
-        table, notes = layouts.read_labels(_member(Path(place)), classes)
+    if storage.exists(storage.join(path, CARD)):
+        return _truth(open_images(path).rows[list(COLUMNS)], classes, [])
+    if Path(path).is_file() and not path.lower().endswith(".zip"):
+        table, notes = layouts.read_labels(_member(Path(path)), classes)
     else:
-        archive = layouts.open_archive(place)
+        archive = layouts.open_archive(path)
         table, notes = archive.metadata, archive.notes
     named = table[table["image_id"] != ""]
     single = once(named)

@@ -58,8 +58,8 @@ def read_table(data: bytes, label: str) -> pd.DataFrame:
     _refuse_repeated(names, label)
     cells = [[_clean(cell) for cell in row] for row in rows]
     table = pd.DataFrame(cells, columns=range(len(names)), dtype=object)
-    named = [place for place, name in enumerate(names) if name]
-    return table[named].set_axis([names[place] for place in named], axis=1)
+    named = [index for index, name in enumerate(names) if name]
+    return table[named].set_axis([names[index] for index in named], axis=1)
 
 
 def numbers(column: pd.Series) -> pd.Series:
@@ -156,12 +156,12 @@ def _one_line(name: str) -> str:
 
 def _refuse_repeated(names: list[str], label: str) -> None:
     places: dict[str, list[int]] = {}
-    for place, name in enumerate(names, start=1):
-        places.setdefault(name.casefold(), []).append(place)
-    for name, found in places.items():
-        if name and len(found) > 1:
+    for index, name in enumerate(names, start=1):
+        places.setdefault(name.casefold(), []).append(index)
+    for name, result in places.items():
+        if name and len(result) > 1:
             raise UserError(
-                f"cannot read {label}: columns {' and '.join(map(str, found))} are both named {name}; delete one"
+                f"cannot read {label}: columns {' and '.join(map(str, result))} are both named {name}; delete one"
             )
 
 
@@ -175,7 +175,7 @@ def _parquet(data: bytes, label: str) -> pd.DataFrame:
 
 def text_columns(table: pa.Table) -> pd.DataFrame:
     """Those columns of an Arrow table that can be written as text, as strings; "" where null."""
-    found = {}
+    result = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:
             if pa.types.is_dictionary(column.type):
@@ -183,6 +183,6 @@ def text_columns(table: pa.Table) -> pd.DataFrame:
             texts = column.cast(pa.string())
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
             continue  # pictures, lists
-        found[_one_line(name)] = [_clean(text or "") for text in texts.to_pylist()]
-    _refuse_repeated(list(found), "the table")
-    return pd.DataFrame(found, dtype=object)
+        result[_one_line(name)] = [_clean(text or "") for text in texts.to_pylist()]
+    _refuse_repeated(list(result), "the table")
+    return pd.DataFrame(result, dtype=object)

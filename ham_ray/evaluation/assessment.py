@@ -149,9 +149,9 @@ def reported(frame: pd.DataFrame) -> pd.DataFrame:
         UserError: there are none; with what there is.
     """
     labelled = frame[frame["y_true"].notna() & ~frame["image_id"].isin(UNPUBLISHED)]
-    found = labelled[labelled["split"].isin(["test", NEW])].reset_index(drop=True)
-    if len(found):
-        return found.astype({"y_true": "int32"})
+    result = labelled[labelled["split"].isin(["test", NEW])].reset_index(drop=True)
+    if len(result):
+        return result.astype({"y_true": "int32"})
     counts = ", ".join(f"{count:,} {split}" for split, count in frame["split"].value_counts().items())
     raise UserError(
         f"nothing to report: no labelled image that the model has neither learned from nor was chosen by; there are "
@@ -180,8 +180,8 @@ def class_rates(test: pd.DataFrame) -> dict[str, Rates]:
     for label, dx in enumerate(codes):
         own, called = truth == label, calls == label
         asked |= {f"specificity of {dx}": (~own, ~called), f"ppv of {dx}": (called, own)}
-    found = intervals.shares(test, asked)
-    return {dx: Rates(found[f"specificity of {dx}"], found[f"ppv of {dx}"]) for dx in codes}
+    result = intervals.shares(test, asked)
+    return {dx: Rates(result[f"specificity of {dx}"], result[f"ppv of {dx}"]) for dx in codes}
 
 
 def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
@@ -220,8 +220,8 @@ def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
         return {"before calibration": raw, "as predicted": p}
     if validation.empty:
         return {"as predicted": p}
-    found = calibration.temperature(*arrays(validation))
-    return {"as predicted": p, f"at temperature {found:.2f}": calibration.temperature_scaled(p, found)}
+    result = calibration.temperature(*arrays(validation))
+    return {"as predicted": p, f"at temperature {result:.2f}": calibration.temperature_scaled(p, result)}
 
 
 def subgroups(test: pd.DataFrame) -> list[Subgroup]:
@@ -258,14 +258,14 @@ def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
         "focus_auc": min(focused, len(rows) - focused) >= LEAST,
     }
     asked = [metric.get(name, name) for name, shown in enough.items() if shown]
-    found = intervals.intervals(rows, names=asked) if asked else {}
+    result = intervals.intervals(rows, names=asked) if asked else {}
     return Subgroup(
         fact=fact,
         value=value,
         images=len(rows),
         lesions=rows["group_id"].nunique(),
         focused=focused,
-        **{name: found.get(metric.get(name, name)) if shown else None for name, shown in enough.items()},
+        **{name: result.get(metric.get(name, name)) if shown else None for name, shown in enough.items()},
     )
 
 
@@ -274,7 +274,7 @@ def confident_errors(test: pd.DataFrame, most: int = 12) -> pd.DataFrame:
     (truth, p), codes = arrays(test), classes_of(test).codes
     called = metrics.predicted(p)
     rows = np.arange(len(p))
-    found = pd.DataFrame(
+    result = pd.DataFrame(
         {
             "image_id": test["image_id"],
             "dx": [codes[label] for label in truth],
@@ -283,7 +283,7 @@ def confident_errors(test: pd.DataFrame, most: int = 12) -> pd.DataFrame:
             "p_true": p[rows, truth],
         }
     )
-    return found[called != truth].sort_values(["p", "image_id"], ascending=[False, True]).head(most)
+    return result[called != truth].sort_values(["p", "image_id"], ascending=[False, True]).head(most)
 
 
 def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> McNemar:
@@ -304,9 +304,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted for making several comparisons (Holm 1979), in the order given."""
     order = np.argsort(p_values)
     adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = running
+    for rank, index in enumerate(order):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
     return adjusted
 
 
@@ -316,6 +316,6 @@ def _named(group: Subgroup, focus: str | None) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in vars(group).items() if focus or name not in names}
 
 
-def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(result: Mapping[str, Any]) -> dict[str, Any]:
     """Its intervals as dictionaries."""
-    return {name: value.facts() if isinstance(value, Interval) else value for name, value in found.items()}
+    return {name: value.facts() if isinstance(value, Interval) else value for name, value in result.items()}

@@ -75,10 +75,10 @@ class Calibration:
 
 def mean_ba_macro_f1(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
     """The mean of balanced accuracy, to which false alarms cost next to nothing, and macro-F1, which counts them."""
-    found, _ = by_predicted(
+    result, _ = by_predicted(
         truth, probabilities, np.ones((1, len(truth)))
     )  # as metrics has them, a hundred times as fast
-    return float(found["balanced_accuracy"][0] + found["macro_f1"][0]) / 2
+    return float(result["balanced_accuracy"][0] + result["macro_f1"][0]) / 2
 
 
 def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = mean_ba_macro_f1) -> Calibration:

@@ -90,11 +90,11 @@ def f1(own: NDArray[np.bool_], called: NDArray[np.bool_], groups: pd.Series) -> 
 
     With J, the share of right ones among the images that are of the class or called so, F1 is 2 J / (1 + J).
     """
-    found = share(own | called, own & called, groups)
-    if found is None or found.low is None or found.high is None:
+    result = share(own | called, own & called, groups)
+    if result is None or result.low is None or result.high is None:
         return None
-    value, low, high = (2 * j / (1 + j) for j in (found.value, found.low, found.high))
-    return Interval(value, low, high, lesions=found.lesions)
+    value, low, high = (2 * j / (1 + j) for j in (result.value, result.low, result.high))
+    return Interval(value, low, high, lesions=result.lesions)
 
 
 def widened(interval: Interval, parts: Iterable[tuple[float, Interval | None]]) -> Interval:
@@ -110,7 +110,7 @@ def widened(interval: Interval, parts: Iterable[tuple[float, Interval | None]]) 
 
 
 def mended(
-    found: dict[str, Interval],
+    result: dict[str, Interval],
     y_true: NDArray[np.integer],
     p: NDArray[np.floating],
     groups: pd.Series,
@@ -139,5 +139,5 @@ def mended(
         "macro_f1": [(1 / len(own), scores[dx]) for dx in own],
         "weighted_f1": [(own[dx].mean(), scores[dx]) for dx in own],
     }
-    found = {name: single.get(name) or interval for name, interval in found.items()}
-    return {name: widened(interval, sums.get(name, ())) for name, interval in found.items()}
+    result = {name: single.get(name) or interval for name, interval in result.items()}
+    return {name: widened(interval, sums.get(name, ())) for name, interval in result.items()}

@@ -97,12 +97,12 @@ def paired_differences(
         if name not in points[0]:
             raise UserError(f"{name} is undefined on these images: the class is absent")
     draws = [_bootstrap(y_true, p, a["group_id"], resamples, seed, names, classes) for p in (p_a, p_b)]
-    found = {name: _interval(points[0][name] - points[1][name], draws[0][name] - draws[1][name]) for name in names}
-    if all(it.value == 0 or it.low != it.high for it in found.values()):
-        return found
+    result = {name: _interval(points[0][name] - points[1][name], draws[0][name] - draws[1][name]) for name in names}
+    if all(it.value == 0 or it.low != it.high for it in result.values()):
+        return result
     alone = [intervals(table, resamples, seed) for table in (a, b.assign(group_id=a["group_id"].to_numpy()))]
     unpaired = {name: _unpaired(alone[0][name], alone[1][name]) for name in names}
-    return {name: it if it.value == 0 or it.low != it.high else unpaired[name] for name, it in found.items()}
+    return {name: it if it.value == 0 or it.low != it.high else unpaired[name] for name, it in result.items()}
 
 
 def shares(
@@ -117,9 +117,9 @@ def shares(
     """
     y_true = arrays(frame)[0]
     weights = np.concatenate([*resampled_weights(frame["group_id"], y_true, resamples, seed)])
-    found = {name: _divide(weights @ (of & hits), weights @ of) for name, (of, hits) in asked.items()}
+    result = {name: _divide(weights @ (of & hits), weights @ of) for name, (of, hits) in asked.items()}
     return {
-        name: (exact.share(of, hits, frame["group_id"]) or _interval(hits[of].mean(), found[name]))
+        name: (exact.share(of, hits, frame["group_id"]) or _interval(hits[of].mean(), result[name]))
         if of.any()
         else None
         for name, (of, hits) in asked.items()
@@ -154,13 +154,13 @@ def weighted_metrics(
     Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
     """
     aucs = _weighted_aucs(y_true, p, weights)
-    found = {**_by_predicted(y_true, p, weights, classes), "macro_auc": _mean_of_defined(aucs)}
+    result = {**_by_predicted(y_true, p, weights, classes), "macro_auc": _mean_of_defined(aucs)}
     if classes.focus_label is not None:
-        found[f"{classes.focus_name}_auc"] = aucs[:, classes.focus_label]
+        result[f"{classes.focus_name}_auc"] = aucs[:, classes.focus_label]
     if classes.malignant:
         positive, score = np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1)
-        found["malignant_auc"] = _weighted_auc(positive, score, weights)
-    return found
+        result["malignant_auc"] = _weighted_auc(positive, score, weights)
+    return result
 
 
 def by_predicted(
@@ -194,7 +194,7 @@ def _by_predicted(
 
 def _points(evaluation: dict[str, Any], classes: Classes) -> dict[str, float]:
     """The defined values of `metric_names` in what `metrics.evaluate` returns."""
-    own = {f"sensitivity_{dx}": found["sensitivity"] for dx, found in evaluation["per_class"].items()}
+    own = {f"sensitivity_{dx}": result["sensitivity"] for dx, result in evaluation["per_class"].items()}
     values = {name: own[name] if name in own else evaluation[name] for name in metric_names(classes)}
     return {name: value for name, value in values.items() if value is not None}
 

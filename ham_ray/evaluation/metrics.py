@@ -81,12 +81,12 @@ def faults(p: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
     # float64, so that the sum of float32 columns does not add its own rounding
     complete = np.abs(p.sum(axis=1, dtype=np.float64) - 1) <= SUM_TOLERANCE
-    found = {
+    result = {
         "are not finite": ~finite,
         "lie outside [0, 1]": finite & ~inside,
         "do not sum to 1": finite & inside & ~complete,
     }
-    return {fault: rows for fault, rows in found.items() if rows.any()}
+    return {fault: rows for fault, rows in result.items() if rows.any()}
 
 
 def predicted(p: NDArray[np.floating]) -> NDArray[np.integer]:

@@ -224,7 +224,7 @@ def _lacking(classes: Classes) -> str:
 
 
 def _refuse(what: str, culprits: Iterable[object]) -> None:
-    found = [str(culprit) for culprit in culprits]
-    if found:
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(f"predictions: {len(found)} {what}: {', '.join(found[:5])}{more}")
+    result = [str(culprit) for culprit in culprits]
+    if result:
+        more = f" and {len(result) - 5} more" if len(result) > 5 else ""
+        raise UserError(f"predictions: {len(result)} {what}: {', '.join(result[:5])}{more}")

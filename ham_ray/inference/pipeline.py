@@ -61,12 +61,12 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
     """
     gallery = TableGallery(replace(images, rows=rows))
     config = InferenceConfig(({model: 1.0},), views)
-    found: dict[str, list[float]] = {}
-    with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as told:
+    result: dict[str, list[float]] = {}
+    with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as advance:
         for _, table in predicted(gallery, config, range(len(chunks(gallery, images.size))), images.size):
-            found |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
-            told(len(found), len(rows))
-    return np.array([found[image_id] for image_id in rows["image_id"]], np.float32)
+            result |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
+            advance(len(result), len(rows))
+    return np.array([result[image_id] for image_id in rows["image_id"]], np.float32)
 
 
 def chunks(gallery: Gallery, size: int) -> list[slice]:

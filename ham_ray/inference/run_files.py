@@ -34,9 +34,9 @@ def geometry(uri: str) -> str | None:
     Raises:
         UserError: damaged.
     """
-    found = storage.read_object(uri).get("geometry")
-    _require(uri, found is None or found in GEOMETRIES, f"geometry is {found!r}")
-    return found
+    result = storage.read_object(uri).get("geometry")
+    _require(uri, result is None or result in GEOMETRIES, f"geometry is {result!r}")
+    return result
 
 
 def weights(uri: str) -> str | None:
@@ -46,9 +46,9 @@ def weights(uri: str) -> str | None:
         UserError: damaged.
     """
     info = storage.read_object(uri).get("info", {})
-    found = info.get("weights") if isinstance(info, dict) else info
-    _require(uri, found is None or isinstance(found, str), "info.weights is no text")
-    return found
+    result = info.get("weights") if isinstance(info, dict) else info
+    _require(uri, result is None or isinstance(result, str), "info.weights is no text")
+    return result
 
 
 def calibration(uri: str, classes: int) -> Calibration | None:
@@ -57,9 +57,9 @@ def calibration(uri: str, classes: int) -> Calibration | None:
     Raises:
         UserError: damaged.
     """
-    if not (found := storage.read_object(uri)):
+    if not (result := storage.read_object(uri)):
         return None
-    fitted = _calibration(uri, found)
+    fitted = _calibration(uri, result)
     check_prior(uri, fitted, classes)
     return fitted
 
@@ -70,18 +70,18 @@ def winner(uri: str) -> Winner:
     Raises:
         UserError: damaged, or of a version that named no models.
     """
-    found = storage.read_object(uri)
-    if "members" not in found:
+    result = storage.read_object(uri)
+    if "members" not in result:
         raise UserError(f"{uri} names no models; run the search's command again, it adds them")
-    members = found["members"]
+    members = result["members"]
     lists = list(members.values()) if isinstance(members, dict) else []
     names = [name for runs in lists if isinstance(runs, list) for name in runs]
     plain = all(isinstance(name, str) and name not in ("", ".", "..") and "/" not in name for name in names)
     full = lists and all(isinstance(runs, list) and runs for runs in lists)
     _require(uri, bool(full and plain), "members are no names of run folders")
-    views: Any = found.get("views")
+    views: Any = result.get("views")
     _require(uri, isinstance(views, int) and 1 <= views <= 8, f"views is {views!r}, not 1 to 8")
-    return Winner(lists, views, _calibration(uri, found.get("calibration")))
+    return Winner(lists, views, _calibration(uri, result.get("calibration")))
 
 
 def splits(uri: str) -> dict[str, str]:
@@ -113,9 +113,9 @@ def check_prior(uri: str, fitted: Calibration, classes: int) -> None:
     _require(uri, len(fitted.prior) == classes, f"prior is not {classes} shares")
 
 
-def _calibration(uri: str, found: Any) -> Calibration:
+def _calibration(uri: str, result: Any) -> Calibration:
     try:
-        fitted = Calibration(**found)
+        fitted = Calibration(**result)
     except TypeError:
         raise _damaged(uri, "no calibration") from None
     numbers = [fitted.temperature, fitted.tau, *_values(fitted.prior), *_values(fitted.thresholds)]

@@ -62,24 +62,24 @@ class Saved:
         return {cells.loose(name): split for name, split in pairs}
 
 
-def find(place: str) -> Saved:
+def find(path: str) -> Saved:
     """The classifier at a `.keras` file, in a run folder, or named by a finished search.
 
     Raises:
         UserError: there is none, or it is none of this project's; with what was found.
     """
-    uri = storage.absolute(place)
+    uri = storage.absolute(path)
     if uri.partition("?")[0].endswith(".keras"):
-        return _run(place, uri, storage.parent(uri))
+        return _run(path, uri, storage.parent(uri))
     if storage.exists(storage.join(uri, MODEL)):
-        return _run(place, storage.join(uri, MODEL), uri)
+        return _run(path, storage.join(uri, MODEL), uri)
     for folder in (uri, storage.join(uri, FINALS)):
         if storage.exists(storage.join(folder, WINNER)):
-            return _winner(place, folder)
-    found = [folder for folder in storage.folders(uri) if storage.exists(storage.join(folder, MODEL))]
-    hint = f"; name one of {some(found, 3)}" if found else ""
+            return _winner(path, folder)
+    result = [folder for folder in storage.folders(uri) if storage.exists(storage.join(folder, MODEL))]
+    hint = f"; name one of {some(result, 3)}" if result else ""
     raise UserError(
-        f"--model {place}: no model there: neither a .keras file, nor a run folder with {MODEL}, nor a search that "
+        f"--model {path}: no model there: neither a .keras file, nor a run folder with {MODEL}, nor a search that "
         f"named a winner{hint}"
     )
 
@@ -114,8 +114,8 @@ def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:
     A name that differs from a known one in case or suffix alone is that image: as a new one it would flatter the model.
     """
     loose = cells.loose(image_id)
-    found = {one.splits.get(image_id) or one.splits.get(group_id) or one.loose_splits.get(loose, NEW) for one in saved}
-    return next(split for split in SPLITS if split in found)
+    result = {one.splits.get(image_id) or one.splits.get(group_id) or one.loose_splits.get(loose, NEW) for one in saved}
+    return next(split for split in SPLITS if split in result)
 
 
 def name_notes(saved: list[Saved], image_ids: Iterable[str]) -> list[str]:
@@ -171,10 +171,10 @@ def _winner(name: str, folder: str) -> Saved:
     )
 
 
-def _together(found: list[dict[str, str]]) -> dict[str, str]:
+def _together(result: list[dict[str, str]]) -> dict[str, str]:
     """Of several models: the first of `SPLITS` that an image or a group has in any of them."""
-    every = {key for splits in found for key in splits}
-    return {key: min((splits[key] for splits in found if key in splits), key=SPLITS.index) for key in every}
+    every = {key for splits in result for key in splits}
+    return {key: min((splits[key] for splits in result if key in splits), key=SPLITS.index) for key in every}
 
 
 def _lowered(model: keras.Model) -> keras.Model:

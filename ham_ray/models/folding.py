@@ -202,14 +202,14 @@ def _is_functional(layer: Any) -> bool:
 
 def _foldable(model: keras.Model) -> dict[str, layers.BatchNormalization]:
     """The BatchNorms that can be folded, by the names of the convolutions before them."""
-    graph, found = Graph(model), {}
+    graph, result = Graph(model), {}
     for norm in model.layers:
         before = graph.inputs(norm.name)
         if type(norm) is layers.BatchNormalization and len(before) == 1 and _fits(before[0], norm):
             alone = graph.readers(before[0].name) == [norm]
             if alone and not graph.in_training(norm.name):
-                found[before[0].name] = norm
-    return found
+                result[before[0].name] = norm
+    return result
 
 
 def _fits(conv: Any, norm: layers.BatchNormalization) -> bool:

@@ -51,10 +51,10 @@ def _centres(extract: keras.Model, size: int) -> NDArray[np.float64]:
     """
     edges = np.linspace(0, size, min(_BANDS, size) + 1).astype(int)
     bands = np.full((len(edges), size, size, 3), 128, np.uint8)  # the last one stays grey
-    for place, (top, bottom) in enumerate(itertools.pairwise(edges)):
-        bands[place, top:bottom] = 160
-    found = np.asarray(tf.cast(extract(bands, training=False), tf.float32))
-    effect = np.abs(found[:-1] - found[-1]).mean(axis=(2, 3)).astype(np.float64)  # [bands, rows]
+    for path, (top, bottom) in enumerate(itertools.pairwise(edges)):
+        bands[path, top:bottom] = 160
+    result = np.asarray(tf.cast(extract(bands, training=False), tf.float32))
+    effect = np.abs(result[:-1] - result[-1]).mean(axis=(2, 3)).astype(np.float64)  # [bands, rows]
     middles = (edges[:-1] + edges[1:] - 1) / 2
     return np.maximum.accumulate((effect * middles[:, None]).sum(axis=0) / np.maximum(effect.sum(axis=0), 1e-12))
 

@@ -95,18 +95,18 @@ def thumbnails(images: Images, image_ids: Sequence[str]) -> pd.DataFrame:
         UserError: an image is not in the table.
     """
     wanted = set(image_ids)
-    found: list[str] = []
+    result: list[str] = []
     pixels: list[NDArray[np.float32]] = []
     # two threads: Pillow decodes and resizes without the interpreter lock
     with ThreadPoolExecutor(2) as pool:
         for ids, encoded in _encoded(images):
-            chosen = [place for place, image_id in enumerate(ids) if image_id in wanted]
-            found += [ids[place] for place in chosen]
-            pixels += pool.map(thumbnail, [encoded[place] for place in chosen])
-    missing = sorted(wanted.difference(found))
+            chosen = [index for index, image_id in enumerate(ids) if image_id in wanted]
+            result += [ids[index] for index in chosen]
+            pixels += pool.map(thumbnail, [encoded[index] for index in chosen])
+    missing = sorted(wanted.difference(result))
     if missing:
         raise UserError(f"{len(missing)} images are not in {images.uri}: {', '.join(missing[:5])}")
-    return pd.DataFrame(np.reshape(pixels, (len(found), 3 * WIDTH * HEIGHT)), index=found)
+    return pd.DataFrame(np.reshape(pixels, (len(result), 3 * WIDTH * HEIGHT)), index=result)
 
 
 def thumbnail(encoded: bytes) -> NDArray[np.float32]:

@@ -134,7 +134,7 @@ def _download(architecture: Architecture) -> Weights:
 
 def layer_kinds(model: keras.Model) -> list[str]:
     """The class of each layer from input to output, those of models within it too."""
-    found: list[str] = []
+    result: list[str] = []
     for layer in model.layers:
-        found += layer_kinds(layer) if isinstance(layer, keras.Model) else [type(layer).__name__]
-    return found
+        result += layer_kinds(layer) if isinstance(layer, keras.Model) else [type(layer).__name__]
+    return result

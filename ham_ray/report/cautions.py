@@ -58,10 +58,10 @@ def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str |
         if own.empty:
             continue
         other = table[table["image_id"].isin(own["image_id"])]
-        found = paired_differences(own, other, [*_WORDS])
+        result = paired_differences(own, other, [*_WORDS])
         lost = [
             f"{_WORDS[metric]} {it.value:+.3f} ({it.low:+.3f} to {it.high:+.3f})"
-            for metric, it in found.items()
+            for metric, it in result.items()
             if it.low is None or it.low <= 0
         ]
         said += [f"{name}: {', '.join(lost)}"] if lost else []

@@ -87,7 +87,7 @@ def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[
         figure = Figure(figsize=(11, 0.9 + 0.3 * len(values)), layout="constrained")
         panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
         for axes, (metric, title) in zip(panels, titles.items(), strict=True):
-            _interval_panel(axes, [found.get(metric) for found in values.values()])
+            _interval_panel(axes, [result.get(metric) for result in values.values()])
             axes.set_title(title)
         panels[0].set_yticks(range(len(values)), list(values))
         panels[0].invert_yaxis()
@@ -175,10 +175,10 @@ def _mark_best(axes: Axes, history: pd.DataFrame) -> None:
 
 def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
     phase = history["phase"].to_numpy()
-    for place in np.flatnonzero(phase[1:] != phase[:-1]) + 1:
-        boundary = history["epoch"].iloc[place] - 0.5
+    for index in np.flatnonzero(phase[1:] != phase[:-1]) + 1:
+        boundary = history["epoch"].iloc[index] - 0.5
         axes.axvline(boundary, color=GREY, linewidth=0.8)
-        _note(axes, boundary, _PHASES.get(phase[place], str(phase[place])))
+        _note(axes, boundary, _PHASES.get(phase[index], str(phase[index])))
 
 
 def _note(axes: Axes, x: float, text: str) -> None:
@@ -199,20 +199,20 @@ def _note(axes: Axes, x: float, text: str) -> None:
     )
 
 
-def _interval_panel(axes: Axes, found: Sequence[Interval | None]) -> None:
-    for place, interval in enumerate(found):
+def _interval_panel(axes: Axes, result: Sequence[Interval | None]) -> None:
+    for index, interval in enumerate(result):
         if interval is None:
             continue
         if interval.low is not None and interval.high is not None:
             axes.plot(
                 [interval.low, interval.high],
-                [place, place],
+                [index, index],
                 color=BLUE,
                 linewidth=4,
                 alpha=0.35,
                 solid_capstyle="butt",
             )
-        axes.plot(interval.value, place, "o", color=BLUE, markersize=4.5, clip_on=False, zorder=3)
+        axes.plot(interval.value, index, "o", color=BLUE, markersize=4.5, clip_on=False, zorder=3)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_locator(MultipleLocator(0.2))
     axes.grid(axis="x", color="#e5e5e5", linewidth=0.8)

@@ -94,15 +94,15 @@ def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floati
         grid = figure.subplots(len(codes), 4 * EXAMPLES)
         for axes in grid.flat:
             axes.axis("off")
-        for place, (label, right) in enumerate(zip(shown["y_true"], shown["right"], strict=True)):
-            same = (shown["y_true"].iloc[:place] == label) & (shown["right"].iloc[:place] == right)
+        for index, (label, right) in enumerate(zip(shown["y_true"], shown["right"], strict=True)):
+            same = (shown["y_true"].iloc[:index] == label) & (shown["right"].iloc[:index] == right)
             column = 2 * (int(same.sum()) + (0 if right else EXAMPLES))
-            heat = maps[place] / max(float(maps[place].max()), 1e-12)
-            grid[label, column].imshow(_sized(pixels[place]))
+            heat = maps[index] / max(float(maps[index].max()), 1e-12)
+            grid[label, column].imshow(_sized(pixels[index]))
             grid[label, column].set_title(
-                f"{codes[label]} → {codes[shown['called'].iloc[place]]}", fontsize=9, loc="center"
+                f"{codes[label]} → {codes[shown['called'].iloc[index]]}", fontsize=9, loc="center"
             )
-            _draw_map(grid[label, column + 1], pixels[place], heat)
+            _draw_map(grid[label, column + 1], pixels[index], heat)
         scale = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=grid, shrink=0.5, aspect=40, pad=0.01)
         scale.set_label("share of the most in this image")
         buffer = io.BytesIO()

@@ -14,7 +14,7 @@ _TAGS = ["image-classification", "dermatology", "dermatoscopy", "skin-lesions", 
 
 def render(data: ReportData) -> str:
     """The card of all models of a page as Markdown, with the YAML head that model hubs read."""
-    found = {name: run.assessment for name, run in data.runs.items() if run.predictions is not None}
+    result = {name: run.assessment for name, run in data.runs.items() if run.predictions is not None}
     made = environment(escape=False)
     made.filters |= {"markdown": markdown, "code": code}
     images = data.counts.loc[:, [column for column in data.counts.columns if column[1] == "images"]].sum(axis=1)
@@ -28,9 +28,9 @@ def render(data: ReportData) -> str:
         most_frequent=str(images.drop("all").idxmax()),
         most_share=images.drop("all").max() / max(images["all"], 1),
         limits=dataset.limits if (dataset := datasets.of_classes(data.classes)) else (),
-        ece={name: assessment.metrics["ece"] for name, assessment in found.items()},
-        points={name: assessment.points for name, assessment in found.items()},
-        subgroups={name: assessment.subgroups for name, assessment in found.items()},
+        ece={name: assessment.metrics["ece"] for name, assessment in result.items()},
+        points={name: assessment.points for name, assessment in result.items()},
+        subgroups={name: assessment.subgroups for name, assessment in result.items()},
     )
 
 

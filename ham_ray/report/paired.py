@@ -41,7 +41,7 @@ def differences(
     both = {pair: shared(tests[pair[0]], tests[pair[1]]) for pair in asked if set(pair) <= set(tests)}
     both = {pair: tables for pair, tables in both.items() if len(tables[0])}
     counted = [assessment.mcnemar(*tables) for tables in both.values()]
-    adjusted = assessment.holm([found.p_value for found in counted])
+    adjusted = assessment.holm([result.p_value for result in counted])
     return [
         Difference(*pair, len(tables[0]), paired_differences(*tables, COMPARED), images, p)
         for (pair, tables), images, p in zip(both.items(), counted, adjusted, strict=True)

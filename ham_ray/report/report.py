@@ -76,15 +76,15 @@ def class_counts(splits: Mapping[str, pd.DataFrame], classes: Classes) -> pd.Dat
 
 def environment(escape: bool = True) -> Environment:
     """Where the pages' templates are, and their filters; `escape` for HTML."""
-    found = Environment(
+    result = Environment(
         loader=PackageLoader("ham_ray.report"),
         autoescape=escape,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty cell
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"number": number, "signed": _signed, "first_upper": lambda text: text[:1].upper() + text[1:]}
-    return found
+    result.filters |= {"number": number, "signed": _signed, "first_upper": lambda text: text[:1].upper() + text[1:]}
+    return result
 
 
 def render(data: ReportData) -> str:
@@ -121,42 +121,42 @@ def write(data: ReportData, uri: str) -> None:
 
 def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
     """What the page says of one family; without predictions only its row and curves."""
-    found: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
-    found |= {"recipe": run.info.get("recipe"), "calibrated": run.info.get("calibration")}
+    result: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
+    result |= {"recipe": run.info.get("recipe"), "calibrated": run.info.get("calibration")}
     if run.predictions is not None:
-        found |= _assessed(run.assessment, data.thumbnails)
+        result |= _assessed(run.assessment, data.thumbnails)
         if looked := data.attention.get(row.name):
-            found |= {"attention": _jpeg(looked.sheet), "corners": looked.corners.sentences()}
+            result |= {"attention": _jpeg(looked.sheet), "corners": looked.corners.sentences()}
         names = zip(data.classes.codes, sensitivities(data.classes), strict=True)
-        found["sensitivity"] = {dx: row.metrics.get(name) for dx, name in names}
+        result["sensitivity"] = {dx: row.metrics.get(name) for dx, name in names}
     if run.history is not None and len(run.history):
-        found["curves"] = as_address(figures.learning_curves(run.history))
-        found["unweighted"] = figures.UNWEIGHTED in run.history
-    return found
+        result["curves"] = as_address(figures.learning_curves(run.history))
+        result["unweighted"] = figures.UNWEIGHTED in run.history
+    return result
 
 
-def _assessed(found: assessment.Assessment, thumbnails: Thumbnails | None) -> dict[str, Any]:
+def _assessed(result: assessment.Assessment, thumbnails: Thumbnails | None) -> dict[str, Any]:
     """Figures and pictures of the reported images."""
-    (truth, p), classes = arrays(found.images), found.classes
-    errors = assessment.confident_errors(found.images)
+    (truth, p), classes = arrays(result.images), result.classes
+    errors = assessment.confident_errors(result.images)
     small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
     return {
-        "test": found.metrics,
-        "rates": found.rates,
-        "matrix": as_address(figures.confusion_matrix(found.metrics["confusion"], classes.codes)),
-        "points": found.points,
+        "test": result.metrics,
+        "rates": result.rates,
+        "matrix": as_address(figures.confusion_matrix(result.metrics["confusion"], classes.codes)),
+        "points": result.points,
         "curves_of_focus": _focus_curves(truth, p, classes),
-        "calibration": found.reliability,
-        "reliability": as_address(figures.reliability(truth, found.calibration)),
-        "malignant": found.intervals.get("malignant_auc"),
-        "lesions": found.lesions,
-        "by_lesion": found.by_lesion,
-        "subgroups": found.subgroups,
+        "calibration": result.reliability,
+        "reliability": as_address(figures.reliability(truth, result.calibration)),
+        "malignant": result.intervals.get("malignant_auc"),
+        "lesions": result.lesions,
+        "by_lesion": result.by_lesion,
+        "subgroups": result.subgroups,
         "dashes": any(
             None in (group.accuracy, group.balanced_accuracy, *([group.focus_auc] if classes.focus else []))
-            for group in found.subgroups
+            for group in result.subgroups
         ),
-        "histology": any((group.fact, group.value) == HISTOLOGY for group in found.subgroups),
+        "histology": any((group.fact, group.value) == HISTOLOGY for group in result.subgroups),
         "wrong": int((metrics.predicted(p) != truth).sum()),
         "confidence": confidence(errors),
         "errors": errors.assign(picture=errors["image_id"].map(lambda image_id: _jpeg(small.get(image_id)))),

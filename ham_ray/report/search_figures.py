@@ -25,10 +25,10 @@ def history(trials: pd.DataFrame, objective: str, form: str = "svg") -> bytes:
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         axes = figure.subplots()
         for state, (marker, colour) in _STATES.items():
-            found = trials[trials["state"] == state]
-            values = found[objective].fillna(0.0)  # a failed trial may have none
-            if len(found):
-                axes.plot(found["trial"], values, marker, color=colour, label=f"{state} ({len(found)})", markersize=5)
+            result = trials[trials["state"] == state]
+            values = result[objective].fillna(0.0)  # a failed trial may have none
+            if len(result):
+                axes.plot(result["trial"], values, marker, color=colour, label=f"{state} ({len(result)})", markersize=5)
         complete = trials[objective].where(trials["state"] == "complete").cummax().ffill()
         axes.step(trials["trial"], complete, where="post", color=GREEN, label="best so far")
         axes.set(xlabel="trial", ylabel=_words(objective))
@@ -43,11 +43,11 @@ def curves(scores: Mapping[int, Mapping[int, float]], best: int | None, objectiv
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         axes = figure.subplots()
-        for number, found in scores.items():
+        for number, result in scores.items():
             chosen = number == best
             axes.plot(
-                list(found),
-                list(found.values()),
+                list(result),
+                list(result.values()),
                 marker="o",
                 markersize=2.5,
                 label=f"trial {number}, the best" if chosen else None,
@@ -92,7 +92,7 @@ def parallel(
         colours = ScalarMappable(Normalize(shown[objective].min(), shown[objective].max()), _COLOURS)
         places = {name: _axis(axes, column, shown[name], name in logarithmic) for column, name in enumerate(parameters)}
         for row, value in enumerate(shown[objective]):
-            line = [found[row] for found in places.values()]
+            line = [result[row] for result in places.values()]
             axes.plot(range(len(line)), line, color=colours.to_rgba(value), linewidth=1.3, marker="o", markersize=2.5)
         axes.set_xticks(range(len(parameters)), [_words(name) for name in parameters])
         axes.set_yticks([])
@@ -106,7 +106,7 @@ def _axis(axes: Axes, column: int, values: pd.Series, logarithmic: bool) -> np.n
     """Heights 0–1 of a parameter's values, with its ends written beside the axis; NaN where it was not searched."""
     if values.dropna().map(lambda value: isinstance(value, str)).any():
         names = sorted(values.dropna().unique())
-        heights = values.map({name: place / max(1, len(names) - 1) for place, name in enumerate(names)})
+        heights = values.map({name: index / max(1, len(names) - 1) for index, name in enumerate(names)})
         labels = {heights[values == name].iloc[0]: name for name in names}
     else:
         numbers = values.astype(float)

@@ -120,8 +120,8 @@ class Summary:
     @property
     def common_split(self) -> str | None:
         """The test images of all models and floors; None where they differ."""
-        found = {row.split for row in self.rows if row.kind != "reference" and row.metrics}
-        return found.pop() if len(found) == 1 else None
+        result = {row.split for row in self.rows if row.kind != "reference" and row.metrics}
+        return result.pop() if len(result) == 1 else None
 
     @property
     def measured_on(self) -> str:
@@ -131,8 +131,8 @@ class Summary:
     @property
     def of(self) -> str:
         """What the images are that models are reported on."""
-        found = {row.of for row in self.rows if row.kind == "model" and row.images}
-        return found.pop() if len(found) == 1 else "images that the models do not know" if found else "test images"
+        result = {row.of for row in self.rows if row.kind == "model" and row.images}
+        return result.pop() if len(result) == 1 else "images that the models do not know" if result else "test images"
 
     @property
     def random_weights(self) -> tuple[str, ...]:
@@ -142,17 +142,17 @@ class Summary:
     @property
     def labels(self) -> tuple[str, ...]:
         """What must be said wherever these figures are shown."""
-        found = []
+        result = []
         if self.synthetic:
-            found.append(SYNTHETIC_LABEL)
+            result.append(SYNTHETIC_LABEL)
         if self.ungrouped:
-            found.append(UNGROUPED_LABEL)
+            result.append(UNGROUPED_LABEL)
         if self.random_weights:
-            found.append(f"{RANDOM_LABEL}: {', '.join(self.random_weights)}")
+            result.append(f"{RANDOM_LABEL}: {', '.join(self.random_weights)}")
         models = [row for row in self.rows if row.kind == "model"]
         if few := [f"{row.name} ({row.images})" for row in models if 0 < row.images < cautions.FEW]:
-            found.append(f"{FEW_LABEL}: {', '.join(few)}")
-        return tuple(found)
+            result.append(f"{FEW_LABEL}: {', '.join(few)}")
+        return tuple(result)
 
 
 def summarise(
@@ -186,10 +186,10 @@ def model_row(name: str, run: Run, floors: Mapping[str, pd.DataFrame]) -> Row:
     }
     if run.predictions is None:
         return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
-    found = run.assessment
-    warnings += cautions.cautions(found.images, {floor: reported(table) for floor, table in floors.items()})
-    about |= {"images": len(found.images), "metrics": found.intervals, "warnings": tuple(warnings)}
-    return Row(name, "model", split_text(found.images), of=kind_text(found.images), **about)
+    result = run.assessment
+    warnings += cautions.cautions(result.images, {floor: reported(table) for floor, table in floors.items()})
+    about |= {"images": len(result.images), "metrics": result.intervals, "warnings": tuple(warnings)}
+    return Row(name, "model", split_text(result.images), of=kind_text(result.images), **about)
 
 
 def floor_row(name: str, frame: pd.DataFrame) -> Row:
@@ -262,10 +262,10 @@ def show(summary: Summary, console: Console | None = None) -> None:
 
 def table(summary: Summary) -> Table:
     """The summary as a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
-    notes = {text: place for place, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
+    notes = {text: index for index, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
     title = [f"Results, {escape(summary.measured_on)}"]
     title += [f"[bold red]{escape(label)}[/]" for label in summary.labels]
-    foot = [f"[bold yellow]! {place}[/] {escape(text)}" for text, place in notes.items()]
+    foot = [f"[bold yellow]! {index}[/] {escape(text)}" for text, index in notes.items()]
     shown = Table(
         title="\n".join(title),
         caption="\n".join([*foot, f"[dim]{FOOTNOTE}[/]"]),
@@ -307,8 +307,12 @@ def _flat(row: Row, summary: Summary) -> dict[str, Any]:
     line: dict[str, Any] = {"name": row.name, "kind": row.kind, "data": summary.data, "synthetic": summary.synthetic}
     line |= {"split": row.split, "weights": row.weights}
     for name in summary.metric_names:
-        found = row.metrics.get(name)
-        line |= {name: found and found.value, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+        result = row.metrics.get(name)
+        line |= {
+            name: result and result.value,
+            f"{name}_low": result and result.low,
+            f"{name}_high": result and result.high,
+        }
     return line | {
         "epochs": row.epochs,
         "best_epoch": row.best_epoch,

@@ -1,4 +1,4 @@
-"""A trial of several workers: Ray Train inside Tune, stopped through a gate so that nothing of it stays behind."""
+"""A trial of several workers: Ray Train inside Tune, stopped after an epoch so that nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ham_ray.errors import in_words
 from ham_ray.search.controller import reason
 from ham_ray.search.trial import Shared, scores, table_key
 from ham_ray.training import input_pipeline, workers
-from ham_ray.training.epoch_barrier import Gate
+from ham_ray.training.epoch_barrier import EpochBarrier
 
 
 class DistributedTrial(tune.Trainable):
@@ -58,7 +58,7 @@ class DistributedTrial(tune.Trainable):
             self.thread = threading.Thread(target=self._train, daemon=True)
             self.thread.start()
         else:
-            ray.get(self.gate.allow.remote(self.epoch))
+            ray.get(self.barrier.release.remote(self.epoch))
         rows = self._next_rows()
         if self.lost is not None:
             raise self.lost
@@ -73,12 +73,12 @@ class DistributedTrial(tune.Trainable):
         }
 
     def cleanup(self) -> None:
-        """End the workers: they stop at the gate, and Ray Train takes down what it started."""
+        """End the workers: they stop at the barrier, and Ray Train takes down what it started."""
         if self.thread is not None:
-            with contextlib.suppress(RayError):  # the gate is gone, and with it the workers' leave to go on
-                ray.get(self.gate.close.remote())
+            with contextlib.suppress(RayError):  # the barrier is gone, and with it what would let the workers go on
+                ray.get(self.barrier.stop.remote())
             self.thread.join()
-            ray.kill(self.gate)
+            ray.kill(self.barrier)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: the training leaves its own."""
@@ -91,18 +91,18 @@ class DistributedTrial(tune.Trainable):
         self.values, self.failed, self.epoch = config["values"], "", 0
         self.lost: RayError | None = None
         self.last = self.values.get("epochs", self.shared.base.epochs)
-        self.gate: Any = Gate.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
+        self.barrier: Any = EpochBarrier.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
         self.thread = None
 
     def _next_rows(self) -> dict[int, dict[str, Any]]:
-        """The rows told so far, once there is a new one and the training stands at the gate, or has ended."""
+        """Return the rows so far, once there is a new one and the training stands at the barrier, or has ended."""
         assert self.thread is not None
         while self.thread.is_alive():
-            rows = ray.get(self.gate.told.remote())
+            rows = ray.get(self.barrier.reported.remote())
             if self.epoch < max(rows, default=0) < self.last:
                 return rows
             time.sleep(0.05)
-        return ray.get(self.gate.told.remote())
+        return ray.get(self.barrier.reported.remote())
 
     def _train(self) -> None:
         try:
@@ -113,7 +113,7 @@ class DistributedTrial(tune.Trainable):
             )
             weights = ray.get(self.shared.weights)
             outcome = workers.train(
-                recipe, self.images, parts, weights, self.resources, self.folder, self.gate, self.restarts
+                recipe, self.images, parts, weights, self.resources, self.folder, self.barrier, self.restarts
             )
             self.failed = outcome.failed or ""
         except ray.train.TrainingFailedError as error:

@@ -151,21 +151,21 @@ class Space(_Strict):
 
     def combinations(self, *names: str) -> list[dict[str, Value]]:
         """All values that these fields may have together in a trial; they must be whole numbers or choices."""
-        found: list[dict[str, Value]] = [{}]
+        result: list[dict[str, Value]] = [{}]
         for name, parameter in self.parameters.items():
             if name in names:
                 inside = {other: values for other, values in parameter.when.items() if other in names}
                 always = len(inside) == len(parameter.when)  # else also without this parameter
-                found = [
+                result = [
                     {**chosen, **more}
-                    for chosen in found
+                    for chosen in result
                     for more in (
                         [{name: value} for value in parameter.values()] + ([] if always else [{}])
                         if _holds(inside, chosen)
                         else [{}]
                     )
                 ]
-        return found
+        return result
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """Ask the trial for every parameter that is active, in the order of the file."""
@@ -192,9 +192,9 @@ def load_space(path: str | Path) -> Space:
 class _Wrong(Exception):
     """A mistake at a place in the file."""
 
-    def __init__(self, place: Place, message: str) -> None:
+    def __init__(self, path: Place, message: str) -> None:
         super().__init__(message)
-        self.place = place
+        self.place = path
 
 
 def _checked(content: dict[str, Any]) -> Space:
@@ -218,91 +218,89 @@ def _checked(content: dict[str, Any]) -> Space:
     return space
 
 
-def _with_shortest_names(content: Any, place: Place) -> Any:
+def _with_shortest_names(content: Any, path: Place) -> Any:
     """What is below an entry of the file, with the shortest name of each recipe field: `Space` knows no other."""
     if isinstance(content, list):
-        return [_with_shortest_names(one, (*place, index)) for index, one in enumerate(content)]
+        return [_with_shortest_names(one, (*path, index)) for index, one in enumerate(content)]
     if not isinstance(content, dict):
         return content
     renamed: dict[Any, Any] = {}
     for name, inside in content.items():
         short = SHORTEST.get(name) or name
         if short in renamed:
-            raise _Wrong((*place, name), f"{short} is here twice, also as {_DOTTED[short]}; choose one")
-        renamed[short] = _with_shortest_names(inside, (*place, short))
+            raise _Wrong((*path, name), f"{short} is here twice, also as {_DOTTED[short]}; choose one")
+        renamed[short] = _with_shortest_names(inside, (*path, short))
     return renamed
 
 
 def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
     """pydantic's first finding; its places name the union's member, the file does not."""
-    found = error.errors()[0]
-    place = tuple(part for part in found["loc"] if part not in ("float", "int", "choice"))
-    if found["type"] == "extra_forbidden":
+    result = error.errors()[0]
+    path = tuple(part for part in result["loc"] if part not in ("float", "int", "choice"))
+    if result["type"] == "extra_forbidden":
         fields = {
             "sampler": [*Sampler.model_fields],
             "scheduler": [*Scheduler.model_fields],
             "parameters": [*({*Numbers.model_fields} | {*Choices.model_fields})],
         }
-        return _Wrong(place, str(unknown_name("name", str(place[-1]), fields.get(str(place[0]), []))))
-    if found["input"] is None:
-        return _Wrong(
-            place, f"{'.'.join(map(str, place))}: nothing is given; the word null is written 'null', in quotes"
-        )
-    got = "" if found["type"] == "missing" else f", got {found['input']!r}"[:100]
-    return _Wrong(place, f"{'.'.join(map(str, place))}: {found['msg']}{got}"[:300])
+        return _Wrong(path, str(unknown_name("name", str(path[-1]), fields.get(str(path[0]), []))))
+    if result["input"] is None:
+        return _Wrong(path, f"{'.'.join(map(str, path))}: nothing is given; the word null is written 'null', in quotes")
+    got = "" if result["type"] == "missing" else f", got {result['input']!r}"[:100]
+    return _Wrong(path, f"{'.'.join(map(str, path))}: {result['msg']}{got}"[:300])
 
 
-def _known(kind: str, names: Iterable[str], known: Iterable[str], place: Place) -> None:
+def _known(kind: str, names: Iterable[str], known: Iterable[str], path: Place) -> None:
     listed = [*known]
     for name in names:
         if name not in listed:
-            raise _Wrong(place if kind == "family" else (*place, name), str(unknown_name(kind, str(name), listed)))
+            raise _Wrong(path if kind == "family" else (*path, name), str(unknown_name(kind, str(name), listed)))
 
 
 def _check_parameter(space: Space, name: str) -> None:
-    parameter, place = space.parameters[name], ("parameters", name)
+    parameter, path = space.parameters[name], ("parameters", name)
     if reason := _UNSEARCHED.get(name):
-        raise _Wrong(place, f"{name} is no parameter of a search: {reason}")
+        raise _Wrong(path, f"{name} is no parameter of a search: {reason}")
     if name in space.recipe:
-        raise _Wrong(place, f"{name} is fixed under recipe: and searched as well; choose one")
+        raise _Wrong(path, f"{name} is fixed under recipe: and searched as well; choose one")
     if name in space.finals:
         raise _Wrong(("finals", name), f"{name} is searched: the finals take it from the trial")
     if parameter.type == "float" and field_info(name).annotation is int:
-        raise _Wrong((*place, "type"), f"{name} is a whole number: type: int")
+        raise _Wrong((*path, "type"), f"{name} is a whole number: type: int")
     if problem := parameter.wrong():
-        raise _Wrong(place, f"{name}: {problem}")
+        raise _Wrong(path, f"{name}: {problem}")
     for end in parameter.ends():
-        _accepted(space, {name: end}, place)
+        _accepted(space, {name: end}, path)
     _check_condition(space, name)
 
 
 def _check_condition(space: Space, name: str) -> None:
-    place, before = ("parameters", name, "when"), [*space.parameters][: [*space.parameters].index(name)]
+    path, before = ("parameters", name, "when"), [*space.parameters][: [*space.parameters].index(name)]
     for other, values in space.parameters[name].when.items():
         if other not in before:
-            raise _Wrong(place, f"{name}: 'when' names {other!r}; known above it: {', '.join(before)}")
+            raise _Wrong(path, f"{name}: 'when' names {other!r}; known above it: {', '.join(before)}")
         for value in _listed(values):
             if not _contains(space.parameters[other], value):
-                raise _Wrong(place, f"{name}: {other} never is {value!r}")
+                raise _Wrong(path, f"{name}: {other} never is {value!r}")
 
 
-def _check_point(space: Space, point: Mapping[str, Value], place: Place) -> None:
+def _check_point(space: Space, point: Mapping[str, Value], path: Place) -> None:
     for name, value in point.items():
         if name in FIELDS and name not in space.parameters:
-            raise _Wrong((*place, name), f"{name} is a constant in this space: leave it out of the point")
-        _known("parameter", [name], space.parameters, place)
+            raise _Wrong((*path, name), f"{name} is a constant in this space: leave it out of the point")
+        _known("parameter", [name], space.parameters, path)
         if not _contains(space.parameters[name], value):
-            raise _Wrong((*place, name), f"{name}: {value!r} is outside {_range(space.parameters[name])}")
+            raise _Wrong((*path, name), f"{name}: {value!r} is outside {_range(space.parameters[name])}")
         if not _active(space.parameters[name], point):
-            raise _Wrong((*place, name), f"{name} is not searched at this point: its 'when' does not hold")
+            raise _Wrong((*path, name), f"{name} is not searched at this point: its 'when' does not hold")
 
 
-def _accepted(space: Space, changes: dict[str, Any], place: Place) -> None:
+def _accepted(space: Space, changes: dict[str, Any], path: Place) -> None:
     try:
         space.base().changed(**changes)
     except UserError as error:
         culprit = str(error).partition(":")[0]  # of a value; fields that contradict each other have none
-        raise _Wrong((*place, culprit) if culprit in space.recipe else place, str(error)) from None
+        raise _Wrong((*path, culprit) if culprit in space.recipe else path, str(error)) from None
 
 
 def _contains(parameter: Numbers | Choices, value: Value) -> bool:
@@ -334,18 +332,18 @@ def _listed(values: list[Value] | Value) -> list[Value]:
     return values if isinstance(values, list) else [values]
 
 
-def _line(node: yaml.Node | None, place: Place) -> int:
+def _line(node: yaml.Node | None, path: Place) -> int:
     """The line of an entry, or of the nearest one around it."""
     line = node.start_mark.line + 1 if node else 1
-    for part in place:
+    for part in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
             node = node.value[part]
         elif isinstance(node, yaml.MappingNode):
             names = (str(part), _DOTTED.get(str(part)))
-            found = next(((key, value) for key, value in node.value if key.value in names), None)
-            if found is None:
+            result = next(((key, value) for key, value in node.value if key.value in names), None)
+            if result is None:
                 return line
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = result[0].start_mark.line + 1, result[1]
             continue
         else:
             return line

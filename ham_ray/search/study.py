@@ -139,7 +139,7 @@ class Study:
     def best(self, most: int, ranked: Sequence[int] = ()) -> list[FrozenTrial]:
         """The complete trials of the highest values, best first; before them those numbers that were `ranked` since."""
         by_value = sorted(self._in(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
-        places = {number: place for place, number in enumerate(ranked)}
+        places = {number: index for index, number in enumerate(ranked)}
         return sorted(by_value, key=lambda trial: places.get(trial.number, len(places)))[:most]
 
     def table(self) -> pd.DataFrame:
@@ -213,10 +213,10 @@ def open_study(
     except (SQLAlchemyError, OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise database.explained(error, url) from None
     _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
-    for place, point in enumerate(space.points):
-        if place >= study.user_attrs.get("points", 0):
+    for index, point in enumerate(space.points):
+        if index >= study.user_attrs.get("points", 0):
             study.enqueue_trial(point, skip_if_exists=True)  # a kill between the two lines queues none twice
-            study.set_user_attr("points", place + 1)
+            study.set_user_attr("points", index + 1)
     return Study(study, space, trials)
 
 
@@ -263,17 +263,17 @@ def _check_facts(
     if changed := [name for name in facts if facts[name] != before.get(name)]:
         of_before = study.user_attrs.get("details", {})  # absent in studies of older code
         fields = {name: _difference(of_before.get(name), details.get(name)) for name in changed}
-        told = "; ".join(
+        message = "; ".join(
             f"{name}: {fields[name] or f'{before.get(name)} there, {facts[name]} now'}" for name in changed
         )
         if not other_ok:
             raise UserError(
-                f"study {study.study_name!r} was made with something else ({told}); take another --name, or "
+                f"study {study.study_name!r} was made with something else ({message}); take another --name, or "
                 "--mixed, which goes on although values of old and new trials are not comparable"
             )
         _check_parameters(study, space)
-        print(f"study: going on with something else, values of old and new trials are not comparable: {told}")
-        study.set_user_attr("mixed", [*study.user_attrs.get("mixed", []), told])
+        print(f"study: going on with something else, values of old and new trials are not comparable: {message}")
+        study.set_user_attr("mixed", [*study.user_attrs.get("mixed", []), message])
     study.set_user_attr("facts", facts)
     study.set_user_attr("details", details)
 

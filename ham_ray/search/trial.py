@@ -58,9 +58,9 @@ class Shared:
         return trial_folder(self.place, number)
 
 
-def trial_folder(place: str, number: int) -> str:
-    """The folder of a trial of the search at `place`."""
-    return storage.join(place, f"trial-{number:04d}")
+def trial_folder(path: str, number: int) -> str:
+    """The folder of a trial of the search at `path`."""
+    return storage.join(path, f"trial-{number:04d}")
 
 
 def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, float]]:

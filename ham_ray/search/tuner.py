@@ -72,7 +72,7 @@ def run(
 def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: type[tune.Trainable]) -> Exception | None:
     """Run Tune until it has no more trials. Returns what it stumbled over, if anything."""
     # A new name each time: what Tune leaves on disk is never read back. The study is.
-    name, place = f"ray-{time.time_ns()}", reporter.shared.place
+    name, path = f"ray-{time.time_ns()}", reporter.shared.place
     reporter.begin()
     tuner = tune.Tuner(
         tune.with_resources(trainable, {"CPU": resources.cpus, **({"GPU": resources.gpus} if resources.gpus else {})}),
@@ -85,7 +85,7 @@ def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: typ
         ),
         run_config=tune.RunConfig(
             name=name,
-            storage_path=place,
+            storage_path=path,
             verbose=0,
             stop=_End(reporter),
             failure_config=tune.FailureConfig(max_failures=resources.max_failures),
@@ -99,7 +99,7 @@ def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: typ
         reporter.raise_own_error()
         return error.with_traceback(None)  # whose frames would keep Tune's processes alive, and their CPUs
     reporter.raise_own_error()
-    storage.remove(storage.join(place, name))
+    storage.remove(storage.join(path, name))
     return None
 
 
@@ -273,16 +273,16 @@ class _Stopper(FIFOScheduler):
         self.reporter.failed(self.reporter.numbers[trial.trial_id], tune_controller.failure)
 
 
-def forget_checkpoints(study: Study, place: str) -> None:
+def forget_checkpoints(study: Study, path: str) -> None:
     """Of the finished trials of a search: a kill may have come between the word to the study and this."""
     for number in study.finished_numbers():
-        storage.remove(storage.join(trial_folder(place, number), CHECKPOINTS))
+        storage.remove(storage.join(trial_folder(path, number), CHECKPOINTS))
 
 
-def remove_leftovers(place: str) -> None:
-    """Of the search at `place` and of its trials, what Tune and Train were killed in."""
-    for folder in (place, *storage.folders(place)):
-        if folder == place or storage.basename(folder).startswith("trial-"):
+def remove_leftovers(path: str) -> None:
+    """Of the search at `path` and of its trials, what Tune and Train were killed in."""
+    for folder in (path, *storage.folders(path)):
+        if folder == path or storage.basename(folder).startswith("trial-"):
             runs.remove_leftovers(folder)
 
 

@@ -58,8 +58,8 @@ class Activations:
     def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
         """The activations of these images, each in its view."""
         pairs = zip((places + self._rows.start).tolist(), views.tolist(), strict=True)
-        found = [self._blocks[place // BLOCK][place % BLOCK, chosen] for place, chosen in pairs]
-        return np.stack(found).astype(self._dtype, copy=False)
+        result = [self._blocks[path // BLOCK][path % BLOCK, chosen] for path, chosen in pairs]
+        return np.stack(result).astype(self._dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def prepare(
         folder: where tables are kept; the same for all runs that are to share them.
         budget: the most bytes that these tables may take.
     """
-    found = planned(images, rows, recipe, weights, folder, budget)
-    return found.built() if found else None
+    result = planned(images, rows, recipe, weights, folder, budget)
+    return result.built() if result else None
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,13 @@ def planned(
         if name in rows
     }
     missing = {name: table for name, table in tables.items() if not _sound(table)}
-    found = Planned(images, recipe, weights, tables, missing, int(np.prod(shape)) * 2, dtype)
-    whole, lacking = sum(found.sizes().values()), sum(found.sizes(missing=True).values())
+    result = Planned(images, recipe, weights, tables, missing, int(np.prod(shape)) * 2, dtype)
+    whole, lacking = sum(result.sizes().values()), sum(result.sizes(missing=True).values())
     if reason := _too_large(whole, lacking, folder, budget, promised):
         print(f"activations: computed anew each step, because {reason}", flush=True)
         return None
     print(f"activations: {whole / 2**30:.2f} GiB in {folder}, " + _told(tables, missing, shape), flush=True)
-    return found
+    return result
 
 
 def _unfit(recipe: Recipe, folder: str) -> str | None:
@@ -246,17 +246,17 @@ def _checksum(path: Path) -> int | None:
 def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
     """Compute the missing blocks of all tables by actors, one a node, then write each table's list of blocks."""
     done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
-    missing = [(name, block) for name, found in done.items() for block, checksum in found.items() if checksum is None]
+    missing = [(name, block) for name, result in done.items() for block, checksum in result.items() if checksum is None]
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
     total = sum(len(table.rows) * table.views for table in tables.values())
     made = total - sum(tables[name].cost(block) for name, block in missing)
     count = f"{sum(len(table.rows) for table in tables.values()):,} images"
-    with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as told:
+    with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as advance:
         work = _Work(tables, images, recipe, weights, stored)
         for (name, block), checksum in pool.mapped(partial(_Builder, work), missing, "activations"):
             done[name][block] = checksum
             made += tables[name].cost(block)
-            told(made, total)
+            advance(made, total)
     for name, table in tables.items():
         about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
         storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": done[name]}))
@@ -283,17 +283,17 @@ class _Builder:
             lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
         )
 
-    def __call__(self, place: tuple[str, str]) -> int:
-        """The checksum of the block, once it is written; `place` is its table's name and its own."""
-        table, block = self.work.tables[place[0]], place[1]
+    def __call__(self, path: tuple[str, str]) -> int:
+        """The checksum of the block, once it is written; `path` is its table's name and its own."""
+        table, block = self.work.tables[path[0]], path[1]
         pixels = read_pixels(self.work.images, table.stretch(block))
         with self.computing:
             return self._write(table, block, pixels)
 
     def _write(self, table: _Table, name: str, pixels: np.ndarray) -> int:
         padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
-        found = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
-        block = np.stack(found, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
+        result = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
+        block = np.stack(result, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
         with storage.writing(table.path / name) as path:
             np.save(path, block)
         return zlib.crc32(block.data)

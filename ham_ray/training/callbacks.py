@@ -9,7 +9,7 @@ import ray
 import ray.train
 
 from ham_ray import runs, storage
-from ham_ray.training.epoch_barrier import may_go_on
+from ham_ray.training.epoch_barrier import wait
 
 Row = dict[str, Any]  # of HISTORY
 
@@ -56,19 +56,19 @@ class RayTrain(Callback):
 
 
 class Barrier(Callback):
-    """Waits after each epoch for a `Gate`'s leave to go on; the first worker lets it know of the epochs."""
+    """Waits after each epoch for an `EpochBarrier` to let it go on; the first worker reports the epochs to it."""
 
-    def __init__(self, gate: Any, epochs: int, rank: int) -> None:
-        self.gate, self.epochs, self.rank = gate, epochs, rank
+    def __init__(self, barrier: Any, epochs: int, rank: int) -> None:
+        self.barrier, self.epochs, self.rank = barrier, epochs, rank
 
     def may_go_on(self, history: list[Row]) -> bool:
         """Send all epochs, those before an interruption too, and wait; after the last there is no need to."""
         if not history:
             return True
         if self.rank == 0:
-            ray.get(self.gate.tell.remote(history))
+            ray.get(self.barrier.report.remote(history))
         epoch = history[-1]["epoch"]
-        return epoch == self.epochs or may_go_on(self.gate, epoch)
+        return epoch == self.epochs or wait(self.barrier, epoch)
 
 
 class HistoryFile(Callback):

@@ -167,12 +167,12 @@ def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, sampler: Sampl
     return lambda epoch: _ahead(epoch_of(epoch))
 
 
-def _ahead(found: Iterator[Any]) -> Iterator[Any]:
+def _ahead(result: Iterator[Any]) -> Iterator[Any]:
     """The same, each made while the one before is used: reading a large table from disk then costs no time."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, found, None)
+        coming = pool.submit(next, result, None)
         while (one := coming.result()) is not None:
-            coming = pool.submit(next, found, None)
+            coming = pool.submit(next, result, None)
             yield one
 
 
@@ -212,8 +212,8 @@ def decoded(images: Images, rows: pd.DataFrame) -> Part:
         return _joined(read(images, rows))
 
 
-def _joined(found: Any) -> Part:
-    blocks = list(found.iter_batches(batch_size=None))
+def _joined(result: Any) -> Part:
+    blocks = list(result.iter_batches(batch_size=None))
     order = np.argsort(np.concatenate([block["image_id"] for block in blocks]).astype(str))
     pixels = np.concatenate([block["pixels"] for block in blocks])[order]
     return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
@@ -239,14 +239,14 @@ def _streamed(sampler: Sampler) -> Batches:
     shard, share = ray.train.get_dataset_shard(_part("training", sampler.rank)), sampler.share
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        found = shard.iter_batches(
+        result = shard.iter_batches(
             batch_size=share,
             drop_last=True,
             prefetch_batches=4,
             local_shuffle_buffer_size=16 * share,
             local_shuffle_seed=(sampler.seed * 1_000 + epoch) * 1_000 + sampler.rank,
         )
-        for batch in itertools.islice(found, sampler.steps):  # as many on every worker
+        for batch in itertools.islice(result, sampler.steps):  # as many on every worker
             yield batch["pixels"], batch["label"].astype(np.int32)
 
     return epoch_of

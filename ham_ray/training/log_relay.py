@@ -1,4 +1,4 @@
-"""What workers have to say, printed by the job: without Ray's prefixes and its own chatter."""
+"""The lines of workers, relayed to the job that prints them: without Ray's prefixes and its own chatter."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ class LogRelay:
 
 
 @contextmanager
-def printed(what: str, workers: str, time_left: TimeLeft | None = None) -> Iterator[Any]:
-    """A mailbox whose lines this process prints until the block ends, and all of them before it ends.
+def relay_logs(what: str, workers: str, time_left: TimeLeft | None = None) -> Iterator[Any]:
+    """Make a relay whose lines this process prints until the block ends, and all of them before it ends.
 
     Where none come, it says that `what` waits for these `workers`. The line of an epoch ends in what `time_left` says.
     """
-    mailbox = LogRelay.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
+    relay = LogRelay.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     with watched(what, f"the next epoch of {workers}") as heard:
-        thread = threading.Thread(target=_print_until, args=(mailbox, done, heard, time_left), daemon=True)
+        thread = threading.Thread(target=_print_until, args=(relay, done, heard, time_left), daemon=True)
         thread.start()
         try:
-            yield mailbox
+            yield relay
         finally:
             done.set()
             thread.join(timeout=30)
-            ray.kill(mailbox)
+            ray.kill(relay)
 
 
-def sender(mailbox: Any, rank: int, name: str) -> Callable[..., None]:
-    """What the worker of this rank says things with, in the name of its run; only the first speaks, for all."""
-    return (lambda line, *epoch: mailbox.put.remote(f"{name}: {line}", *epoch)) if rank == 0 else (lambda *said: None)
+def rank0_logger(relay: Any, rank: int, name: str) -> Callable[..., None]:
+    """Make what the worker of this rank logs with, in the name of its run; only the first does, for all."""
+    return (lambda line, *epoch: relay.put.remote(f"{name}: {line}", *epoch)) if rank == 0 else (lambda *said: None)
 
 
-def _print_until(mailbox: Any, done: threading.Event, heard: Callable[[], None], time_left: TimeLeft | None) -> None:
+def _print_until(relay: Any, done: threading.Event, heard: Callable[[], None], time_left: TimeLeft | None) -> None:
     while True:
         last = done.wait(0.5)
-        for line, epoch in ray.get(mailbox.take.remote()):
+        for line, epoch in ray.get(relay.take.remote()):
             print(f"{line}, {time_left(*epoch)}" if epoch and time_left else line, flush=True)
             heard()
         if last:

@@ -176,7 +176,7 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
     """One pass over the training shard: the first half of a row of HISTORY."""
     phase, recipe = trainer.phase, trainer.recipe
     assert phase is not None
-    started, losses, told = time.monotonic(), [], time.monotonic()
+    started, losses, spoke = time.monotonic(), [], time.monotonic()
     before, total = (epoch - phase.first) * task.steps, phase.epochs * task.steps
     for index, (inputs, labels) in enumerate(task.batches(epoch)):
         rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * task.steps, total)
@@ -186,9 +186,9 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
             raise NonFiniteLossError(
                 f"loss is {losses[-1][0]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
             )
-        if time.monotonic() - told > 20:
-            told = time.monotonic()
-            say(_pace(recipe, epoch, index + 1, task.steps, told - started))
+        if time.monotonic() - spoke > 20:
+            spoke = time.monotonic()
+            say(_pace(recipe, epoch, index + 1, task.steps, spoke - started))
     seconds = time.monotonic() - started
     weighted, unweighted = np.mean(losses, axis=0).tolist()
     return {

@@ -34,7 +34,7 @@ from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
-STOPPED = "stopped at the gate"
+STOPPED = "stopped at the barrier"
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ def train(
     weights: Weights,
     resources: Resources,
     uri: str,
-    gate: Any = None,
+    barrier: Any = None,
     restarts: int = RESTARTS,
     time_left: log_relay.TimeLeft | None = None,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most `restarts` times; Ray Train's controller too. A non-finite
-    loss is an Outcome, no exception. Where there is a `gate` (a `Gate` actor), each epoch waits for its leave; without
-    leave the training fails as STOPPED. Such a training leaves no model and predicts nothing, and is not started again
-    with a new controller: its trial is. Each epoch's line ends in `time_left`.
+    loss is an Outcome, no exception. Where there is a `barrier` (an `EpochBarrier` actor), each epoch waits for it, and
+    the training fails as STOPPED where it is not released. Such a training leaves no model and predicts nothing, and is
+    not started again with a new controller: its trial is. Each epoch's line ends in `time_left`.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -80,20 +80,20 @@ def train(
         "uri": uri,
         "resident": splits.resident,
         "activations": splits.activations,
-        "gate": gate,
+        "barrier": barrier,
         "source": ray.put(input_pipeline.Source(images, splits.rows)),
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
-    with log_relay.printed(storage.basename(uri), workers, time_left) as config["mailbox"]:
-        told = _fit(config, splits, resources, restarts)
+    with log_relay.relay_logs(storage.basename(uri), workers, time_left) as config["mailbox"]:
+        result = _fit(config, splits, resources, restarts)
     runs.remove_leftovers(uri)
-    return Outcome(told["failed"], told["probabilities"], pd.DataFrame(told["history"]), told["facts"])
+    return Outcome(result["failed"], result["probabilities"], pd.DataFrame(result["history"]), result["facts"])
 
 
 def _fit(config: dict[str, Any], splits: input_pipeline.Splits, resources: Resources, restarts: int) -> dict[str, Any]:
     """Run Ray Train to its end; where its controller died, again from the latest checkpoint."""
-    left = restarts if config["gate"] is None else 0
+    left = restarts if config["barrier"] is None else 0
     while True:
         runs.remove_leftovers(config["uri"])
         # A new name each time: Ray would silently go on with an old run of the same name, whatever its recipe.
@@ -153,12 +153,12 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
-    say = log_relay.sender(config["mailbox"], replica.rank, storage.basename(config["uri"]))
+    say = log_relay.rank0_logger(config["mailbox"], replica.rank, storage.basename(config["uri"]))
     callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
-    if config["gate"] is not None:
-        callbacks.append(Barrier(config["gate"], recipe.epochs, replica.rank))
+    if config["barrier"] is not None:
+        callbacks.append(Barrier(config["barrier"], recipe.epochs, replica.rank))
     progress = loop.train(recipe, network, task, replica, checkpoints, say, callbacks)
-    if config["gate"] is not None:  # a trial of a search has told its scores; the test fold is none of its business
+    if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
     source = ray.get(config["source"])

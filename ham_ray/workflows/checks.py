@@ -19,111 +19,113 @@ _LONGEST_NAME = 100  # bytes: file systems take 255, and temporary files and loc
 _OUT_TAKEN = ("activations", "images")  # folders that jobs make beside those of their runs
 
 
-def choice(option: str, given: str, choices: Iterable[str]) -> None:
+def choice(option: str, values: str, choices: Iterable[str]) -> None:
     """Refuse what is none of the choices."""
-    if given not in (names := tuple(choices)):
-        raise UserError(f"{option} {shown(given)}: choose {listed(names)}")
+    if values not in (names := tuple(choices)):
+        raise UserError(f"{option} {shown(values)}: choose {listed(names)}")
 
 
-def whole(option: str, given: int | None, least: int, most: int = 10**6, remedy: str = "") -> None:
+def whole(option: str, values: int | None, least: int, most: int = 10**6, remedy: str = "") -> None:
     """Refuse a whole number out of range; None is an option that was left out."""
-    if given is not None and not least <= given <= most:
-        limit = f"at least {least}" if given < least else f"at most {most:,}"
-        raise UserError(f"{option} {shown(given)}: {limit}{remedy}")
+    if values is not None and not least <= values <= most:
+        limit = f"at least {least}" if values < least else f"at most {most:,}"
+        raise UserError(f"{option} {shown(values)}: {limit}{remedy}")
 
 
-def number(option: str, given: float | None, least: float, most: float = 1e9) -> None:
+def number(option: str, values: float | None, least: float, most: float = 1e9) -> None:
     """Refuse a number out of range, or none at all (nan, inf); None is an option that was left out."""
-    if given is not None and not (math.isfinite(given) and least <= given <= most):
-        raise UserError(f"{option} {given:g}: a number from {least:g} to {most:g}")
+    if values is not None and not (math.isfinite(values) and least <= values <= most):
+        raise UserError(f"{option} {values:g}: a number from {least:g} to {most:g}")
 
 
-def size(option: str, given: int | None) -> None:
+def size(option: str, values: int | None) -> None:
     """Refuse sides of images that ingest does not make."""
-    whole(option, given, 16, 1024, " pixels, and the default is 128")
+    whole(option, values, 16, 1024, " pixels, and the default is 128")
 
 
-def name(option: str, given: str | None) -> None:
+def name(option: str, values: str | None) -> None:
     """Refuse what is no name of one folder, in paths and in URIs; None is an option that was left out."""
-    if given is None:
+    if values is None:
         return
-    if not given.strip() or given != given.strip():
+    if not values.strip() or values != values.strip():
         problem = "it is empty, or starts or ends with a blank"
-    elif not given.isprintable():
+    elif not values.isprintable():
         problem = "it holds control characters, or bytes that are no text"
-    elif forbidden := sorted(set(given) & set("/\\?#%")):
+    elif forbidden := sorted(set(values) & set("/\\?#%")):
         problem = f"it holds {' '.join(forbidden)}"
-    elif given.startswith("."):
+    elif values.startswith("."):
         problem = "it starts with a dot"
-    elif len(given.encode()) > _LONGEST_NAME:
+    elif len(values.encode()) > _LONGEST_NAME:
         problem = f"it is longer than {_LONGEST_NAME} bytes"
-    elif given in _OUT_TAKEN:
+    elif values in _OUT_TAKEN:
         problem = "a folder of that name holds what all runs share"
     else:
         return
-    raise UserError(f"{option} {shown(given)}: {problem}; letters, digits, '-', '_' and '.' make a name, such as run-1")
+    raise UserError(
+        f"{option} {shown(values)}: {problem}; letters, digits, '-', '_' and '.' make a name, such as run-1"
+    )
 
 
-def there(option: str, place: str, expected: str) -> None:
+def there(option: str, path: str, expected: str) -> None:
     """Refuse a path or URI at which nothing is."""
-    if not place.strip():
+    if not path.strip():
         raise UserError(f"{option}: an empty path; give {expected}")
     try:
-        exists = storage.exists(place)
+        exists = storage.exists(path)
     except (OSError, ValueError) as error:
         reason = re.sub(r".*Detail: \[errno \d+\] ", "", str(error), flags=re.DOTALL)  # pyarrow puts the path before it
-        raise UserError(f"{option} {shown(place)} cannot be read: {shown(reason)}; give {expected}") from None
+        raise UserError(f"{option} {shown(path)} cannot be read: {shown(reason)}; give {expected}") from None
     if not exists:
-        raise UserError(f"{option} {shown(place)}: no such file or folder; give {expected}")
+        raise UserError(f"{option} {shown(path)}: no such file or folder; give {expected}")
 
 
-def file(option: str, place: str, expected: str) -> None:
+def file(option: str, path: str, expected: str) -> None:
     """Refuse a path or URI at which no file is."""
-    there(option, place, expected)
-    if not storage.is_remote(place) and _local(place).is_dir():
-        raise UserError(f"{option} {shown(place)}: a folder; give {expected}")
+    there(option, path, expected)
+    if not storage.is_remote(path) and _local(path).is_dir():
+        raise UserError(f"{option} {shown(path)}: a folder; give {expected}")
 
 
-def out_folder(option: str, place: str) -> None:
+def out_folder(option: str, path: str) -> None:
     """Refuse a folder that cannot be made or written."""
-    _writable(option, place, "a folder")
+    _writable(option, path, "a folder")
 
 
-def out_file(option: str, place: str) -> None:
+def out_file(option: str, path: str) -> None:
     """Refuse a file that cannot be written because of where it is to be."""
-    if not place.strip() or place.endswith("/") or (not storage.is_remote(place) and _kind(option, place) == "folder"):
-        raise UserError(f"{option} {shown(place)} is a folder; give a file, in it perhaps")
-    _writable(option, storage.parent(place) or ".", "a file in a folder")
+    if not path.strip() or path.endswith("/") or (not storage.is_remote(path) and _kind(option, path) == "folder"):
+        raise UserError(f"{option} {shown(path)} is a folder; give a file, in it perhaps")
+    _writable(option, storage.parent(path) or ".", "a file in a folder")
 
 
-def out_new(option: str, place: str) -> None:
+def out_new(option: str, path: str) -> None:
     """Refuse a local path at which something is, or where nothing can be written."""
-    if not place.strip() or _kind(option, place):
-        raise UserError(f"{option} {shown(place)} exists already; give another, or delete it")
-    _writable(option, storage.parent(storage.absolute(place)), "a path in a folder")
+    if not path.strip() or _kind(option, path):
+        raise UserError(f"{option} {shown(path)} exists already; give another, or delete it")
+    _writable(option, storage.parent(storage.absolute(path)), "a path in a folder")
 
 
-def _kind(option: str, place: str) -> str | None:
+def _kind(option: str, target: str) -> str | None:
     """What is at a local path: a `folder`, a `file`, or nothing."""
-    path = _local(place)
+    path = _local(target)
     try:
         return "folder" if path.is_dir() else "file" if path.exists() else None
     except OSError as error:
-        raise UserError(f"{option} {shown(place)} cannot be written: {error.strerror or error}") from None
+        raise UserError(f"{option} {shown(target)} cannot be written: {error.strerror or error}") from None
 
 
-def _local(place: str) -> Path:
-    return Path(storage.absolute(place).removeprefix("file://"))
+def _local(path: str) -> Path:
+    return Path(storage.absolute(path).removeprefix("file://"))
 
 
-def _writable(option: str, place: str, expected: str) -> None:
+def _writable(option: str, target: str, expected: str) -> None:
     """Try it, in the nearest folder that is there: rights alone do not tell of a file system that is read-only."""
-    if not place.strip():
+    if not target.strip():
         raise UserError(f"{option}: an empty path; give {expected}")
-    if storage.is_remote(place):
-        storage.resolve(place)
+    if storage.is_remote(target):
+        storage.resolve(target)
         return
-    path = _local(place)
+    path = _local(target)
     try:
         nearest = next(folder for folder in (path, *path.parents) if folder.exists())
         if not nearest.is_dir():
@@ -133,7 +135,7 @@ def _writable(option: str, place: str, expected: str) -> None:
     except OSError as error:
         where = f" ({shown(nearest)})" if (nearest := error.filename) and str(path) != nearest else ""
         raise UserError(
-            f"{option} {shown(place)} cannot be written: {error.strerror or error}{where}; give {expected} that can"
+            f"{option} {shown(target)} cannot be written: {error.strerror or error}{where}; give {expected} that can"
         ) from None
 
 
@@ -146,28 +148,28 @@ def weights(spec: str) -> None:
         raise UserError(f"--weights {shown(spec)}: named .h5, but no HDF5 file; download it again")
 
 
-def table(option: str, place: str) -> Images:
+def table(option: str, path: str) -> Images:
     """The IMAGES table at a path or URI.
 
     Raises:
         UserError: none there, or an unfinished one.
     """
-    there(option, place, "an IMAGES folder, which jobs/ingest.py makes")
-    return open_images(place)
+    there(option, path, "an IMAGES folder, which jobs/ingest.py makes")
+    return open_images(path)
 
 
-def data(place: str | None) -> Images | None:
+def data(path: str | None) -> Images | None:
     """The IMAGES table at a path or URI; None where an archive is there, which is looked into, or no path is given.
 
     Raises:
         UserError: nothing there, or nothing that is a table or an archive in a known layout.
     """
-    if place is None:
+    if path is None:
         return None
-    there("--data", place, "HAM10000's archive (zip or folder) or an IMAGES folder")
-    if storage.exists(storage.join(place, CARD)):
-        return open_images(place)
-    if storage.is_remote(place):
-        raise UserError(f"--data {place}: no IMAGES table; make it first: jobs/ingest.py ARCHIVE --out {place}")
-    layouts.open_archive(place)
+    there("--data", path, "HAM10000's archive (zip or folder) or an IMAGES folder")
+    if storage.exists(storage.join(path, CARD)):
+        return open_images(path)
+    if storage.is_remote(path):
+        raise UserError(f"--data {path}: no IMAGES table; make it first: jobs/ingest.py ARCHIVE --out {path}")
+    layouts.open_archive(path)
     return None

@@ -65,8 +65,8 @@ class Options:
         if self.geometry is not None:
             checks.choice("--geometry", self.geometry, GEOMETRIES)
         checks.out_file("--out", self.out)
-        for place in self.models:
-            checks.there("--model", place, "a run folder, a finished search or a .keras file")
+        for path in self.models:
+            checks.there("--model", path, "a run folder, a finished search or a .keras file")
         checks.there("--images", self.images, "an IMAGES table, an archive, or a folder or zip of pictures")
         _ = self.gallery
 
@@ -75,7 +75,7 @@ class Options:
         """The models, described."""
         from ham_ray.inference import saved
 
-        return [saved.find(place) for place in self.models]
+        return [saved.find(path) for path in self.models]
 
     @cached_property
     def pixels(self) -> tuple[int, str]:

@@ -94,7 +94,7 @@ class Options:
         """Trials, finalists and seeds as they were asked for, or by default."""
         default = SMOKE if self.smoke else USUAL
         asked = (self.trials, self.finalists, self.seeds)
-        return Counts(*(usual if given is None else given for given, usual in zip(asked, default, strict=True)))
+        return Counts(*(usual if values is None else values for values, usual in zip(asked, default, strict=True)))
 
     @property
     def space_file(self) -> str:

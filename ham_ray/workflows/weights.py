@@ -15,8 +15,8 @@ from ham_ray.workflows import checks
 
 def pretrained(recipes: Iterable[Recipe]) -> list[Architecture]:
     """The architectures of these recipes that start from pretrained weights, each once."""
-    found = {one.name: one for recipe in recipes if (one := registry.architecture(recipe.family)).pretrained}
-    return list(found.values())
+    result = {one.name: one for recipe in recipes if (one := registry.architecture(recipe.family)).pretrained}
+    return list(result.values())
 
 
 def sources(specs: list[str], recipes: Iterable[Recipe]) -> dict[str, str]:
@@ -44,12 +44,12 @@ def sources(specs: list[str], recipes: Iterable[Recipe]) -> dict[str, str]:
     others = [name for name in names if name not in of_one]
     if len(of_all) > 1:
         raise UserError(f"--weights {' and '.join(map(shown, of_all))}: whose are they? {_remedy(others, of_all[-1])}")
-    found = of_one | (_shared_out(of_all[0], others) if of_all else {})
-    if lacking := [name for name in names if name not in found]:
+    result = of_one | (_shared_out(of_all[0], others) if of_all else {})
+    if lacking := [name for name in names if name not in result]:
         raise UserError(
             f"--weights: nothing for {listed(lacking)}; add --weights {lacking[0]}=FILE, =imagenet or =none"
         )
-    return {name: found[name] for name in names}
+    return {name: result[name] for name in names}
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -86,17 +86,17 @@ def _remedy(names: list[str], source: str) -> str:
 
 def _in_folder(folder: str, names: list[str]) -> dict[str, str]:
     """The .h5 files in a folder that these architectures name: `NAME.h5`, or `NAME`, one of `_.-` and more."""
-    found: dict[str, list[str]] = {name: [] for name in names}
+    result: dict[str, list[str]] = {name: [] for name in names}
     for file in storage.listdir(folder):
         owners = [name for name in registry.architectures() if re.match(rf"{re.escape(name)}[_.-]", file)]
-        if file.endswith(".h5") and owners and (owner := max(owners, key=len)) in found:
-            found[owner].append(file)
-    for name, files in found.items():
+        if file.endswith(".h5") and owners and (owner := max(owners, key=len)) in result:
+            result[owner].append(file)
+    for name, files in result.items():
         if len(files) != 1:
             fault = f"{listed(files)} all begin with {name}" if files else f"no .h5 file in it begins with {name}"
             raise UserError(f"--weights {shown(folder)}: {fault}; add --weights {name}=FILE")
         _check(storage.join(folder, files[0]))
-    return {name: storage.join(folder, files[0]) for name, files in found.items()}
+    return {name: storage.join(folder, files[0]) for name, files in result.items()}
 
 
 def _exists(spec: str) -> bool:

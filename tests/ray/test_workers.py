@@ -144,9 +144,9 @@ def test_a_killed_controller_is_replaced(single: workers.Outcome, images: Images
     np.testing.assert_allclose(losses(outcome), losses(single), rtol=1e-5)
 
 
-def test_lines_arrive_after_the_mailbox_died(cluster: str, capsys):
-    with log_relay.printed("run", "1 worker") as mailbox:
-        say = log_relay.sender(mailbox, 0, "run")
+def test_lines_arrive_after_the_relay_died(cluster: str, capsys):
+    with log_relay.relay_logs("run", "1 worker") as relay:
+        say = log_relay.rank0_logger(relay, 0, "run")
         say("one")
         wait_for("run: one", capsys)
         before = {p.pid for p in psutil.Process().children(recursive=True) if "LogRelay" in _command(p)}

@@ -43,18 +43,18 @@ class Remote:
         return self
 
 
-class Gate:
-    allow, close, told = Remote(), Remote(), Remote({})
+class FakeBarrier:
+    release, stop, reported = Remote(), Remote(), Remote({})
 
 
 @pytest.fixture
 def trial(monkeypatch: pytest.MonkeyPatch) -> DistributedTrial:
     """A trial whose workers are not started."""
-    monkeypatch.setattr(distributed_trial, "Gate", Remote(Gate()))
+    monkeypatch.setattr(distributed_trial, "EpochBarrier", Remote(FakeBarrier()))
     monkeypatch.setattr(distributed_trial, "this_node", lambda: None)
     monkeypatch.setattr(distributed_trial.ray, "get", lambda answer: answer)
-    monkeypatch.setattr(distributed_trial.ray, "kill", lambda gate: None)
-    monkeypatch.setattr(distributed_trial.feed, "split", lambda *arguments, **more: None)
+    monkeypatch.setattr(distributed_trial.ray, "kill", lambda barrier: None)
+    monkeypatch.setattr(distributed_trial.input_pipeline, "split", lambda *arguments, **more: None)
     made = object.__new__(DistributedTrial)
     made.shared, made.images, made.resources = Shared(), None, type("Two", (), {"workers": 2})()  # type: ignore
     made.shard_memory, made.restarts = 1.0, 2
@@ -92,7 +92,7 @@ def test_what_would_happen_again_is_the_trials_reason(
     assert told["failed"] == reason and told["done"] and not told["finished"]
 
 
-def test_a_gate_that_is_gone_does_not_keep_the_next_trial(trial: DistributedTrial, monkeypatch):
+def test_a_barrier_that_is_gone_does_not_keep_the_next_trial(trial: DistributedTrial, monkeypatch):
     trial.thread = threading.Thread(target=lambda: None)
     trial.thread.start()
 

@@ -52,7 +52,7 @@ def _table(members: list[Member]) -> tuple[Member, pd.DataFrame] | None:
             continue  # no table: another may be
         own = {name: next((name for name in known if name in table), None) for name, known in _COLUMNS.items()}
         if own["image_id"] and own["dx"]:
-            return member, table.rename(columns={given: name for name, given in own.items() if given})
+            return member, table.rename(columns={values: name for name, values in own.items() if values})
     return None
 
 

@@ -39,11 +39,11 @@ def run(options: Options) -> tuple[Summary, str]:
     parts = [[recipe.record() for recipe in recipes.values()], images.fingerprint, *(starts or [None])]
     kind = "crossed" if options.cross_validate else "baseline"
     name = options.name or f"{kind}-{digest(*parts)}"
-    place = storage.join(storage.absolute(options.out), name)
-    context = make_context(images, weights, resources, place, options)
-    with storage.locked(place):
-        found = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
-        return found, storage.join(place, REPORT)
+    path = storage.join(storage.absolute(options.out), name)
+    context = make_context(images, weights, resources, path, options)
+    with storage.locked(path):
+        result = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
+        return result, storage.join(path, REPORT)
 
 
 def _resources(options: Options) -> tuple[Resources, int]:
@@ -52,12 +52,12 @@ def _resources(options: Options) -> tuple[Resources, int]:
     together = FOLDS * len(options.family_names) if options.cross_validate else 1
     for at_once in range(together, 1, -1):
         try:
-            found = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)
+            result = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)
         except UserError:
             continue
-        if found.cpus_per_worker >= 1 and found.use_gpu == alone.use_gpu:
-            reason = f"{at_once} trainings at once; together {found.reason}"
-            return replace(found, workers=options.workers, reason=reason), at_once
+        if result.cpus_per_worker >= 1 and result.use_gpu == alone.use_gpu:
+            reason = f"{at_once} trainings at once; together {result.reason}"
+            return replace(result, workers=options.workers, reason=reason), at_once
     return alone, 1
 
 
@@ -73,7 +73,7 @@ def finished(out: str, images: Images, precision: str) -> Finished:
     """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
     own = {name: recipe_of(name, precision, images.card["synthetic"]).record() for name in BASELINES}
     recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
-    found: dict[str, Run] = {}
+    result: dict[str, Run] = {}
     passed_over: dict[str, str] = {}
     for uri in sorted(recorded, key=lambda uri: runs.last_start(storage.join(uri, ENVIRONMENT))):
         if not recorded[uri]:
@@ -84,8 +84,8 @@ def finished(out: str, images: Images, precision: str) -> Finished:
         if run is None:
             passed_over[uri.removeprefix(out).strip("/")] = reason
         else:
-            found[recorded[uri]["recipe"]["family"]] = run
-    return Finished(found, passed_over)
+            result[recorded[uri]["recipe"]["family"]] = run
+    return Finished(result, passed_over)
 
 
 def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Images) -> str:

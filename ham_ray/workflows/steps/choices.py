@@ -17,18 +17,18 @@ from ham_ray.workflows import weights as starts
 
 def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
     """The IMAGES table of `data`, ingested into `out` where it is an archive; the synthetic sample where it is None."""
-    place = storage.absolute(out)
+    path = storage.absolute(out)
     if data is None:
         print("images: no --data, taking the built-in synthetic sample", flush=True)
-        found = prepare_sample(place, size or (32 if smoke else 64))
+        result = prepare_sample(path, size or (32 if smoke else 64))
     else:
         if storage.exists(data):
             check_visible(storage.absolute(data), "--data")
-        with progress("ingest") as told:
-            found = prepare(data, place, size or 128, told)
-    source, fingerprint = found.card["source"]["file"], found.fingerprint[:12]
-    print(f"images: {len(found.rows):,} of {source}, {found.size} px, fingerprint {fingerprint}")
-    return found
+        with progress("ingest") as advance:
+            result = prepare(data, path, size or 128, advance)
+    source, fingerprint = result.card["source"]["file"], result.fingerprint[:12]
+    print(f"images: {len(result.rows):,} of {source}, {result.size} px, fingerprint {fingerprint}")
+    return result
 
 
 def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str, Weights]:
@@ -39,22 +39,22 @@ def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str
         UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
     """
     chosen = starts.sources(specs, recipes)
-    found: dict[str, Weights] = {}
+    result: dict[str, Weights] = {}
     for name, source in chosen.items():
         of = f" of {name}" if len(chosen) > 1 else ""
         recipe = next(recipe for recipe in recipes if registry.architecture(recipe.family).name == name)
         try:
-            found[name] = resolve_weights(source, registry.architectures()[name])
+            result[name] = resolve_weights(source, registry.architectures()[name])
         except UserError as error:
             if source != "imagenet" or not images.card["synthetic"]:
                 raise
             print(f"weights{of}: RANDOM, which only the synthetic sample may fall back to: {error}")
-            found[name] = RANDOM
+            result[name] = RANDOM
             continue
-        build(recipe, images.size, found[name], len(images.classes))
-        sha256 = found[name].sha256
-        print(f"weights{of}: {found[name].name}" + (f", sha256 {sha256[:12]}" if sha256 else ""), flush=True)
-    return found
+        build(recipe, images.size, result[name], len(images.classes))
+        sha256 = result[name].sha256
+        print(f"weights{of}: {result[name].name}" + (f", sha256 {sha256[:12]}" if sha256 else ""), flush=True)
+    return result
 
 
 def precision(asked: str, use_gpu: bool) -> str:

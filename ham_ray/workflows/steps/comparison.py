@@ -31,8 +31,8 @@ def cross_validate(recipes: dict[str, Recipe], context: TrainingContext, at_once
     The fold after the test fold validates. A family of which a training failed has the reason and no figures.
     """
     splits = {name: _splits(name, recipe) for name, recipe in recipes.items()}
-    trained = train({run: recipe for found in splits.values() for run, recipe in found.items()}, context, at_once)
-    pooled = {name: pool([trained[run] for run in found]) for name, found in splits.items()}
+    trained = train({run: recipe for result in splits.values() for run, recipe in result.items()}, context, at_once)
+    pooled = {name: pool([trained[run] for run in result]) for name, result in splits.items()}
     return publish(pooled, context, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
 
 
@@ -40,15 +40,15 @@ def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
     return {f"{name}-fold-{split.data.test_fold}": split for split in recipe.crossed()}
 
 
-def pool(found: list[Run]) -> Run:
+def pool(result: list[Run]) -> Run:
     """The test predictions of all runs as one run; without predictions where one has none."""
-    warnings = list(dict.fromkeys(text for run in found for text in run.info.get("warnings", ())))
-    if any(run.predictions is None for run in found):
+    warnings = list(dict.fromkeys(text for run in result for text in run.info.get("warnings", ())))
+    if any(run.predictions is None for run in result):
         return Run(None, None, {"warnings": warnings})
-    tables = [_test(run.predictions) for run in found if run.predictions is not None]
-    minutes = sum(run.info.get("minutes", 0.0) for run in found)
-    info = {"weights": found[0].info.get("weights"), "minutes": minutes, "warnings": warnings}
-    info["commit"] = ", ".join(dict.fromkeys(str(run.info.get("commit")) for run in found))
+    tables = [_test(run.predictions) for run in result if run.predictions is not None]
+    minutes = sum(run.info.get("minutes", 0.0) for run in result)
+    info = {"weights": result[0].info.get("weights"), "minutes": minutes, "warnings": warnings}
+    info["commit"] = ", ".join(dict.fromkeys(str(run.info.get("commit")) for run in result))
     return Run(pd.concat(tables, ignore_index=True, join="inner"), None, info)  # inner: the calls that all of them have
 
 

@@ -55,14 +55,14 @@ class TrainingContext:
 
 
 def make_context(
-    images: Images, weights: dict[str, Weights], resources: Resources, place: str, limits: Limits
+    images: Images, weights: dict[str, Weights], resources: Resources, path: str, limits: Limits
 ) -> TrainingContext:
-    """The setting of trainings whose folders are in `place`."""
+    """The setting of trainings whose folders are in `path`."""
     return TrainingContext(
         images,
         weights,
         resources,
-        place,
+        path,
         limits.shard_memory * 2**30,
         tables.folder(limits.out),
         limits.activations * 2**30,

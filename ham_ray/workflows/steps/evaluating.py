@@ -60,7 +60,7 @@ def run(options: Options) -> Summary:
     pairs = [(_partner(compared, run), result) for name, result, run in results if name in others]
     reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     data = "1 table of predictions" if len(tables) == 1 else f"{len(tables)} tables of predictions"
-    found = summary.summarise(
+    matches = summary.summarise(
         trained,
         {},
         data + (f", truth from {options.truth}" if options.truth else ""),
@@ -70,13 +70,13 @@ def run(options: Options) -> Summary:
         ungrouped=any(map(predictions.ungrouped, tables.values())),
     )
     differences = paired.differences(trained, {}, pairs)
-    page = _page(options, found, trained, differences, classes)
+    page = _page(options, matches, trained, differences, classes)
     report.write(page, storage.join(options.out, runs.REPORT))
-    summary.write(found, options.out)
+    summary.write(matches, options.out)
     evaluated = {name: run.assessment.facts() for name, run in trained.items()}
     storage.write_bytes(storage.join(options.out, runs.METRICS), runs.to_json(evaluated))
     storage.write_bytes(storage.join(options.out, runs.MODEL_CARD), model_card.render(page).encode())
-    return found
+    return matches
 
 
 def _names(uris: list[str]) -> dict[str, str]:
@@ -93,8 +93,8 @@ def _names(uris: list[str]) -> dict[str, str]:
 
 def _known(uri: str) -> dict[str, Any]:
     """What the manifest beside a table says of its models, where there is one: their weights, and what to beware of."""
-    place = storage.sibling(uri, runs.MANIFEST)
-    manifest = storage.read_object(place)
+    path = storage.sibling(uri, runs.MANIFEST)
+    manifest = storage.read_object(path)
     weights = [model["weights"] for model in manifest.get("models", []) if model.get("weights")]
     return {
         "weights": RANDOM_WEIGHTS if RANDOM_WEIGHTS in weights else ", ".join(dict.fromkeys(weights)),
@@ -200,8 +200,8 @@ def _read_column(texts: pd.Series) -> pd.Series:
 def _of_isic(frame: pd.DataFrame, challenge: Challenge, warnings: list[str]) -> pd.DataFrame:
     """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
     names = {name: dx for name, dx in challenge.columns.items() if dx}
-    given = frame[[*names]].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
-    p, ids = given.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
+    values = frame[[*names]].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
+    p, ids = values.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
     if surplus := sorted(set(map(str, frame)) - {"image", *challenge.columns}):
         warnings.append(f"columns that the challenge does not have were left out: {', '.join(surplus)}")
     if (tied := isic.ties(p)).any():
@@ -241,15 +241,15 @@ def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, classes: Classes, w
         raise UserError(
             f"--truth contradicts {len(wrong):,} labels in {uri}: {', '.join(wrong.head(5))}; one is of other images"
         )
-    found = frame.assign(y_true=label.where(label.notna(), frame["y_true"].astype("Int32")))
+    result = frame.assign(y_true=label.where(label.notna(), frame["y_true"].astype("Int32")))
     for name in ("lesion_id", "group_id", *FACTS):
-        found[name] = known[name].where(known[name].notna(), frame[name])
-    return found
+        result[name] = known[name].where(known[name].notna(), frame[name])
+    return result
 
 
 def _page(
     options: Options,
-    found: Summary,
+    result: Summary,
     trained: dict[str, Run],
     differences: list[paired.Difference],
     classes: Classes,
@@ -260,7 +260,7 @@ def _page(
     hashes = [hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12] for uri in options.tables]
     return report.ReportData(
         title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",
-        summary=found,
+        summary=result,
         runs=trained,
         floors={},
         facts={

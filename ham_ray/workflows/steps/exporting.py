@@ -53,23 +53,23 @@ def export(options: Options) -> Exported:
         UserError: no such format, a package that is missing, a search's winner of several networks, or disagreement.
     """
     options.check()
-    form, place, found = FORMATS[options.to], options.place, options.found
-    pixels, source = _pixels(found, options.images)
-    network = saved.load(next(iter(found.members)))
+    form, path, result = FORMATS[options.to], options.place, options.found
+    pixels, source = _pixels(result, options.images)
+    network = saved.load(next(iter(result.members)))
     expected = np.asarray(network(pixels))
-    with tempfile.TemporaryDirectory(dir=_made(Path(place).parent)) as folder:
+    with tempfile.TemporaryDirectory(dir=_made(Path(path).parent)) as folder:
         written = Path(folder, f"model{SUFFIXES[options.to]}")
-        form.write(network, written, found.classes.codes)
-        given = form.read(written)(pixels)
-        difference = float(np.abs(given - expected).max())
+        form.write(network, written, result.classes.codes)
+        values = form.read(written)(pixels)
+        difference = float(np.abs(values - expected).max())
         if not difference <= TOLERANCE:
             raise UserError(
                 f"the exported model differs from the original by {difference:.2g} on {len(pixels)} images, more than "
                 f"{TOLERANCE:g}: not kept"
             )
-        shutil.move(written, place)
-    print(f"classes, in the order of the probabilities: {', '.join(found.classes.codes)}")
-    return Exported(place, difference, len(pixels), source)
+        shutil.move(written, path)
+    print(f"classes, in the order of the probabilities: {', '.join(result.classes.codes)}")
+    return Exported(path, difference, len(pixels), source)
 
 
 def _made(folder: Path) -> Path:
@@ -77,39 +77,39 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _pixels(found: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
+def _pixels(result: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
     """Images to compare on, uint8[n, size, size, 3], and what they are."""
-    geometry = found.geometry or DEFAULT_GEOMETRY
+    geometry = result.geometry or DEFAULT_GEOMETRY
     with tempfile.TemporaryDirectory() as folder:
-        place = images or str(write_sample(Path(folder) / "synthetic.zip", size=(160, 120)))
-        gallery = open_gallery(place, found.size, geometry)
+        path = images or str(write_sample(Path(folder) / "synthetic.zip", size=(160, 120)))
+        gallery = open_gallery(path, result.size, geometry)
         chosen = np.linspace(0, len(gallery.rows) - 1, min(COMPARED, len(gallery.rows)))  # from all over the table
-        loaded = [gallery.load(slice(place, place + 1)).pixels for place in np.rint(chosen).astype(int).tolist()]
+        loaded = [gallery.load(slice(index, index + 1)).pixels for index in np.rint(chosen).astype(int).tolist()]
     pixels = np.concatenate(loaded)
     if not len(pixels):
         raise UserError(f"--images {images}: not one of {len(loaded)} images could be read")
     return pixels, images or "the SYNTHETIC sample; --images compares on real ones"
 
 
-def _write_saved_model(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
-    model.export(place, format="tf_saved_model", verbose=False)
+def _write_saved_model(model: keras.Model, path: Path, codes: Sequence[str]) -> None:
+    model.export(path, format="tf_saved_model", verbose=False)
 
 
-def _read_saved_model(place: Path) -> Predict:
-    loaded = tf.saved_model.load(place)
+def _read_saved_model(path: Path) -> Predict:
+    loaded = tf.saved_model.load(path)
     return lambda pixels: np.asarray(loaded.serve(pixels))
 
 
-def _write_tflite(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
+def _write_tflite(model: keras.Model, path: Path, codes: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         _write_saved_model(model, Path(folder), codes)
-        place.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
 
 
-def _read_tflite(place: Path) -> Predict:
+def _read_tflite(path: Path) -> Predict:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow means to move it to a package of its own
-        interpreter = tf.lite.Interpreter(model_content=place.read_bytes())
+        interpreter = tf.lite.Interpreter(model_content=path.read_bytes())
     start, end = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
 
     def predict(pixels: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ def _read_tflite(place: Path) -> Predict:
     return predict
 
 
-def _write_onnx(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
+def _write_onnx(model: keras.Model, path: Path, codes: Sequence[str]) -> None:
     """From a graph of constants: Keras's own export leaves those of its Normalization layers as inputs to be given."""
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -132,22 +132,22 @@ def _write_onnx(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
     frozen = convert_variables_to_constants_v2(called.get_concrete_function(images))
     names = [[tensor.name for tensor in tensors] for tensors in (frozen.inputs, frozen.outputs)]
     graph = frozen.graph.as_graph_def()
-    tf2onnx.convert.from_graph_def(graph, input_names=names[0], output_names=names[1], output_path=str(place))
+    tf2onnx.convert.from_graph_def(graph, input_names=names[0], output_names=names[1], output_path=str(path))
 
 
-def _read_onnx(place: Path) -> Predict:
+def _read_onnx(path: Path) -> Predict:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(place.read_bytes(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {session.get_inputs()[0].name: pixels})[0]
 
 
-def _write_keras(model: keras.Model, place: Path, codes: Sequence[str]) -> None:
-    save(model, place, codes)
+def _write_keras(model: keras.Model, path: Path, codes: Sequence[str]) -> None:
+    save(model, path, codes)
 
 
-def _read_keras(place: Path) -> Predict:
-    model = saved.load(str(place))
+def _read_keras(path: Path) -> Predict:
+    model = saved.load(str(path))
     return lambda pixels: np.asarray(model(pixels))
 
 

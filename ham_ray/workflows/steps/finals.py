@@ -75,8 +75,8 @@ def finals(
         members = _trained({trial.number: _refits(trial, base, plan.seeds) for trial in chosen}, context)
         again = members if plan.views == 1 else _in_views(members, plan.views, context)
         shown[f"trained on the validation folds too, {sum(map(len, again.values()))} averaged"] = _joined(again)
-    named, place = {str(number): [*found] for number, found in members.items()}, storage.join(context.out, WINNER)
-    looks = _looks(place, named, plan.earlier)
+    named, path = {str(number): [*matches] for number, matches in members.items()}, storage.join(context.out, WINNER)
+    looks = _looks(path, named, plan.earlier)
     winner = {
         "trial": ranked[0],
         "scores": means,
@@ -85,7 +85,7 @@ def finals(
         "calibration": vars(fitted),
         "looks": looks,
     }
-    storage.write_bytes(place, runs.to_json(winner))
+    storage.write_bytes(path, runs.to_json(winner))
     result = CALIBRATED if fitted.helps else [*shown][-1]
     shown[result] = _calibrated(_last(shown), fitted, looks)
     pairs = tuple((result, name) for name in beside)
@@ -96,7 +96,7 @@ def finals(
 
 def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, float]:
     """The mean score of each trial's trainings, best first; told as well."""
-    means = {n: float(np.mean([_score(run, shares) for run in found.values()])) for n, found in tried.items()}
+    means = {n: float(np.mean([_score(run, shares) for run in result.values()])) for n, result in tried.items()}
     ranked = sorted(means, key=lambda number: -means[number])
     for number in ranked:
         print(f"trial {number}: {means[number]:.3f}, mean of {len(tried[number])} training(s); {_SCORE}")
@@ -106,25 +106,26 @@ def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, fl
 def _trained(recipes: dict[int, dict[str, Recipe]], context: TrainingContext) -> dict[int, dict[str, Run]]:
     """By trial and name, the runs that ended with a model; trials without any are left out."""
     remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {context.out} away"
-    found = train(
+    result = train(
         {name: recipe for named in recipes.values() for name, recipe in named.items()}, context, remedy=remedy
     )
     ended = {
-        n: {name: found[name] for name in named if found[name].predictions is not None} for n, named in recipes.items()
+        n: {name: result[name] for name in named if result[name].predictions is not None}
+        for n, named in recipes.items()
     }
     if not any(ended.values()):
         raise UserError("none of the best trials could be trained again; the reasons stand above")
     return {number: named for number, named in ended.items() if named}
 
 
-def _looks(place: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
+def _looks(path: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
     """What is to be said where the test fold was looked at before, by other finals or by other models of these."""
-    before = storage.read_object(place)
+    before = storage.read_object(path)
     named = before.get("members", members)  # which older code did not write
-    who = [] if named == members else [", ".join(name for found in named.values() for name in found)]
+    who = [] if named == members else [", ".join(name for result in named.values() for name in result)]
     who += [f"{', '.join(earlier)} of the same search"] if earlier else []
-    told = [f"not the first look at the test fold: {one} looked before" for one in who]
-    return [*dict.fromkeys([*before.get("looks", []), *told])]
+    message = [f"not the first look at the test fold: {one} looked before" for one in who]
+    return [*dict.fromkeys([*before.get("looks", []), *message])]
 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
@@ -160,8 +161,8 @@ def _stages(members: dict[int, dict[str, Run]], views: int, context: TrainingCon
 
 def _in_views(members: dict[int, dict[str, Run]], views: int, context: TrainingContext) -> dict[int, dict[str, Run]]:
     return {
-        number: {name: _viewed(name, run, views, context) for name, run in found.items()}
-        for number, found in members.items()
+        number: {name: _viewed(name, run, views, context) for name, run in result.items()}
+        for number, result in members.items()
     }
 
 
@@ -181,7 +182,7 @@ def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
 
 def _joined(members: dict[int, dict[str, Run]]) -> Run:
     """Trials have equal weight, however many of their trainings ended."""
-    return average([average([*found.values()]) for found in members.values()])
+    return average([average([*result.values()]) for result in members.values()])
 
 
 def _viewed(name: str, run: Run, views: int, context: TrainingContext) -> Run:
@@ -203,16 +204,16 @@ def _with(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
     return table.assign(**dict(zip(classes_of(table).probabilities, probabilities.T.astype(np.float32), strict=True)))
 
 
-def average(found: list[Run]) -> Run:
+def average(result: list[Run]) -> Run:
     """Each image with the mean probabilities of the runs that predicted it; all runs ended with a model.
 
     So a test image has those of all runs, a validation image those of the runs that did not learn from it.
     """
-    together = pd.concat([_table(run) for run in found], ignore_index=True)
+    together = pd.concat([_table(run) for run in result], ignore_index=True)
     means = together.groupby("image_id", sort=False)[classes_of(together).probabilities].mean()
     table = together.drop_duplicates("image_id", ignore_index=True)  # in the order of the means
-    minutes = sum(run.info.get("minutes", 0.0) for run in found)
-    return Run(_with(table, means.to_numpy()), None, {**found[0].info, "minutes": minutes, "calibration": None})
+    minutes = sum(run.info.get("minutes", 0.0) for run in result)
+    return Run(_with(table, means.to_numpy()), None, {**result[0].info, "minutes": minutes, "calibration": None})
 
 
 def _score(run: Run, shares: np.ndarray) -> float:

@@ -31,9 +31,9 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | No
     test = assessment.reported(frame)
     rows = images.fold(*test["fold"].unique().tolist())
     pixels = read_pixels(images, rows)
-    place = {image_id: number for number, image_id in enumerate(rows["image_id"])}
+    row_of = {image_id: number for number, image_id in enumerate(rows["image_id"])}
     shown, classes = gradcam_sheet.choose(test), classes_of(test)
-    chosen = pixels[[place[image_id] for image_id in shown["image_id"]]]
+    chosen = pixels[[row_of[image_id] for image_id in shown["image_id"]]]
     sheet = gradcam_sheet.draw(shown, chosen, saliency(network, chosen, shown["called"].to_numpy()), classes)
     truth, p = arrays(test.set_index("image_id", drop=False).loc[rows["image_id"]])
     dark = has_vignette(pixels)
@@ -51,8 +51,8 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | No
 
 
 def _shares(saliency: Saliency, network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:
-    found = [
+    result = [
         in_corners(saliency(network, pixels[start : start + _BATCH], called[start : start + _BATCH]))
         for start in range(0, len(pixels), _BATCH)
     ]
-    return float(np.concatenate(found).mean()) if found else None
+    return float(np.concatenate(result).mean()) if result else None

@@ -71,13 +71,13 @@ def run(options: Options) -> dict[str, Any]:
         print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
         if not model.splits:
             print(f"split: {NO_SPLIT.format(model.name)}", flush=True)
-    place, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
-    if storage.exists(place) and storage.exists(options.out):
-        found = _same(place, identity, options.out)
+    path, target = storage.sibling(options.out, MANIFEST), storage.absolute(options.out)
+    if storage.exists(path) and storage.exists(options.out):
+        result = _same(path, identity, options.out)
         shutil.rmtree(work_path(target), ignore_errors=True)  # of a job killed right after its last step
-        if not (unopened := found["quarantined"].get(UNOPENED)):
+        if not (unopened := result["quarantined"].get(UNOPENED)):
             print(f"{options.out} is finished already: same models, same images, same options")
-            return found
+            return result
         print(f"{options.out}: {unopened} images could not be opened; predicting again")
     with work_folder(work_path(target)) as folder:
         kept = Parts(folder, identity, pipeline.SCHEMA)
@@ -105,8 +105,8 @@ def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
         member = next(iter(models[0].members))
         pixels = gallery.load(slice(0, _COMPARED)).pixels
         with step("comparing bfloat16 with float32"):
-            found = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
-        greatest = float(np.abs(found[0] - found[1]).max()) if len(pixels) else 0.0
+            result = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
+        greatest = float(np.abs(result[0] - result[1]).max()) if len(pixels) else 0.0
         print(f"precision: no probability of the first {len(pixels)} images differs by more than {greatest:.4f}")
     return chosen
 
@@ -145,17 +145,17 @@ def _identity(
     return json.loads(json.dumps(identity))
 
 
-def _same(place: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
-    """The manifest at `place`, if it is of these predictions."""
-    found = storage.read_object(place, f"delete it and {out}")
-    known = found.get("identity")
+def _same(path: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
+    """The manifest at `path`, if it is of these predictions."""
+    result = storage.read_object(path, f"delete it and {out}")
+    known = result.get("identity")
     different = [name for name, value in identity.items() if not isinstance(known, dict) or known.get(name) != value]
     if different:
         raise UserError(
             f"--out {out} holds predictions with other {', '.join(different)}; choose another --out, or delete it and "
-            f"{place}"
+            f"{path}"
         )
-    return found
+    return result
 
 
 def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig, size: int) -> list[int]:
@@ -169,9 +169,9 @@ def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig, size: int) -> 
 
     with (
         step("prediction", f"{sum(images.values()):,} images in {config.views} view(s)"),
-        progress("prediction") as told,
+        progress("prediction") as advance,
     ):
-        kept.fill(images, work, told)
+        kept.fill(images, work, advance)
     return list(images)
 
 
@@ -236,8 +236,8 @@ def show(manifest: dict[str, Any], out: str) -> None:
         print(f"hidden files, folders and those of tools, not looked into: {sum(hidden.values()):,} ({some(hidden)})")
     learned = {split: count for split, count in manifest["splits"].items() if split in ("training", "validation")}
     if learned:
-        told = ", ".join(f"{count:,} {split}" for split, count in learned.items())
-        print(f"a model has learned from, or was chosen by, some of these images ({told}): see the column split")
+        message = ", ".join(f"{count:,} {split}" for split, count in learned.items())
+        print(f"a model has learned from, or was chosen by, some of these images ({message}): see the column split")
     random = any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])
     for label in labels(manifest["synthetic"], random, ungrouped=False):
         print(label)
@@ -254,25 +254,25 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
     known = rows.loc[good["image_id"]].reset_index(drop=True)
-    given = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(classes))
+    values = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(classes))
     frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
     frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
     frame["y_true"] = labels_of(known["dx"], classes)
-    frame[classes.probabilities] = _calibrated(given, models, raw).astype(np.float32)
+    frame[classes.probabilities] = _calibrated(values, models, raw).astype(np.float32)
     frame[list(FACTS)] = known[list(FACTS)]
-    frame[classes.raw] = given.mean(axis=1)
+    frame[classes.raw] = values.mean(axis=1)
     if raw:
-        frame[classes.calibrated] = _calibrated(given, models, raw=False)
+        frame[classes.calibrated] = _calibrated(values, models, raw=False)
     only = models[0].calibration if len(models) == 1 and not raw else None
     if only is not None:  # of the mean of several models nobody has chosen thresholds
         return predictions.with_calls(frame, only.thresholds)
     return frame
 
 
-def _calibrated(given: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
+def _calibrated(values: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
     """The mean over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
     each = [
-        given[:, place] if raw or model.calibration is None else model.calibration.apply(given[:, place])
-        for place, model in enumerate(models)
+        values[:, index] if raw or model.calibration is None else model.calibration.apply(values[:, index])
+        for index, model in enumerate(models)
     ]
     return np.mean(each, axis=0)

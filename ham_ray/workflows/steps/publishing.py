@@ -58,11 +58,11 @@ def publish(
         page = _report(result, trained, floor, counted, context, recipes, title, differences, looked)
         report.write(page, storage.join(context.out, REPORT))
         storage.write_bytes(storage.join(context.out, MODEL_CARD), model_card.render(page).encode())
-    for found in differences:
-        if (found.model, found.other) in pairs:
-            values = ", ".join(f"{result.metric_names[name]} {_told(value)}" for name, value in found.by.items())
+    for matches in differences:
+        if (matches.model, matches.other) in pairs:
+            values = ", ".join(f"{result.metric_names[name]} {_told(value)}" for name, value in matches.by.items())
             print(
-                f"{found.model} compared with {found.other} on {found.shared:,} test images of both: {values}",
+                f"{matches.model} compared with {matches.other} on {matches.shared:,} test images of both: {values}",
                 flush=True,
             )
     return result
@@ -84,11 +84,11 @@ def _source(card: dict[str, Any]) -> str:
     return "the synthetic sample" if card["synthetic"] else str(card["source"]["file"])
 
 
-def _pooled(found: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
+def _pooled(result: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """The floors of several splits as one: their test rows. Of a single split all rows, as they are."""
-    if len(found) == 1:
-        return found[0]
-    return {name: pd.concat([predictions.of_split(one[name], "test") for one in found]) for name in found[0]}
+    if len(result) == 1:
+        return result[0]
+    return {name: pd.concat([predictions.of_split(one[name], "test") for one in result]) for name in result[0]}
 
 
 def _told(interval: Interval) -> str:
@@ -140,13 +140,13 @@ def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
     """On which folds, in words."""
     if len(recipes) > 1:
         return "on the fold after each test fold"
-    found = {recipe.data.validation_fold for recipe in recipes if recipe.data.validation_fold is not None}.union(
+    result = {recipe.data.validation_fold for recipe in recipes if recipe.data.validation_fold is not None}.union(
         *(
             predictions.of_split(run.predictions, "validation")["fold"].tolist()
             for run in trained.values()
             if run.predictions is not None
         )
     )
-    if len(found) == 1:
+    if len(result) == 1:
         return f"fold {recipes[0].data.validation_fold}"
-    return f"folds {', '.join(map(str, sorted(found)))}, one for each training, which learned from the others"
+    return f"folds {', '.join(map(str, sorted(result)))}, one for each training, which learned from the others"

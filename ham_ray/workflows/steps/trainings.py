@@ -54,14 +54,14 @@ def train(
 
     def run(name: str) -> Run:
         print(f"\n{name}: run folder {_place(context, name)}", flush=True)
-        found = _finished(_place(context, name)) or _train(name, recipes[name], context, parts, time_left)
-        found = replace(found, info={**found.info, "recipe": recipes[name].flat()})
-        if found.predictions is not None:
-            fitted = _accompany(_place(context, name), found, recipes[name], context)
-            found = replace(
-                found, info={**found.info, "calibration": fitted and f"predict.py gives them {fitted.verdict}"}
+        result = _finished(_place(context, name)) or _train(name, recipes[name], context, parts, time_left)
+        result = replace(result, info={**result.info, "recipe": recipes[name].flat()})
+        if result.predictions is not None:
+            fitted = _accompany(_place(context, name), result, recipes[name], context)
+            result = replace(
+                result, info={**result.info, "calibration": fitted and f"predict.py gives them {fitted.verdict}"}
             )
-        return found
+        return result
 
     if at_once == 1:  # in this thread, where Ray Train hears Ctrl-C
         return {name: run(name) for name in recipes}
@@ -142,8 +142,8 @@ def _accompany(uri: str, run: Run, recipe: Recipe, context: TrainingContext) -> 
 
     Returns its calibration; None without validation images.
     """
-    if storage.exists(place := storage.join(uri, CALIBRATION)):
-        return run_files.calibration(place, len(context.images.classes))
+    if storage.exists(target := storage.join(uri, CALIBRATION)):
+        return run_files.calibration(target, len(context.images.classes))
     assert run.predictions is not None
     rows = input_pipeline.split_rows(context.images, recipe)
     splits = pd.concat([frame[["image_id", "group_id"]].assign(split=name) for name, frame in rows.items()])
@@ -153,7 +153,7 @@ def _accompany(uri: str, run: Run, recipe: Recipe, context: TrainingContext) -> 
     if "validation" not in rows:
         return None
     fitted = calibration.chosen(run.predictions, prior(rows["training"], len(context.images.classes)))
-    storage.write_bytes(place, runs.to_json(vars(fitted)))
+    storage.write_bytes(target, runs.to_json(vars(fitted)))
     print(fitted.verdict, flush=True)
     return fitted
 
@@ -174,11 +174,11 @@ def _warnings(family: str, spread: float) -> list[str]:
 
 def _finished(uri: str) -> Run | None:
     """The run whose folder is complete, read back; None where it is not."""
-    found = read_run(uri)
-    if found is not None:
+    result = read_run(uri)
+    if result is not None:
         _tidy(uri)
         print("already finished: reading its results (give another --name to train it again)", flush=True)
-    return found
+    return result
 
 
 def read_run(uri: str) -> Run | None:

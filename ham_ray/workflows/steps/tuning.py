@@ -90,8 +90,8 @@ def _run(search: _Search, ownership: Ownership) -> Found:
             "the same command goes on, or another --name starts afresh"
         )
     if study.open():
-        told = f"{study.finished()} of {study.trials} trials finished"
-        raise UserError(f"search {search.name!r} was interrupted: {told}; the same command goes on")
+        message = f"{study.finished()} of {study.trials} trials finished"
+        raise UserError(f"search {search.name!r} was interrupted: {message}; the same command goes on")
     summary = None
     options = search.options
     if options.counts.finalists:
@@ -103,9 +103,9 @@ def _run(search: _Search, ownership: Ownership) -> Found:
     return Found(table, search.space, search.place, summary, search.images.dataset.noise)
 
 
-def show(found: Found) -> None:
+def show(result: Found) -> None:
     """The best trials, the noise of their differences, and how many ended how."""
-    table, space = found.trials, found.space
+    table, space = result.trials, result.space
     headings, rows = search_report.best_trials(table, space.objective, [*space.parameters])
     title = f"best trials by {space.objective.replace('_', ' ')} on the validation fold"
     shown = Table(box=box.SIMPLE, title=title)
@@ -117,7 +117,7 @@ def show(found: Found) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in table["state"].value_counts().items())
     print(
         f"{len(table)} trials: {counts}"
-        + (f"; differences below ±{found.noise:g} are noise of one validation fold" if found.noise else "")
+        + (f"; differences below ±{result.noise:g} are noise of one validation fold" if result.noise else "")
     )
 
 
@@ -204,7 +204,7 @@ class _Search:
 
     def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
         """Tables of activations by `table_key`, with the disk they need in all told before the first is built."""
-        found: dict[str, activations.Planned] = {}
+        result: dict[str, activations.Planned] = {}
         lacking: dict[Path, int] = {}
         folder, budget = activations.folder(self.options.out), self.options.activations * 2**30
         for values in self.space.combinations("unfreeze_depth", "augmentation"):
@@ -212,13 +212,13 @@ class _Search:
             print(f"{table_key(recipe)}: ", end="", flush=True)
             promised = sum(lacking.values())
             if plan := activations.planned(self.images, rows, recipe, self.weights, folder, budget, promised):
-                found[table_key(recipe)] = plan
+                result[table_key(recipe)] = plan
                 lacking |= plan.sizes(missing=True)
-        if found:
-            whole = {path: size for plan in found.values() for path, size in plan.sizes().items()}
+        if result:
+            whole = {path: size for plan in result.values() for path, size in plan.sizes().items()}
             need, new = (sum(sizes.values()) / 2**30 for sizes in (whole, lacking))
             print(f"activations: {need:.2f} GiB on disk in all, {new:.2f} GiB of it to be computed now", flush=True)
-        return found
+        return result
 
     def trainable(self, shared: Shared) -> Any:
         """What runs a trial: a warm process, or Ray Train where it has several workers."""
@@ -249,31 +249,31 @@ class _Search:
     def ranked(self) -> list[int]:
         """The trials that the finals at the search's own size trained, best first: that is known better than by one
         fold."""
-        place = storage.join(self.place, FINALS, WINNER)
-        if self.finals_folder == FINALS or not storage.exists(place):
+        path = storage.join(self.place, FINALS, WINNER)
+        if self.finals_folder == FINALS or not storage.exists(path):
             return []
-        scores = storage.read_object(place).get("scores", {})
-        found = sorted(map(int, scores), key=lambda number: -scores[str(number)])
-        print(f"best trials: first those of the finals at {self.images.size} px, in their order: {found}", flush=True)
-        return found
+        scores = storage.read_object(path).get("scores", {})
+        result = sorted(map(int, scores), key=lambda number: -scores[str(number)])
+        print(f"best trials: first those of the finals at {self.images.size} px, in their order: {result}", flush=True)
+        return result
 
     def earlier_finals(self) -> tuple[str, ...]:
         """The folders of other finals that named a winner: they have looked at the test fold."""
         named = [uri for uri in storage.folders(self.place) if storage.exists(storage.join(uri, WINNER))]
-        found = (uri.rpartition("/")[2] for uri in named)
-        return tuple(name for name in found if name != self.finals_folder)
+        result = (uri.rpartition("/")[2] for uri in named)
+        return tuple(name for name in result if name != self.finals_folder)
 
     def beside(self) -> dict[str, Run]:
         """Finished baselines of the images searched on, by the name they have in the finals' table."""
-        found = baselines.finished(storage.absolute(self.options.out), self.images, self.base.model.precision)
+        result = baselines.finished(storage.absolute(self.options.out), self.images, self.base.model.precision)
         remedy = "jobs/baseline.py with the same --data and --out and its own settings makes them"
-        print(f"baselines to set beside the winner: {', '.join(found.runs) or f'none; {remedy}'}", flush=True)
-        for run, reason in list(found.passed_over.items())[-_SHOWN:]:
+        print(f"baselines to set beside the winner: {', '.join(result.runs) or f'none; {remedy}'}", flush=True)
+        for run, reason in list(result.passed_over.items())[-_SHOWN:]:
             print(f"  passed over: {run} ({reason})", flush=True)
-        if len(found.passed_over) > _SHOWN:
-            print(f"  passed over: {len(found.passed_over) - _SHOWN} older ones", flush=True)
+        if len(result.passed_over) > _SHOWN:
+            print(f"  passed over: {len(result.passed_over) - _SHOWN} older ones", flush=True)
         size = "" if self.finals_folder == FINALS else f" at {self.images.size} px"
-        return {f"baseline {family}{size}": run for family, run in found.runs.items()}
+        return {f"baseline {family}{size}": run for family, run in result.runs.items()}
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
         """What the search's page shows."""
@@ -300,7 +300,7 @@ class _Search:
             },
             finals=summary,
             finals_page=f"{self.finals_folder}/{REPORT}",
-            logarithmic=frozenset(n for n, found in self.space.parameters.items() if getattr(found, "log", False)),
+            logarithmic=frozenset(n for n, result in self.space.parameters.items() if getattr(result, "log", False)),
         )
 
 
@@ -329,15 +329,15 @@ def _final_images(options: Options, images: Images) -> Images:
     if options.finals_data is None:
         return images
     check_visible(storage.absolute(options.finals_data), "--finals-data")
-    found = open_images(options.finals_data)
+    result = open_images(options.finals_data)
     what = ["image_id", "label", "fold"]
-    if not found.rows[what].equals(images.rows[what]):
+    if not result.rows[what].equals(images.rows[what]):
         raise UserError(
             f"--finals-data {options.finals_data}: other images, labels or folds than those searched on; make it of "
             "the same archive with jobs/ingest.py"
         )
-    print(f"finals on {options.finals_data}: {found.size} px, fingerprint {found.fingerprint[:12]}")
-    return found
+    print(f"finals on {options.finals_data}: {result.size} px, fingerprint {result.fingerprint[:12]}")
+    return result
 
 
 def _trial_resources(options: Options) -> tuner.TrialResources:
@@ -364,7 +364,7 @@ def _trials_at_once(node_cpus: list[float]) -> int:
     return max(1, sum(max(1, int(cpus // 4)) for cpus in node_cpus if cpus >= 1))
 
 
-def _write(table: pd.DataFrame, place: str) -> None:
-    with storage.writing(storage.join(place, f"{TRIALS}.parquet")) as path:
+def _write(table: pd.DataFrame, target: str) -> None:
+    with storage.writing(storage.join(target, f"{TRIALS}.parquet")) as path:
         table.to_parquet(path, index=False)
-    storage.write_bytes(storage.join(place, f"{TRIALS}.csv"), table.to_csv(index=False).encode())
+    storage.write_bytes(storage.join(target, f"{TRIALS}.csv"), table.to_csv(index=False).encode())
