@@ -64,7 +64,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
             module, "publish", lambda trained, *rest: shown.update(trained) or compared.extend(rest[-1])
         )
         labels = pd.DataFrame({"label": TRUTH})
-        monkeypatch.setattr(module.feed, "split_rows", lambda images, recipe: {"training": labels})
+        monkeypatch.setattr(module.input_pipeline, "split_rows", lambda images, recipe: {"training": labels})
         rows = pd.DataFrame(
             {"image_id": [f"{split}-{place}" for split in ("test", "validation") for place in range(70)]}
         )
