@@ -581,8 +581,8 @@ MUTANTS = [
         "unit/test_assessment.py::test_a_lesion_has_the_mean_of_its_images_and_no_label_where_they_differ",
     ),
     _m(
-        "floor fitted on test",
-        "models/trivial_baselines.py::floors",
+        "trivial baseline fitted on test",
+        "models/trivial_baselines.py::trivial_baselines",
         'training = splits["training"]',
         "training = pd.concat(splits.values())",
         "what a model has to beat has seen the test images",

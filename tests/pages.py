@@ -84,8 +84,8 @@ def runs() -> dict[str, Run]:
 
 
 @cache
-def floors() -> dict[str, pd.DataFrame]:
-    """Both floors."""
+def trivial() -> dict[str, pd.DataFrame]:
+    """Both trivial baselines."""
     return {"always_nv": predicted(0.0, 1), "thumbnail_logistic": predicted(0.3, 1)}
 
 
@@ -110,7 +110,7 @@ def attention(test: pd.DataFrame) -> Attention:
 @cache
 def table() -> summary.Summary:
     """The closing table."""
-    return summary.summarise(runs(), floors(), "ham10000.zip at 128 px", references=DATASET)
+    return summary.summarise(runs(), trivial(), "ham10000.zip at 128 px", references=DATASET)
 
 
 @cache
@@ -120,7 +120,7 @@ def report_data() -> ReportData:
         title="Baselines on 2,000 images of ham10000.zip",
         summary=table(),
         runs=runs(),
-        floors=floors(),
+        trivial=trivial(),
         facts={
             "command": "python jobs/baseline.py --data /data/a/very/long/path/to/some/archive/ham10000_300x225.zip",
             "commit": "abc1234",
@@ -132,7 +132,7 @@ def report_data() -> ReportData:
         licence="CC BY-NC 4.0",
         attribution="ViDIR Group, https://doi.org/10.1038/sdata.2018.161",
         selection="validation macro-F1, fold 1",
-        differences=paired.differences(runs(), floors()),
+        differences=paired.differences(runs(), trivial()),
         thumbnails=thumbnails,
         attention={name: attention(run.assessment.images) for name, run in runs().items()},
     )

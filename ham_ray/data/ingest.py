@@ -191,7 +191,7 @@ class _Ingest:
         if not good:
             raise UserError(f"nothing usable in {self.source.path}: {reasons}; see {where}")
         raise UserError(
-            f"{out} of {total} images fell out ({reasons}), more than --max-quarantined "
+            f"{out} of {total} images quarantined ({reasons}), more than --max-quarantined "
             f"{self.options.max_quarantined:g}; see {where}, mend the archive or raise the limit"
         )
 

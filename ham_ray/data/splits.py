@@ -64,7 +64,7 @@ def thin_folds(rows: pd.DataFrame, classes: Classes) -> list[str]:
         return ["no image of the training partition: this table can be predicted and evaluated, not trained on"]
     notes = []
     if absent := [code for code in classes.codes if code not in set(dealt["dx"])]:
-        notes.append(f"no image is {', '.join(absent)}: a model trained on this table will not call them")
+        notes.append(f"no image is {', '.join(absent)}: a model trained on this table will not predict them")
     thin = [
         f"{code} in {_listed(sorted(set(part['fold'])))} ({len(part):,} images of {part['group_id'].nunique()} lesions)"
         for code, part in dealt.groupby("dx")

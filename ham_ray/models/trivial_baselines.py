@@ -1,4 +1,4 @@
-"""What any model has to beat: two floors fitted on the same folds.
+"""What any model has to beat: two trivial baselines fitted on the same folds.
 
 `always_<dx>` knows only how frequent each class is. `thumbnail_logistic` is a logistic regression on 12×9-pixel RGB
 thumbnails: no deep network, no weights, seconds on a CPU; on HAM10000 with lesion-grouped folds its macro-F1 is .37.
@@ -24,7 +24,7 @@ from ham_ray.errors import UserError
 from ham_ray.evaluation.predictions import predictions
 
 WIDTH, HEIGHT = 12, 9  # of a thumbnail in pixels
-THUMBNAIL_FLOOR = "thumbnail_logistic"
+THUMBNAIL_BASELINE = "thumbnail_logistic"
 # At scikit-learn's C = 1 the solver is still moving after 600 iterations, and where it stops decides the figures
 # (macro-F1 .354 after 100, .347 after 600). At .01 it ends after 100, no worse in macro-F1 and better in AUC.
 STRENGTH = 0.01
@@ -32,8 +32,8 @@ MAX_ITERATIONS = 1000
 _BATCH = 256  # encoded images in memory at once: about 10 MB at 128 px
 
 
-def floors(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Both floors' PREDICTIONS of validation and test, by name; about 10 s for 10,015 images on two cores.
+def trivial_baselines(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Fit both, and return their PREDICTIONS of validation and test, by name; some 10 s for 10,015 images.
 
     Args:
         images: the table `splits` were taken from; its pixels are read batch by batch.
@@ -57,7 +57,7 @@ def floors(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.Data
         thumbnail.append(predictions(rows, split, p, classes))
     return {
         f"always_{classes.codes[shares.argmax()]}": pd.concat(frequent, ignore_index=True),
-        THUMBNAIL_FLOOR: pd.concat(thumbnail, ignore_index=True),
+        THUMBNAIL_BASELINE: pd.concat(thumbnail, ignore_index=True),
     }
 
 

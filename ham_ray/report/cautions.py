@@ -21,7 +21,7 @@ def cautions(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> list[st
 
     Without any, the baseline is to call each image what most of them are.
     """
-    trivial = trivial or {"calling all images what most are": most(test)}
+    trivial = trivial or {"predicting the most frequent class for all images": most(test)}
     return [text for text in (absent(test), one_class(test), not_better(test, trivial)) if text]
 
 
@@ -46,7 +46,7 @@ def one_class(test: pd.DataFrame) -> str | None:
     if len(p) < FEW or calls[label] <= ONE_CLASS or own > ONE_CLASS:
         return None
     name = classes.titled(classes.codes[label])
-    return f"calls {100 * calls[label]:.0f} % of these images {name}; {100 * own:.0f} % are"
+    return f"predicts {100 * calls[label]:.0f} % of these images as {name}; {100 * own:.0f} % are"
 
 
 def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str | None:

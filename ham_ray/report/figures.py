@@ -131,12 +131,12 @@ def reliability(
             sure = np.bincount(index, confidence, bins)[shown] / counts[shown]
             right = np.bincount(index, p.argmax(axis=1) == truth, bins)[shown] / counts[shown]
             upper, lower = grid[0, column], grid[1, column]
-            upper.plot([0, 1], [0, 1], ":", color=GREY, label="taken at its word")
+            upper.plot([0, 1], [0, 1], ":", color=GREY, label="perfect calibration")
             upper.plot(sure, right, "o-", color=BLUE, markersize=4, label="this model")
-            upper.set(title=name, xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right" if not column else "")
+            upper.set(title=name, xlim=(0, 1), ylim=(0, 1.02), ylabel="accuracy" if not column else "")
             upper.legend(frameon=False, fontsize=8, loc="upper left")
             lower.bar((np.arange(bins) + 0.5) / bins, counts, 0.9 / bins, color=GREY)
-            lower.set(xlabel="probability of the called class", ylabel="images" if not column else "")
+            lower.set(xlabel="confidence: probability of the predicted class", ylabel="images" if not column else "")
         return to_bytes(figure, form)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ham_ray.evaluation import assessment
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import paired_differences
-from ham_ray.models.trivial_baselines import THUMBNAIL_FLOOR
+from ham_ray.models.trivial_baselines import THUMBNAIL_BASELINE
 from ham_ray.report.summary import Run
 
 COMPARED = ("balanced_accuracy", "macro_f1", "accuracy")  # the last is what McNemar's test is of
@@ -32,12 +32,12 @@ class Difference(NamedTuple):
 
 
 def differences(
-    runs: Mapping[str, Run], floors: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
+    runs: Mapping[str, Run], trivial: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
 ) -> list[Difference]:
-    """Of each of the pairs, and of each run to the thumbnail floor, on the images that both have predicted."""
-    tests = {name: assessment.reported(table) for name, table in floors.items()}
+    """Of each of the pairs, and of each run to the thumbnail trivial, on the images that both have predicted."""
+    tests = {name: assessment.reported(table) for name, table in trivial.items()}
     tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
-    asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_FLOOR) for name in runs)])
+    asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_BASELINE) for name in runs)])
     both = {pair: shared(tests[pair[0]], tests[pair[1]]) for pair in asked if set(pair) <= set(tests)}
     both = {pair: tables for pair, tables in both.items() if len(tables[0])}
     counted = [assessment.mcnemar(*tables) for tables in both.values()]

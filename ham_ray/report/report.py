@@ -49,7 +49,7 @@ class ReportData:
     title: str
     summary: Summary
     runs: Mapping[str, Run]
-    floors: Mapping[str, pd.DataFrame]
+    trivial: Mapping[str, pd.DataFrame]
     facts: Mapping[str, str]
     counts: pd.DataFrame
     classes: Classes
@@ -179,7 +179,7 @@ def confidence(errors: pd.DataFrame) -> str:
     if not sure:
         return (
             f"None has a probability of {100 * SURE:.0f} % or more, the highest is {number(errors['p'].iloc[0], 2)}: a "
-            "check of calls with low probability would see all of them."
+            "check of predictions with low confidence would see all of them."
         )
     return (
         f"{sure} {'has' if sure == 1 else 'have'} a probability of {100 * SURE:.0f} % or more: no check of calls with "

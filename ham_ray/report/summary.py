@@ -1,4 +1,4 @@
-"""The closing table: families, floors and published figures, each with what it was measured on.
+"""The closing table: families, trivial baselines and published figures, each with what it was measured on.
 
 One `Summary` is shown in the terminal, written as `summary.csv` and `summary.json`, and is part of the report.
 """
@@ -82,7 +82,7 @@ class Row:
     """
 
     name: str
-    kind: Literal["model", "floor", "reference"]
+    kind: Literal["model", "trivial", "reference"]
     split: str
     weights: str | None = None
     images: int = 0
@@ -103,7 +103,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of one run on one data set; `models` is the heading of those that are neither floor nor reference."""
+    """The rows of one run on one data set; `models` is the heading of those that are neither trivial nor reference."""
 
     data: str
     synthetic: bool
@@ -119,13 +119,13 @@ class Summary:
 
     @property
     def common_split(self) -> str | None:
-        """The test images of all models and floors; None where they differ."""
+        """The test images of all models and trivial baselines; None where they differ."""
         result = {row.split for row in self.rows if row.kind != "reference" and row.metrics}
         return result.pop() if len(result) == 1 else None
 
     @property
     def measured_on(self) -> str:
-        """The data, with the test images where they are the same for all models and floors."""
+        """The data, with the test images where they are the same for all models and trivial."""
         return f"{self.data}, {self.common_split}" if self.common_split else self.data
 
     @property
@@ -157,25 +157,25 @@ class Summary:
 
 def summarise(
     runs: Mapping[str, Run],
-    floors: Mapping[str, pd.DataFrame],
+    trivial: Mapping[str, pd.DataFrame],
     data: str,
     synthetic: bool = False,
     references: Dataset | None = None,
     models: str = "trained here",
     ungrouped: bool = False,
 ) -> Summary:
-    """Summarise models and floors on their reported images, beside what was published on the data set `references`.
+    """Summarise models and trivial baselines on their reported images, beside what was published on `references`.
 
     The latter is left out for synthetic data: nothing but results on the data set itself can stand beside it.
     """
-    rows = [model_row(name, run, floors) for name, run in runs.items()]
-    rows += [floor_row(name, frame) for name, frame in floors.items()]
+    rows = [model_row(name, run, trivial) for name, run in runs.items()]
+    rows += [trivial_row(name, frame) for name, frame in trivial.items()]
     rows += reference_rows(references) if references and not synthetic else []
     return Summary(data, synthetic, tuple(rows), models, ungrouped)
 
 
-def model_row(name: str, run: Run, floors: Mapping[str, pd.DataFrame]) -> Row:
-    """The row of one model, with what must be said of it beside these floors; without predictions warnings only."""
+def model_row(name: str, run: Run, trivial: Mapping[str, pd.DataFrame]) -> Row:
+    """The row of one model, with what must be said of it beside these baselines; without predictions warnings only."""
     info, warnings = run.info, list(run.info.get("warnings", ()))
     epochs, best_epoch = _epochs(run.history)
     about: dict[str, Any] = {
@@ -187,15 +187,15 @@ def model_row(name: str, run: Run, floors: Mapping[str, pd.DataFrame]) -> Row:
     if run.predictions is None:
         return Row(name, "model", "no model", warnings=tuple(warnings or ["no model was trained"]), **about)
     result = run.assessment
-    warnings += cautions.cautions(result.images, {floor: reported(table) for floor, table in floors.items()})
+    warnings += cautions.cautions(result.images, {trivial: reported(table) for trivial, table in trivial.items()})
     about |= {"images": len(result.images), "metrics": result.intervals, "warnings": tuple(warnings)}
     return Row(name, "model", split_text(result.images), of=kind_text(result.images), **about)
 
 
-def floor_row(name: str, frame: pd.DataFrame) -> Row:
-    """The row of one floor's PREDICTIONS."""
+def trivial_row(name: str, frame: pd.DataFrame) -> Row:
+    """Make the row of a trivial baseline's PREDICTIONS."""
     test = reported(frame)
-    return Row(name, "floor", split_text(test), images=len(test), metrics=intervals.intervals(test))
+    return Row(name, "trivial", split_text(test), images=len(test), metrics=intervals.intervals(test))
 
 
 def reference_rows(dataset: Dataset) -> list[Row]:
@@ -326,7 +326,7 @@ def _warnings(summary: Summary) -> list[str]:
 
 
 def _name_cell(row: Row, marks: list[str], known_split: str | None) -> str:
-    name = f"[bold]{escape(row.name)}[/]{' (floor)' * (row.kind == 'floor')} [bold yellow]{' '.join(marks)}[/]"
+    name = f"[bold]{escape(row.name)}[/]{' (trivial)' * (row.kind == 'trivial')} [bold yellow]{' '.join(marks)}[/]"
     details = [row.details, row.split if row.split != known_split else ""]
     return "\n".join([name, *(f"[dim]{escape(text)}[/]" for text in details if text)])
 

@@ -26,7 +26,7 @@ from ham_ray.training.trainable import check_batch
 from ham_ray.waiting import watched
 
 IN_MEMORY = "in memory"
-STALLED = 60.0  # seconds without a free CPU after which a worker waits no longer for decoded images
+STALLED = 30.0  # seconds without a free CPU after which a worker waits no longer for decoded images
 _LOOK = 2.0  # seconds between two looks
 Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
@@ -41,12 +41,16 @@ class Splits:
     activations: dict[str, str] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
-    """IMAGES and the rows of each split: from which a worker can decode its part without Ray Data."""
+    """IMAGES and the rows of each split: from which a worker can decode its part without Ray Data.
+
+    `alone` is set where it had to: what Ray Data decoded before may be gone as well, and is not waited for again.
+    """
 
     images: Images
     rows: dict[str, pd.DataFrame]
+    alone: bool = False
 
 
 class Inputs(Protocol):
@@ -182,6 +186,16 @@ def collect(name: str, sampler: Sampler, source: Source) -> Part:
     Ray Data has decoded it, but a node may be gone with its blocks, and no CPU be free to decode them again, for the
     workers hold them all. That wait would have no end: then this process decodes its part itself.
     """
+    part = None if source.alone else _decoded_before(name, sampler)
+    if part is not None:
+        return part
+    source.alone = True
+    rows = _part_rows(name, source.rows[name], sampler).sort_values("image_id")
+    return Part(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
+
+
+def _decoded_before(name: str, sampler: Sampler) -> Part | None:
+    """The part as Ray Data has decoded it; None where no CPU has been free for a while to decode what is gone."""
     shard = ray.train.get_dataset_shard(_part(name, sampler.rank))
     results: queue.Queue[Part | Exception] = queue.Queue()
 
@@ -202,8 +216,7 @@ def collect(name: str, sampler: Sampler, source: Source) -> Part:
         if isinstance(result, Exception):
             raise result
         return result
-    rows = _part_rows(name, source.rows[name], sampler).sort_values("image_id")
-    return Part(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
+    return None
 
 
 def decoded(images: Images, rows: pd.DataFrame) -> Part:

@@ -146,10 +146,10 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
     replica = _join()
-    recipe, weights = Recipe(**config["recipe"]), ray.get(config["weights"])
+    recipe, weights, source = Recipe(**config["recipe"]), ray.get(config["weights"]), ray.get(config["source"])
     with replica.strategy.scope():
         network = build(recipe, config["size"], weights, len(config["classes"]))
-    task = _task(recipe, config, replica)
+    task = _task(recipe, config, replica, source)
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
     first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
     spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
@@ -161,9 +161,13 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
-    source = ray.get(config["source"])
     sampler = input_pipeline.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
-    held_out = {name: input_pipeline.collect(name, sampler, source) for name in config["labels"] if name != "training"}
+    decoded = {"validation": task.validation} if task.validation and not task.cached else {}
+    held_out = {
+        name: decoded.get(name) or input_pipeline.collect(name, sampler, source)
+        for name in config["labels"]
+        if name != "training"
+    }
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
@@ -178,11 +182,10 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task(recipe: Recipe, config: dict[str, Any], replica: Replica) -> loop.Task:
+def _task(recipe: Recipe, config: dict[str, Any], replica: Replica, source: input_pipeline.Source) -> loop.Task:
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
     def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part | None]:
-        source = ray.get(config["source"])
         batches = input_pipeline.batches(sampler, config["resident"], source)
         return batches, input_pipeline.collect("validation", sampler, source) if "validation" in labels else None
 

@@ -124,7 +124,7 @@ class Options:
         checks.out_folder("--out", self.out)
         starts.sources(self.weights, self.recipes("float32"))
         if self.name is None:
-            checks.name("--space (which a search without --name is called by)", Path(self.space_file).stem)
+            checks.name("--space (which a search without --name is named after)", Path(self.space_file).stem)
         if table := checks.data(self.data):
             self.check_images(table)
         if self.finals_data is not None:

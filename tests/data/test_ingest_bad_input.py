@@ -343,7 +343,8 @@ def test_the_job_ends_with_a_summary_or_one_line_and_2(builder, tmp_path):
     refused = run_job(archive, "--out", tmp_path / "out")
     assert refused.returncode == 2
     assert (
-        refused.stderr.startswith("error: 1 of 42 images fell out (1 not an image)") and refused.stderr.count("\n") == 1
+        refused.stderr.startswith("error: 1 of 42 images quarantined (1 not an image)")
+        and refused.stderr.count("\n") == 1
     )
     accepted = run_job(archive, "--out", tmp_path / "out", "--max-quarantined", 0.1, "--size", 32)
     assert accepted.returncode == 0, accepted.stderr
@@ -394,7 +395,7 @@ def test_a_class_in_few_folds_and_a_small_archive_are_said(builder, tmp_path):
         row["dx"] = "nv" if row["dx"] == "df" else row["dx"]
     builder.rows[0]["dx"] = "df"
     report = ingest(builder.to_folder(), tmp_path / "out", size=32, max_quarantined=0.5)
-    assert "no image is vasc: a model trained on this table will not call them" in report.notes
+    assert "no image is vasc: a model trained on this table will not predict them" in report.notes
     assert any(
         "classes that not all folds have: " in note and "(1 images of 1 lesions)" in note for note in report.notes
     )

@@ -36,7 +36,7 @@ def test_the_splits_are_the_folds_of_the_recipe(images: Images):
     }
 
 
-NO_SOURCE: Any = None  # nothing is decoded a second time
+NO_SOURCE: Any = SimpleNamespace(alone=False)  # nothing is decoded a second time
 CACHED = baseline("resnet50_frozen").changed(batch_size=64, augmentation="light", seed=5)
 LABELS = np.arange(300, dtype=np.int32)  # a label a row, so that a batch says which rows it has
 
@@ -132,13 +132,16 @@ def test_a_part_whose_blocks_are_gone_is_decoded_by_the_worker_itself(
     recipe = baseline("simple_cnn").changed(batch_size=8)
     rows = input_pipeline.split_rows(images, recipe)
     sampler = input_pipeline.make_sampler(recipe, len(rows["training"]), rank, workers=2)
-    part = input_pipeline.collect(name, sampler, input_pipeline.Source(images, rows))
+    source = input_pipeline.Source(images, rows)
+    part = input_pipeline.collect(name, sampler, source)
     own = rows[name].iloc[sampler.bounds if name == "training" else slice(0, len(rows[name]) // 2)]
     assert next(free, None) is None
     np.testing.assert_array_equal(part.labels, own["label"])
     assert len(part.inputs) == len(own)
     for row in (0, len(own) - 1):
         np.testing.assert_array_equal(part.inputs[row], read_pixels(images, own.iloc[[row]])[0])
+    monkeypatch.setattr(input_pipeline.ray.train, "get_dataset_shard", None)  # what is gone is not asked for again
+    np.testing.assert_array_equal(input_pipeline.collect(name, sampler, source).labels, own["label"])
 
 
 def test_what_goes_wrong_while_decoding_is_raised(monkeypatch: pytest.MonkeyPatch):

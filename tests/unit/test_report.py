@@ -68,13 +68,13 @@ def runs():
 
 
 @pytest.fixture(scope="module")
-def floors():
+def trivial():
     return {"always_nv": predicted(0), "thumbnail_logistic": predicted(3)}
 
 
 @pytest.fixture(scope="module")
-def table(runs, floors):
-    return summary.summarise(runs, floors, "HAM10000", references=DATASET)
+def table(runs, trivial):
+    return summary.summarise(runs, trivial, "HAM10000", references=DATASET)
 
 
 def text_of(found):
@@ -84,7 +84,7 @@ def text_of(found):
 
 
 def test_rows_and_their_order(table):
-    assert [row.kind for row in table.rows] == ["model"] * 3 + ["floor"] * 2 + ["reference"] * 3
+    assert [row.kind for row in table.rows] == ["model"] * 3 + ["trivial"] * 2 + ["reference"] * 3
     cnn = table.rows[0]
     assert cnn.split == "fold 0, 350 images, lesion-grouped"
     assert (cnn.epochs, cnn.best_epoch, cnn.minutes) == (4, 3, 2.5)
@@ -109,7 +109,7 @@ def test_a_model_that_a_trivial_baseline_equals_is_marked_wherever_it_is_shown(t
 
 
 def test_a_floor_is_not_marked(table):
-    assert all(row.warnings == () for row in table.rows if row.kind == "floor")
+    assert all(row.warnings == () for row in table.rows if row.kind == "trivial")
 
 
 def test_a_family_without_a_model_keeps_its_row(table):
@@ -117,9 +117,9 @@ def test_a_family_without_a_model_keeps_its_row(table):
     assert summary.model_row("x", Run(None, None, {}), {}).warnings == ("no model was trained",)
 
 
-def test_synthetic_data_is_labelled_and_has_no_references(runs, floors, table):
-    found = summary.summarise(runs, floors, "sample", synthetic=True)
-    assert {row.kind for row in found.rows} == {"model", "floor"}
+def test_synthetic_data_is_labelled_and_has_no_references(runs, trivial, table):
+    found = summary.summarise(runs, trivial, "sample", synthetic=True)
+    assert {row.kind for row in found.rows} == {"model", "trivial"}
     assert "SYNTHETIC DATA" in text_of(found)
     assert "SYNTHETIC" not in text_of(table)
 
@@ -146,13 +146,13 @@ def test_terminal_table_holds_all_in_100_columns(table):
     ):
         assert expected in text
     assert "! 1 pooled features hardly differ [relative spread 0.037]" in text
-    assert "resnet50_frozen (floor)" not in text
+    assert "resnet50_frozen (trivial)" not in text
     assert "resnet50_frozen ! 1 ! 2" in text
     assert "…" not in text
 
 
-def test_rows_on_other_splits_say_so(table, floors):
-    other = summary.floor_row("always_nv", floors["always_nv"].assign(fold=3))
+def test_rows_on_other_splits_say_so(table, trivial):
+    other = summary.trivial_row("always_nv", trivial["always_nv"].assign(fold=3))
     mixed = summary.Summary("HAM10000", False, (table.rows[0], other))
     assert mixed.common_split is None
     assert "fold 3, 350 images" in text_of(mixed)
@@ -220,13 +220,13 @@ def test_learning_curves_mark_phase_and_best(monkeypatch):
     assert notes == []
 
 
-def render(table, runs, floors):
+def render(table, runs, trivial):
     return report.render(
         report.ReportData(
             title="Baseline <run>",
             summary=table,
             runs=runs,
-            floors=floors,
+            trivial=trivial,
             facts={"command": "python jobs/baseline.py --data x", "commit": "abc1234", "date": "2026-11-24"},
             counts=report.class_counts(SPLITS, CLASSES),
             classes=CLASSES,
@@ -234,14 +234,14 @@ def render(table, runs, floors):
             licence="CC BY-NC 4.0",
             attribution="ViDIR Group",
             selection="the epoch, by macro-F1",
-            differences=paired.differences(runs, floors),
+            differences=paired.differences(runs, trivial),
         )
     )
 
 
 @pytest.fixture(scope="module")
-def html(table, runs, floors):
-    return render(table, runs, floors)
+def html(table, runs, trivial):
+    return render(table, runs, trivial)
 
 
 def test_page_holds_every_table_and_figure(html, table):
@@ -277,7 +277,7 @@ def test_page_fetches_nothing(html):
     assert not re.search(r"<(script|link|iframe|object)|@import|url\(", html)
 
 
-def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
+def test_page_shows_the_figures_of_the_table(html, table, runs, trivial):
     accuracy = table.rows[0].metrics["accuracy"]
     cell = (
         f"{summary.number(accuracy.value)}<small>{summary.number(accuracy.low)}–{summary.number(accuracy.high)}</small>"
@@ -285,15 +285,15 @@ def test_page_shows_the_figures_of_the_table(html, table, runs, floors):
     assert cell in html
     nll = metrics.nll(*arrays(of_split(runs["simple_cnn"].predictions, "test")))
     assert f"{nll:.3f}</td></tr>" in html
-    tests = [of_split(frame, "test") for frame in (runs["resnet50_frozen"].predictions, floors["thumbnail_logistic"])]
+    tests = [of_split(frame, "test") for frame in (runs["resnet50_frozen"].predictions, trivial["thumbnail_logistic"])]
     worse = paired_difference(*tests, "macro_f1")
     assert f"−{-worse.value:.3f}".replace("0.", ".") in html
 
 
-def test_page_of_synthetic_data(table, runs, floors):
+def test_page_of_synthetic_data(table, runs, trivial):
     own = tuple(row for row in table.rows if row.kind != "reference")
     bare = {name: dataclasses.replace(run, history=None) for name, run in runs.items()}
-    html = render(summary.Summary("sample", True, own), bare, floors)
+    html = render(summary.Summary("sample", True, own), bare, trivial)
     assert '<p class="label">SYNTHETIC DATA' in html
     assert "original" not in html.lower()
 
@@ -302,15 +302,15 @@ def test_page_without_floors(table, runs):
     assert "compared with" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
 
 
-def test_a_floor_on_other_images_is_not_paired(table, runs, floors):
-    """Families may differ in their test fold; the floors have the first one's."""
-    other = floors["thumbnail_logistic"].assign(image_id=lambda frame: "x" + frame["image_id"])
+def test_a_trivial_baseline_on_other_images_is_not_paired(table, runs, trivial):
+    """Families may differ in their test fold; trivial baselines have the first one's."""
+    other = trivial["thumbnail_logistic"].assign(image_id=lambda frame: "x" + frame["image_id"])
     only = summary.Summary("HAM10000", False, table.rows[:1])
-    assert "compared with" in render(only, runs, floors)
+    assert "compared with" in render(only, runs, trivial)
     assert "compared with" not in render(only, runs, {"thumbnail_logistic": other})
 
 
-def test_page_is_written_whole(table, runs, floors, tmp_path, monkeypatch):
+def test_page_is_written_whole(table, runs, trivial, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "render", lambda data: "<p>×</p>")
     report.write(None, str(tmp_path / "report.html"))
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "<p>×</p>"
@@ -328,7 +328,7 @@ def test_class_counts():
     ("probabilities", "said", "unsaid"),
     [
         ([0.4, 0.3, 0.2], "None has a probability of 90 % or more, the highest is .40", "no check of calls"),
-        ([0.95, 0.3], "1 has a probability of 90 % or more: no check of calls with low probability", "None has"),
+        ([0.95, 0.3], "1 has a probability of 90 % or more: no check of predictions with low confidence", "None has"),
         ([0.99, 0.95], "2 have a probability of 90 % or more", "None has"),
     ],
 )
@@ -337,7 +337,7 @@ def test_what_is_said_of_errors_looks_at_their_probabilities(probabilities: list
     assert said in text and unsaid not in text
 
 
-def test_the_unweighted_training_loss_is_drawn_and_old_runs_say_what_they_have(monkeypatch, runs, floors, table):
+def test_the_unweighted_training_loss_is_drawn_and_old_runs_say_what_they_have(monkeypatch, runs, trivial, table):
     drawn = []
     monkeypatch.setattr(figures, "_lines", lambda axes, history, names, title: drawn.append([*names]))
     old, new = history(), history().assign(train_loss_unweighted=1.0)
@@ -367,7 +367,7 @@ def test_text_from_data_cannot_change_the_model_card(runs):
             title=HOSTILE,
             summary=found,
             runs=hostile,
-            floors={},
+            trivial={},
             facts={"command": "python `x` y", "note": HOSTILE},
             counts=report.class_counts(SPLITS, CLASSES),
             classes=CLASSES,

@@ -140,10 +140,10 @@ def test_an_axis_is_logarithmic_where_the_space_is(monkeypatch: pytest.MonkeyPat
 def test_finals_keep_the_headings_and_the_splits_of_their_rows():
     model = Row("trial 4", "model", "fold 0, 9 images", images=90, metrics={"macro_f1": Interval(0.6, 0.5, 0.7)})
     weak = Row("trial 9", "model", "fold 0, 9 images", images=90, warnings=("not better, beyond chance, than x",))
-    floor = Row("always_nv", "floor", "fold 0, 9 images", metrics={"macro_f1": Interval(0.115)})
-    rows = (model, weak, floor, *reference_rows(DATASET))
+    trivial = Row("always_nv", "trivial", "fold 0, 9 images", metrics={"macro_f1": Interval(0.115)})
+    rows = (model, weak, trivial, *reference_rows(DATASET))
     page = render(data(table(), finals=Summary("d", False, rows)))
-    headings = ["trained here", "floors: what any model has to beat", "original study, as published"]
+    headings = ["trained here", "trivial baselines: what any model has to beat", "original study, as published"]
     places = [page.index(f">{heading}</th>") for heading in headings]
     assert places == sorted(places) and page.index(">original: simple CNN<") > places[2]
     assert page.count("its own, not stated: not comparable") == 3

@@ -133,7 +133,7 @@ def test_thin_folds_are_said():
     rows.loc[0, ["fold", "dx"]] = [2, "df"]
     rows = rows[rows.index < 54]
     assert thin_folds(rows, CLASSES) == [
-        "no image is vasc: a model trained on this table will not call them",
+        "no image is vasc: a model trained on this table will not predict them",
         "classes that not all folds have: df in 2 (1 images of 1 lesions). A model of the other folds alone cannot "
         "call them, and figures of those folds say nothing of them",
         "54 images are too few for figures that one could believe: fold 4 has 6",

@@ -1,4 +1,4 @@
-"""The floors on a small IMAGES table whose classes differ in colour, and the original study's figures as given."""
+"""Trivial baselines on a small IMAGES table whose classes differ in colour, and the original study's figures."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def splits(images):
 
 
 def test_both_floors_predict_validation_and_test(images, splits):
-    found = trivial_baselines.floors(images, splits)
+    found = trivial_baselines.trivial_baselines(images, splits)
     assert list(found) == ["always_nv", "thumbnail_logistic"]
     for frame in found.values():
         validate(frame, [*splits["validation"]["image_id"], *splits["test"]["image_id"]])
@@ -74,14 +74,14 @@ def test_both_floors_predict_validation_and_test(images, splits):
 
 
 def test_always_the_most_frequent_class_has_the_shares_of_training(images, splits):
-    frame = trivial_baselines.floors(images, splits)["always_nv"]
+    frame = trivial_baselines.trivial_baselines(images, splits)["always_nv"]
     assert set(metrics.predicted(arrays(frame)[1])) == {LABELS["nv"]}
     share = (splits["training"]["dx"] == "mel").mean()
     assert frame["p_mel"].to_numpy() == pytest.approx(share)
 
 
 def test_thumbnails_tell_colours_apart(images, splits):
-    frame = of_split(trivial_baselines.floors(images, splits)["thumbnail_logistic"], "test")
+    frame = of_split(trivial_baselines.trivial_baselines(images, splits)["thumbnail_logistic"], "test")
     assert metrics.balanced_accuracy(*arrays(frame)) > 0.9
     assert frame["p_df"].eq(0).all()  # never seen in training
 
@@ -89,7 +89,9 @@ def test_thumbnails_tell_colours_apart(images, splits):
 def test_test_labels_are_not_used(images, splits):
     """Other labels on the evaluated rows change `y_true` and no probability."""
     other = {**splits, "test": splits["test"].assign(label=LABELS["bcc"])}
-    before, after = (trivial_baselines.floors(images, given)["thumbnail_logistic"] for given in (splits, other))
+    before, after = (
+        trivial_baselines.trivial_baselines(images, given)["thumbnail_logistic"] for given in (splits, other)
+    )
     np.testing.assert_array_equal(arrays(before)[1], arrays(after)[1])
 
 
@@ -122,11 +124,11 @@ def test_missing_images_are_named(images):
 def test_one_class_in_training_is_refused(images, splits):
     only = splits["training"][splits["training"]["dx"] == "nv"]
     with pytest.raises(UserError, match="all nv"):
-        trivial_baselines.floors(images, {**splits, "training": only})
+        trivial_baselines.trivial_baselines(images, {**splits, "training": only})
 
 
 def test_an_empty_validation_split_is_left_out(images, splits):
-    found = trivial_baselines.floors(images, {**splits, "validation": splits["validation"].iloc[:0]})
+    found = trivial_baselines.trivial_baselines(images, {**splits, "validation": splits["validation"].iloc[:0]})
     assert {split for frame in found.values() for split in frame["split"]} == {"test"}
 
 

@@ -262,7 +262,7 @@ def _page(
         title="Evaluation" if len(trained) == 1 else f"Comparison of {len(trained)} models",
         summary=result,
         runs=trained,
-        floors={},
+        trivial={},
         facts={
             "command": around["command"],
             "commit": around["commit"],

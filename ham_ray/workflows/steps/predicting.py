@@ -225,7 +225,7 @@ def _write(
 def show(manifest: dict[str, Any], out: str) -> None:
     """The closing lines."""
     called = ", ".join(f"{count:,} {dx}" for dx, count in Counter(manifest["called"]).most_common())
-    print(f"{manifest['predicted']:,} images predicted, by most probable class: {called}")
+    print(f"{manifest['predicted']:,} images predicted; by predicted class: {called}")
     if manifest["quarantined"]:
         print(f"not predicted: {_counted(manifest['quarantined'])}; see {storage.sibling(out, QUARANTINE)}")
     if (lost := sum(manifest["quarantined"].values())) > manifest["predicted"]:

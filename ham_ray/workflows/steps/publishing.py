@@ -1,4 +1,4 @@
-"""Finished runs beside the floors: a table, a page, a model card."""
+"""Finished runs beside the trivial: a table, a page, a model card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ham_ray.data.images import thumbnails
 from ham_ray.evaluation import predictions
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import HOW
-from ham_ray.models.trivial_baselines import floors
+from ham_ray.models.trivial_baselines import trivial_baselines
 from ham_ray.progress import step
 from ham_ray.recipe import Recipe
 from ham_ray.report import model_card, paired, report, summary
@@ -33,7 +33,7 @@ def publish(
     models: dict[str, str],
     pairs: tuple[tuple[str, str], ...] = (),
 ) -> Summary:
-    """Put runs beside the floors: summary.csv, summary.json, metrics.json, report.html and model_card.md.
+    """Put runs beside the trivial: summary.csv, summary.json, metrics.json, report.html and model_card.md.
 
     `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
     saved models, of those runs that have one; `pairs` names runs whose difference is told.
@@ -41,21 +41,21 @@ def publish(
     splits = [input_pipeline.split_rows(context.images, recipe) for recipe in recipes]
     print()
     with step("trivial baselines", "always the most frequent class; logistic regression on 12×9 thumbnails"):
-        floor = _pooled([floors(context.images, rows) for rows in splits])
+        trivial = _pooled([trivial_baselines(context.images, rows) for rows in splits])
     with step("figures, intervals, comparisons"):
         images = context.images
         references = datasets.of_images(images.rows["image_id"])
         result = summary.summarise(
-            trained, floor, context.data, images.card["synthetic"], references, ungrouped=images.ungrouped
+            trained, trivial, context.data, images.card["synthetic"], references, ungrouped=images.ungrouped
         )
         summary.write(result, context.out)
         evaluated = {name: run.assessment.facts() for name, run in trained.items() if run.predictions is not None}
         storage.write_bytes(storage.join(context.out, METRICS), runs.to_json(evaluated))
-        differences = paired.differences(trained, floor, pairs)
+        differences = paired.differences(trained, trivial, pairs)
     looked = _looked(models, trained, context)
     counted = splits[0] if len(splits) == 1 else {"each a test image once": pd.concat(rows["test"] for rows in splits)}
     with step("report"):
-        page = _report(result, trained, floor, counted, context, recipes, title, differences, looked)
+        page = _report(result, trained, trivial, counted, context, recipes, title, differences, looked)
         report.write(page, storage.join(context.out, REPORT))
         storage.write_bytes(storage.join(context.out, MODEL_CARD), model_card.render(page).encode())
     for matches in differences:
@@ -85,7 +85,7 @@ def _source(card: dict[str, Any]) -> str:
 
 
 def _pooled(result: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """The floors of several splits as one: their test rows. Of a single split all rows, as they are."""
+    """Join the trivial baselines of several splits as one: their test rows. Of a single split all rows, as they are."""
     if len(result) == 1:
         return result[0]
     return {name: pd.concat([predictions.of_split(one[name], "test") for one in result]) for name in result[0]}
@@ -98,7 +98,7 @@ def _told(interval: Interval) -> str:
 def _report(
     result: Summary,
     trained: dict[str, Run],
-    floor: dict[str, pd.DataFrame],
+    trivial: dict[str, pd.DataFrame],
     rows: dict[str, pd.DataFrame],
     context: TrainingContext,
     recipes: list[Recipe],
@@ -112,7 +112,7 @@ def _report(
         title=f"{title} on {len(context.images.rows):,} images of {_source(data_card)}",
         summary=result,
         runs=trained,
-        floors=floor,
+        trivial=trivial,
         facts={
             "command": around["command"],
             "commit": around["commit"],
