@@ -68,7 +68,7 @@ def arranged(monkeypatch: pytest.MonkeyPatch, tmp_path):
         rows = pd.DataFrame(
             {"image_id": [f"{split}-{place}" for split in ("test", "validation") for place in range(70)]}
         )
-        context = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows), out=str(tmp_path))
+        context = SimpleNamespace(images=SimpleNamespace(fold=lambda *folds: rows, classes=CLASSES), out=str(tmp_path))
         best = [trial(4, 5), trial(9, 1)]
         finals(best, BASE, Plan(seeds, **plan), context, beside or {})  # type: ignore[arg-type]
         return shown

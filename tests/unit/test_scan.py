@@ -93,7 +93,7 @@ def test_a_sound_file_is_taken_packed_or_not(members, tmp_path):
 def test_what_families_are_made_of_is_allowed(family):
     model = build(baseline(family), 32, RANDOM, 7).classifier()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
-    assert scan._image_size(config) == 32
+    assert scan._image_size_and_classes(config) == (32, 7)
 
 
 def test_gigabytes_in_a_small_file_are_not_unpacked(members, tmp_path):

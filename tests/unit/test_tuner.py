@@ -186,7 +186,7 @@ def test_an_error_of_the_study_ends_the_search_as_it_is(failing, tmp_path: Path,
 
 
 def test_restarts_that_an_earlier_run_of_tune_used_up_are_not_allowed_again(tune: Tune):
-    told = tune.stopper.told
+    told = tune.stopper.reporter
     told.max_failures = 3
     tune.start("a")
     told.failed(0, RuntimeError("lost"))

@@ -29,6 +29,7 @@ _COLUMNS = {
     "lesion_id": ("lesion_id", "group", "group_id", "patient_id"),
     "fold": ("fold",),
 }
+_MOST_TABLES = 20  # that are looked into: a folder may hold a text beside each picture
 _TABLE = re.compile(r".*\.(csv|tsv|tab|txt)", re.IGNORECASE)
 
 
@@ -45,14 +46,14 @@ def index(members: list[Member]) -> dict[str, list[Member]]:
 def _table(members: list[Member]) -> tuple[Member, pd.DataFrame] | None:
     """The least deep table with images and labels, its columns renamed; None where there is none."""
     tables = [member for member in members if _TABLE.fullmatch(member.file_name)]
-    for member in sorted(tables, key=lambda member: (member.label.count("/"), member.label)):
+    for member in sorted(tables, key=lambda member: (member.label.count("/"), member.label))[:_MOST_TABLES]:
         try:
             table = read_table(member)
         except UserError:
             continue  # no table: another may be
         own = {name: next((name for name in known if name in table), None) for name, known in _COLUMNS.items()}
         if own["image_id"] and own["dx"]:
-            return member, table.rename(columns={values: name for name, values in own.items() if values})
+            return member, table.rename(columns={column: name for name, column in own.items() if column})
     return None
 
 
