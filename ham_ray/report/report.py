@@ -182,8 +182,8 @@ def confidence(errors: pd.DataFrame) -> str:
             "check of predictions with low confidence would see all of them."
         )
     return (
-        f"{sure} {'has' if sure == 1 else 'have'} a probability of {100 * SURE:.0f} % or more: no check of calls with "
-        "low probability would see such errors."
+        f"{sure} {'has' if sure == 1 else 'have'} a probability of {100 * SURE:.0f} % or more: no check of "
+        "predictions with low confidence would see such errors."
     )
 
 

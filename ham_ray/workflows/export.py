@@ -3,8 +3,8 @@
 Example:
     python jobs/export.py --model runs/NAME/FAMILY --to onnx --images pictures/
 
-It takes uint8 RGB images of the model's size and gives seven probabilities, in the order akiec, bcc, bkl, df, mel, nv,
-vasc; preprocessing is inside. Calibration is not: see calibration.json beside the model.
+It takes uint8 RGB images of the model's size and gives a probability of each class, in the order that is printed;
+preprocessing is inside. Calibration is not: see calibration.json beside the model.
 """
 
 from __future__ import annotations

@@ -6,11 +6,13 @@ import io
 
 import numpy as np
 import pytest
+from ham10000 import CLASSES
 from PIL import Image
 
 from ham_ray.data import gallery, pictures
 from ham_ray.data.gallery import open_gallery
 from ham_ray.data.ingest import ingest
+from ham_ray.data.truth import labels
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.data
@@ -26,7 +28,7 @@ def test_a_folder_of_pictures_has_ids_and_no_labels(builder, draw):
     place = builder.to_folder({"b.jpg": draw(1), "deep/a.png.jpg": draw(2), "notes.txt": b"x", "._b.jpg": b"mac"})
     found = open_gallery(str(place), 32, "crop")
     assert found.rows["image_id"].tolist() == ["a.png", "b"]
-    assert found.rows["label"].isna().all() and (found.rows["fold"] == -1).all()
+    assert found.rows["dx"].isna().all() and (found.rows["fold"] == -1).all()
     assert found.rows["group_id"].tolist() == ["a.png", "b"]
     loaded = found.load(slice(0, 9))
     assert loaded.image_ids == ["a.png", "b"] and loaded.pixels.shape == (2, 32, 32, 3) and not loaded.findings
@@ -45,7 +47,7 @@ def test_an_archive_gives_labels_lesions_and_facts(builder, write):
     builder.rows[4]["age"], builder.rows[4]["sex"] = "", "unknown"
     rows = open_gallery(str(getattr(builder, write)()), 32, "crop").rows.set_index("image_id")
     assert len(rows) == 42
-    assert rows["label"].isna().sum() == 1 and rows["label"].iloc[0] == 0
+    assert labels(rows["dx"], CLASSES).isna().sum() == 1 and rows["dx"].iloc[0] == "akiec"
     assert rows.loc["ISIC_0000004", "sex"] is None and np.isnan(rows.loc["ISIC_0000004", "age"])
     assert rows.loc["ISIC_0000001", "group_id"] == rows.loc["ISIC_0000002", "group_id"] == "HAM_0000001"
 
@@ -53,7 +55,7 @@ def test_an_archive_gives_labels_lesions_and_facts(builder, write):
 def test_rows_that_contradict_say_nothing(builder):
     builder.rows.append(builder.rows[0] | {"dx": "nv"})
     rows = open_gallery(str(builder.to_folder()), 32, "crop").rows.set_index("image_id")
-    assert len(rows) == 42 and rows["label"].isna().tolist() == [True] + [False] * 41
+    assert len(rows) == 42 and rows["dx"].isna().tolist() == [True] + [False] * 41
 
 
 def test_bad_pictures_are_findings_and_the_rest_is_read(builder, draw):

@@ -223,7 +223,9 @@ def test_missing_values_are_null_and_counted(builder, tmp_path):
 @pytest.mark.parametrize("missing", ["image_id", "lesion_id", "dx"])
 def test_a_missing_required_column_is_named(builder, tmp_path, missing):
     columns = [name for name in ("lesion_id", "image_id", "dx", "age") if name != missing]
-    with pytest.raises(UserError, match=f"HAM10000_metadata.csv has no column {missing}; found {', '.join(columns)}"):
+    with pytest.raises(
+        UserError, match=f"HAM10000_metadata.csv has no column {missing}; its columns: {', '.join(columns)}"
+    ):
         ingest(builder.to_folder(builder.kaggle(columns)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -239,7 +241,7 @@ def test_too_much_fallen_out_is_refused_and_can_be_looked_at(builder, tmp_path):
         builder.files[builder.name(number)] = b"broken"
     archive, out = builder.to_zip(), tmp_path / "out"
     with pytest.raises(
-        UserError, match=r"2 of 42 images fell out \(2 not an image\), more than --max-quarantined 0\.01"
+        UserError, match=r"2 of 42 images quarantined \(2 not an image\), more than --max-quarantined 0\.01"
     ):
         ingest(archive, out, size=32)
     assert not out.exists()

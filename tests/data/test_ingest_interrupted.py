@@ -144,7 +144,7 @@ def test_a_file_that_could_not_be_opened_is_tried_again_by_the_same_command(buil
         os.utime(picture, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
         return iter(found)
 
-    with pytest.raises(UserError, match=r"1 of 42 images fell out \(1 cannot be opened\), more than"):
+    with pytest.raises(UserError, match=r"1 of 42 images quarantined \(1 cannot be opened\), more than"):
         ingest(archive, out, size=32, executor=away)
     assert "No such file or directory" in (tmp_path / "images.quarantine.csv").read_text()
     assert ingest(archive, out, size=32).card["images"] == 42

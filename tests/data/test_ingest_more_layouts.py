@@ -204,7 +204,7 @@ def test_hugging_faces_parquet(builder, tmp_path, expected, classes):
     report = ingest(archive, tmp_path / "out", size=32)
     assert report.card["source"]["layout"] == "huggingface" and report.quarantined == {}
     assert contents(report.uri) == expected
-    assert "the splits of the files (test, train) are not used: folds are dealt by lesion" in report.notes
+    assert "the splits of the files (test, train) are not used: folds are assigned by lesion" in report.notes
     assert any("'melanocytic_Nevi' as nv" in note for note in report.notes)
     assert not (tmp_path / "out.partial").exists()
 
@@ -269,7 +269,7 @@ def test_a_table_of_this_project_is_no_archive(builder, tmp_path):
 def test_prediction_takes_the_export_with_its_labels_and_names_the_remedy_for_parquet(builder, delimited, tmp_path):
     export = builder.to_folder(isic_files(builder, delimited, isic_rows(builder.rows)), "export")
     rows = open_gallery(str(export), 32, "crop").rows.set_index("image_id")
-    assert len(rows) == 42 and rows.loc["ISIC_0000001", ["label", "lesion_id"]].tolist() == [1, "HAM_0000001"]
+    assert len(rows) == 42 and rows.loc["ISIC_0000001", ["dx", "lesion_id"]].tolist() == ["bcc", "HAM_0000001"]
     hub = packed(builder, tmp_path / "hub", FILES)
     with pytest.raises(UserError, match="pictures packed in Parquet; make a table of them first: jobs/ingest.py"):
         open_gallery(str(hub), 32, "crop")

@@ -23,7 +23,7 @@ def table(truth: list[str], called: list[str]) -> pd.DataFrame:
 def test_more_than_85_percent_of_one_class_is_marked_unless_so_many_are_of_it():
     truth = ["nv"] * 60 + ["mel"] * 40
     assert cautions.one_class(table(truth, ["bcc"] * 86 + ["mel"] * 14)) == (
-        "calls 86 % of these images bcc (basal cell carcinoma); 0 % are"
+        "predicts 86 % of these images as bcc (basal cell carcinoma); 0 % are"
     )
     assert cautions.one_class(table(truth, ["bcc"] * 85 + ["mel"] * 15)) is None
     assert cautions.one_class(table(["nv"] * 95 + ["mel"] * 5, ["nv"] * 100)) is None

@@ -96,7 +96,7 @@ def test_own_and_given_warnings_are_both_there(table):
     frozen = table.rows[1]
     assert frozen.warnings[:2] == (
         "pooled features hardly differ [relative spread 0.037]",
-        "calls 100 % of these images nv (melanocytic nevus); 14 % are",
+        "predicts 100 % of these images as nv (melanocytic nevus); 14 % are",
     )
     assert table.rows[0].warnings == ()
 
@@ -255,7 +255,7 @@ def test_page_holds_every_table_and_figure(html, table):
         "not a medical device",
         "RANDOM WEIGHTS",
         "stopped: the loss is nan",
-        "calls 100 % of these images nv",
+        "predicts 100 % of these images as nv",
         "the epoch, by macro-F1",
         "not comparable",
         *(row.name for row in table.rows),
@@ -327,7 +327,7 @@ def test_class_counts():
 @pytest.mark.parametrize(
     ("probabilities", "said", "unsaid"),
     [
-        ([0.4, 0.3, 0.2], "None has a probability of 90 % or more, the highest is .40", "no check of calls"),
+        ([0.4, 0.3, 0.2], "None has a probability of 90 % or more, the highest is .40", "no check of predictions"),
         ([0.95, 0.3], "1 has a probability of 90 % or more: no check of predictions with low confidence", "None has"),
         ([0.99, 0.95], "2 have a probability of 90 % or more", "None has"),
     ],

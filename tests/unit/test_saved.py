@@ -142,7 +142,7 @@ def test_other_files_are_refused_unopened(tmp_path: Path):
 @pytest.mark.parametrize(
     ("units", "name", "dtype", "told"),
     [
-        (5, "ham_ray", "uint8", "of 5 classes"),
+        (1, "ham_ray", "uint8", "of 1 classes"),
         (7, "theirs", "uint8", "named 'theirs'"),
         (7, "ham_ray", "float32", "takes float32"),
     ],

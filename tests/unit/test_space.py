@@ -54,8 +54,8 @@ def test_shipped_spaces_load_and_suggest_recipes(path):
         assert isinstance(space.base().changed(**chosen), Recipe)
 
 
-def test_all_four_spaces_ship():
-    assert [path.stem for path in SHIPPED] == ["resnet50", "resnet50_wide", "simple_cnn", "smoke"]
+def test_the_spaces_that_jobs_and_docs_name_ship():
+    assert {"resnet50", "resnet50_wide", "simple_cnn", "smoke"} <= {path.stem for path in SHIPPED}
 
 
 def test_the_cards_search_holds_the_original_recipe_and_ours_among_its_points():
