@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -127,8 +127,3 @@ def words(text: str) -> str:
 def code(text: str) -> str:
     """Make the code of a class from the name that a user calls it by, such as `seborrheic_keratosis`."""
     return words(text).replace(" ", "_")
-
-
-def plain(codes: Sequence[str]) -> Classes:
-    """Classes of which no more is known than what they are called."""
-    return Classes(tuple(Diagnosis(dx, dx) for dx in codes))
