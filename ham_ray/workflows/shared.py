@@ -10,7 +10,9 @@ from ham_ray.command_line import choice
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
-Data = Annotated[str | None, Option(help="archive (HAM10000, ISIC 2019, your own) or IMAGES table; without it the synthetic sample")]
+Data = Annotated[
+    str | None, Option(help="archive (HAM10000, ISIC 2019, your own) or IMAGES table; without it the synthetic sample")
+]
 Weights = Annotated[
     list[str], Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable")
 ]
