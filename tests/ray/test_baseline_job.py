@@ -101,7 +101,7 @@ def resumed(cluster: str, images: Images, out: Path) -> str:
     first.send_signal(signal.SIGKILL)
     first.communicate()  # until its working process, whose output it is, has ended too
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(sys, "argv", command(images, out)[1:])
+        patch.setattr(sys, "orig_argv", command(images, out))
         summary.show(baselines.run(options(images, out))[0])
     return printed.getvalue()
 
@@ -141,7 +141,7 @@ def test_predictions_hold_each_held_out_image_once_and_no_training_lesion(resume
     assert trained.isdisjoint(predicted["group_id"])
 
 
-def test_the_table_shows_the_family_the_floors_and_that_the_data_is_drawn(resumed: str):
+def test_the_table_shows_the_family_the_trivial_baselines_and_that_the_data_is_drawn(resumed: str):
     for words in ("simple_cnn", "always_nv (trivial)", "thumbnail_logistic (trivial)", "SYNTHETIC DATA"):
         assert words in resumed
 

@@ -48,7 +48,7 @@ def network() -> Network:
     head = keras.Model(inputs, keras.layers.Dense(7)(inputs))
     nothing = keras.Model(images, keras.layers.Identity(dtype="float32")(images))
     body = keras.Model(images, features)
-    return Network(nothing, body, head, whole=body, trains_statistics=True)
+    return Network(nothing, body, head, full_model=body, trains_statistics=True)
 
 
 COUNTS = np.array([3, 10, 20, 5, 10, 100, 2])  # of the classes, where weights are to differ
@@ -400,7 +400,7 @@ def test_dropout_keeps_the_mean_of_the_features():
         features, keras.layers.Dense(7, kernel_initializer=keras.initializers.Constant(kernel))(features)
     )
     nothing = keras.Model(features, keras.layers.Identity()(features))
-    net = Network(nothing, nothing, head, whole=nothing, trains_statistics=False)
+    net = Network(nothing, nothing, head, full_model=nothing, trains_statistics=False)
     chosen = recipe(dropout=0.5, augmentation="off", label_smoothing=0.0)
     trainer = Trainer(chosen, net, Replica(tf.distribute.get_strategy()), np.ones(7, int), cached=True)
     trainer.enter(phases(chosen)[0])

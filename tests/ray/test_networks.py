@@ -204,7 +204,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path):
 
 def test_a_file_that_is_no_weights_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="do not fit resnet50"):
-        networks.build(baseline("resnet50_frozen"), 32, Weights("broken.weights.h5", b"no HDF5", ".weights.h5"))
+        networks.build(baseline("resnet50_frozen"), 32, Weights("broken.weights.h5", b"no HDF5", ".weights.h5"), 7)
     with pytest.raises(UserError, match="--weights: no file"):
         resolve_weights(str(tmp_path / "nothing.h5"), resnet50.ARCHITECTURE)
 

@@ -12,7 +12,7 @@ from ham_ray.report import figures
 
 pytestmark = pytest.mark.unit
 
-CSS = (files("ham_ray.evaluation") / "templates" / "report.css.jinja").read_text()
+CSS = (files("ham_ray.report") / "templates" / "report.css.jinja").read_text()
 COLOURS = dict(re.findall(r"--([\w-]+): (#\w{6});", CSS))
 
 
