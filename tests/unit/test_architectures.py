@@ -167,7 +167,7 @@ def test_sizes_it_does_not_take_are_refused(built: Built):
 
 NAMED_ELSEWHERE = {
     "workflows/baseline.py": "the baselines of the original study, which are trained by default",
-    "models/trivial_baselines.py": "the published figures of the data set",
+    "data/datasets/ham10000.py": "the published figures of the data set",
 }
 
 
