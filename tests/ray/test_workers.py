@@ -14,6 +14,7 @@ import psutil
 import pyarrow.dataset as pads
 import pytest
 import tensorflow as tf
+from ham10000 import CODES
 from here import train_here
 
 from ham_ray.cluster import plan
@@ -60,7 +61,8 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     part = input_pipeline.Part(pixels, np.zeros(300, np.int32))
-    replica, config = Replica(tf.distribute.get_strategy()), {"size": 32, "uri": str(tmp_path)}
+    replica = Replica(tf.distribute.get_strategy())
+    config = {"size": 32, "classes": CODES, "uri": str(tmp_path)}
     predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]
     kept = keras.models.load_model(tmp_path / MODEL)
     np.testing.assert_allclose(predicted, kept.predict(pixels, verbose=0), atol=1e-6)
@@ -70,7 +72,7 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
         np.testing.assert_array_equal(variable, trained)
     with zipfile.ZipFile(tmp_path / MODEL) as archive:
         recorded = json.loads(archive.read("metadata.json"))["ham_ray_classes"]
-    assert recorded == ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"]
+    assert recorded == [*CODES]
 
 
 def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Outcome, images: Images):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from ham10000 import CLASSES
 
 from ham_ray.data.cells import cleaned, match_ids, years
 
@@ -11,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 
 def column(name: str, *values: str) -> list[str]:
-    return cleaned(pd.DataFrame({name: values}, dtype=object))[0][name].tolist()
+    return cleaned(pd.DataFrame({name: values}, dtype=object), CLASSES)[0][name].tolist()
 
 
 WORDS = ["nan", "NaN", "NA", "N/A", "None", "null", "NULL", "-", "unknown", "?", "<NA>", "#N/A"]
@@ -34,7 +35,7 @@ def test_ids_that_went_through_floats_are_whole_numbers_again():
 
 
 def test_lesions_that_differ_in_case_alone_are_one():
-    table, notes = cleaned(pd.DataFrame({"lesion_id": ["HAM_0001", "ham_0001", "HAM_0002"]}, dtype=object))
+    table, notes = cleaned(pd.DataFrame({"lesion_id": ["HAM_0001", "ham_0001", "HAM_0002"]}, dtype=object), CLASSES)
     assert table["lesion_id"].tolist() == ["HAM_0001", "HAM_0001", "HAM_0002"]
     assert notes == ["1 lesion ids differ from others in upper and lower case alone: read 'ham_0001' as 'HAM_0001', …"]
 
@@ -68,7 +69,7 @@ def test_ages(text, age):
 
 
 def test_ages_that_are_none_are_empty_and_said_with_their_counts():
-    table, notes = cleaned(pd.DataFrame({"age": ["45.0", "-1", "-1", "inf", "70,0", "nan", ""]}, dtype=object))
+    table, notes = cleaned(pd.DataFrame({"age": ["45.0", "-1", "-1", "inf", "70,0", "nan", ""]}, dtype=object), CLASSES)
     assert table["age"].tolist() == ["45.0", "", "", "", "70.0", "", ""]
     assert notes == ["3 ages are none from 0 to 120 years, left empty: '-1' (2), 'inf' (1)"]
 
@@ -78,7 +79,7 @@ def test_sexes_have_one_word_each():
 
 
 def test_other_names_of_diagnoses_are_said():
-    table, notes = cleaned(pd.DataFrame({"dx": ["NV", "Melanoma", "Melanoma", "wart"]}, dtype=object))
+    table, notes = cleaned(pd.DataFrame({"dx": ["NV", "Melanoma", "Melanoma", "wart"]}, dtype=object), CLASSES)
     assert table["dx"].tolist() == ["nv", "mel", "mel", "wart"]
     assert notes == ["diagnoses read: 'Melanoma' as mel (2)"]
 

@@ -15,6 +15,12 @@ pytestmark = pytest.mark.model
 Tensor = keras.KerasTensor
 
 
+@pytest.fixture(autouse=True)
+def float32() -> None:
+    """Whatever a network that was built before left as the policy of new layers."""
+    keras.config.set_dtype_policy("float32")
+
+
 def norm(**options) -> layers.BatchNormalization:
     names = ("beta", "gamma", "moving_mean", "moving_variance")
     uniform = {
