@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+from ham_ray.errors import UserError
+
 
 class Diagnosis(NamedTuple):
     """One class.
@@ -84,6 +86,11 @@ class Classes:
         """The name of the class in focus as one word, the first part of its metrics' names; such as `melanoma`."""
         return None if self.focus is None else re.sub(r"\W+", "_", self.name(self.focus))
 
+    @cached_property
+    def focus_metrics(self) -> dict[str, str]:
+        """The names of sensitivity and AUC of the class in focus, such as `melanoma_auc`; empty without one."""
+        return {name: f"{self.focus_name}_{name}" for name in ("sensitivity", "auc") if self.focus}
+
     def name(self, dx: str) -> str:
         """Name a class in words."""
         return self.diagnoses[self.labels[dx]].name
@@ -117,6 +124,20 @@ class Classes:
             words(name): one.dx for one in self.diagnoses for name in (one.name, *one.other_names.split("|")) if name
         }
         return names | {words(dx): dx for dx in self.codes}
+
+
+def common(owned: Iterable[tuple[str, Classes]], subject: str, remedy: str) -> Classes:
+    """Return the classes that all have, each by its name.
+
+    Raises:
+        UserError: the first two that differ; `subject` begins the message and `remedy` ends it.
+    """
+    (first, classes), *others = owned
+    for name, own in others:
+        if own != classes:
+            each = f"{first}: {', '.join(classes.codes)}; {name}: {', '.join(own.codes)}"
+            raise UserError(f"{subject} of different classes ({each}); {remedy}")
+    return classes
 
 
 def words(text: str) -> str:

@@ -71,7 +71,7 @@ class Images:
     @cached_property
     def classes(self) -> Classes:
         """The classes, in the order of labels."""
-        return datasets.classes_of(tuple(self.card["classes"]))
+        return datasets.classes_of([*self.card["classes"]])
 
     @property
     def dataset(self) -> Dataset:
@@ -81,11 +81,16 @@ class Images:
     @cached_property
     def ungrouped(self) -> bool:
         """Whether images in folds have no lesion: photographs of one lesion may then be in two of them."""
-        return bool(self.rows["lesion_id"][self.rows["fold"] >= 0].isna().any())
+        return ungrouped(self.rows) > 0
 
     def fold(self, *folds: int) -> pd.DataFrame:
         """The rows of these folds, in image_id order."""
         return self.rows[self.rows["fold"].isin(folds)]
+
+
+def ungrouped(rows: pd.DataFrame) -> int:
+    """Count the images in folds that have no lesion; `rows` have the columns lesion_id and fold."""
+    return int(rows["lesion_id"][rows["fold"] >= 0].isna().sum())
 
 
 def open_images(uri: str) -> Images:

@@ -23,7 +23,7 @@ from ham_ray.data import card, huggingface, layouts, pictures, quarantine, split
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.classes import Classes
-from ham_ray.data.images import CARD, LEAKAGE, SCHEMA, SCHEMA_VERSION
+from ham_ray.data.images import CARD, LEAKAGE, SCHEMA, SCHEMA_VERSION, ungrouped
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.terms import GEOMETRIES
@@ -204,8 +204,8 @@ class _Ingest:
         if unknown := self._unknown_diagnoses():
             known = f"diagnoses that are none of the {len(self.source.classes)} classes"
             notes.append(f"{known}, their images are left out: {unknown}")
-        if ungrouped := int(rows["lesion_id"][rows["fold"] >= 0].isna().sum()):
-            notes.append(f"{ungrouped:,} images have no lesion and count as one each: {LEAKAGE}")
+        if count := ungrouped(rows):
+            notes.append(f"{count:,} images have no lesion and count as one each: {LEAKAGE}")
         if unopened := contents["quarantined"].get(UNOPENED):
             notes.append(f"{unopened} images could not be opened: once they can be, delete the table and make it again")
         if contents["same_pixels"]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -24,6 +27,21 @@ def named(members: list[Member], pattern: re.Pattern[str]) -> list[Member]:
     """Return the files of that name, the least deep first."""
     matching = [member for member in members if pattern.fullmatch(member.file_name)]
     return sorted(matching, key=lambda member: (member.label.count("/"), member.label))
+
+
+def by_partition(members: Iterable[Member], pattern: re.Pattern[str]) -> dict[str, Member]:
+    """Map official partitions, the first group of the pattern in lower case, to files; the last one counts."""
+    matches = [(pattern.fullmatch(member.file_name), member) for member in members]
+    return {match[1].lower(): member for match, member in matches if match}
+
+
+def to_csv(rows: list[dict[str, str]]) -> bytes:
+    """Write rows of the same keys as a table with a head, UTF-8."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_table(member: Member) -> pd.DataFrame:

@@ -102,7 +102,7 @@ class Assessment:
 
     @property
     def reliability(self) -> dict[str, dict[str, float]]:
-        """By version of the probabilities: how far they can be taken at their word."""
+        """By version of the probabilities: how well calibrated they are."""
         truth = arrays(self.images)[0]
         return {
             name: {"ece": metrics.ece(truth, p), "brier": metrics.brier(truth, p), "nll": metrics.nll(truth, p)}
@@ -250,7 +250,7 @@ def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
     classes = classes_of(rows)
     counts = np.bincount(arrays(rows)[0], minlength=len(classes))
     focused = 0 if classes.focus_label is None else int(counts[classes.focus_label])
-    metric = {name: f"{classes.focus_name}{name.removeprefix('focus')}" for name in ("focus_sensitivity", "focus_auc")}
+    metric = {f"focus_{name}": own for name, own in classes.focus_metrics.items()}
     enough = {
         "accuracy": len(rows) >= LEAST,
         "balanced_accuracy": counts[counts > 0].min() >= LEAST,

@@ -125,12 +125,12 @@ def mended(
     scores = {dx: f1(own[dx], predicted[dx], groups) for dx in own}
     single = {
         "accuracy": share(everything, calls == y_true, groups),
-        "malignant_auc": auc(np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1), groups),
+        "malignant_auc": auc(*metrics.malignancy(y_true, p, classes), groups),
         **{f"sensitivity_{dx}": interval for dx, interval in sensitivity.items()},
     }
     if classes.focus:
-        single[f"{classes.focus_name}_sensitivity"] = sensitivity[classes.focus]
-        single[f"{classes.focus_name}_auc"] = areas[classes.focus]
+        single[classes.focus_metrics["sensitivity"]] = sensitivity[classes.focus]
+        single[classes.focus_metrics["auc"]] = areas[classes.focus]
     present = [dx for dx in own if own[dx].any()]
     defined = [dx for dx in present if not own[dx].all()]
     sums = {

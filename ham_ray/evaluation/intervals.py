@@ -39,9 +39,8 @@ Floats = NDArray[np.float64]
 
 def metric_names(classes: Classes) -> tuple[str, ...]:
     """List the metrics that have intervals: `METRICS`, those of the class in focus and of malignancy, sensitivities."""
-    focus = [f"{classes.focus_name}_{name}" for name in ("sensitivity", "auc") if classes.focus]
     malignant = ["malignant_auc"] if classes.malignant else []
-    return (*METRICS, *focus, *malignant, *sensitivities(classes))
+    return (*METRICS, *classes.focus_metrics.values(), *malignant, *sensitivities(classes))
 
 
 def sensitivities(classes: Classes) -> tuple[str, ...]:
@@ -156,10 +155,9 @@ def weighted_metrics(
     aucs = _weighted_aucs(y_true, p, weights)
     result = {**_by_predicted(y_true, p, weights, classes), "macro_auc": _mean_of_defined(aucs)}
     if classes.focus_label is not None:
-        result[f"{classes.focus_name}_auc"] = aucs[:, classes.focus_label]
+        result[classes.focus_metrics["auc"]] = aucs[:, classes.focus_label]
     if classes.malignant:
-        positive, score = np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1)
-        result["malignant_auc"] = _weighted_auc(positive, score, weights)
+        result["malignant_auc"] = _weighted_auc(*metrics.malignancy(y_true, p, classes), weights)
     return result
 
 
@@ -188,7 +186,7 @@ def _by_predicted(
 ) -> dict[str, Floats]:
     of_all, sensitivity = by_predicted(y_true, p, weights)
     own = dict(zip(sensitivities(classes), sensitivity.T, strict=True))
-    focus = {f"{classes.focus_name}_sensitivity": own[f"sensitivity_{classes.focus}"]} if classes.focus else {}
+    focus = {classes.focus_metrics["sensitivity"]: own[f"sensitivity_{classes.focus}"]} if classes.focus else {}
     return {**of_all, **focus, **own}
 
 
@@ -209,7 +207,7 @@ def _bootstrap(
     classes: Classes,
 ) -> dict[str, Floats]:
     areas = {name for name in names if name.endswith("auc")}  # which take most of the time
-    focus = {f"{classes.focus_name}_auc"} if classes.focus else set()
+    focus = {*classes.focus_metrics.values()}
 
     def weigh(weights: Floats) -> dict[str, Floats]:
         if areas - focus:

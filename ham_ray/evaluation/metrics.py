@@ -47,7 +47,7 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Clas
         "weighted_f1": weighted_f1(y_true, p),
         "balanced_accuracy": balanced_accuracy(y_true, p),
         "macro_auc": macro_auc(y_true, p),
-        **{f"{classes.focus_name}_{name}": focus[name] for name in ("sensitivity", "auc") if focus},
+        **{own: focus[name] for name, own in classes.focus_metrics.items()},
         **({"malignant_auc": malignant_auc(y_true, p, classes)} if classes.malignant else {}),
         "nll": nll(y_true, p),
         "brier": brier(y_true, p),
@@ -133,7 +133,14 @@ def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | N
 
 def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> float | None:
     """AUC of malignant against benign classes by the summed probability of the malignant ones."""
-    return _auc(np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1))
+    return _auc(*malignancy(y_true, p, classes))
+
+
+def malignancy(
+    y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes
+) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
+    """Return whether each image is of a malignant class, bool[N], and the summed probability of these, float[N]."""
+    return np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1)
 
 
 def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> dict[str, dict[str, Any]]:

@@ -78,11 +78,6 @@ def classes_of(frame: pd.DataFrame) -> Classes:
     return datasets.classes_of(codes)
 
 
-def ungrouped(frame: pd.DataFrame) -> bool:
-    """Tell whether images in folds have no lesion: photographs of one lesion may then be in two of them."""
-    return bool(frame["lesion_id"][frame["fold"] >= 0].isna().any())
-
-
 def drawn(frame: pd.DataFrame) -> bool:
     """Whether images of the synthetic sample are among them."""
     return bool(frame["image_id"].str.startswith(SYNTHETIC_PREFIX).any())

@@ -11,7 +11,8 @@ from ham10000 import CLASSES
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ham_ray.data.datasets import NEAR_DUPLICATES
-from ham_ray.data.splits import assign_folds, group_ids, hopeless, thin_folds
+from ham_ray.data.splits import assign_folds, group_ids, hopeless, own_folds, thin_folds
+from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
 
@@ -139,3 +140,16 @@ def test_thin_folds_are_said():
         "54 images are too few for figures that one could believe: fold 4 has 6",
     ]
     assert "not trained on" in thin_folds(rows_of([-1, -1], ["nv", "mel"]), CLASSES)[0]
+
+
+def test_folds_of_ones_own_are_taken_as_they_are():
+    rows = pd.DataFrame({"image_id": list("abc"), "group_id": ["g", "g", "h"], "fold": ["3", "3", "0"]})
+    assert own_folds(rows).tolist() == [3, 3, 0] and own_folds(rows).dtype == np.int32
+
+
+def test_folds_of_ones_own_that_tear_a_group_or_leave_an_image_out_are_refused():
+    rows = pd.DataFrame({"image_id": list("abc"), "group_id": ["g", "g", "h"], "fold": ["3", "1", "0"]})
+    with pytest.raises(UserError, match=r"1 groups have images in several folds, such as 'g' in 1, 3"):
+        own_folds(rows)
+    with pytest.raises(UserError, match=r"1 images have no fold, such as b"):
+        own_folds(rows.assign(fold=["3", "", "0"]))

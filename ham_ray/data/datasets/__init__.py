@@ -55,8 +55,7 @@ def _classes_of(codes: tuple[str, ...]) -> Classes:
         if {*classes.codes} == {*codes}:
             return classes
     diagnoses = tuple(_diagnosis(dx, known) for dx in codes)
-    focused = {one.dx: classes.focus == classes.code_of(one.dx) for one in diagnoses for classes in known[:1]}
-    focus = [dx for dx, is_focus in focused.items() if is_focus]
+    focus = [dx for dx in codes if known[0].code_of(dx) == known[0].focus]
     return Classes(diagnoses, focus[0] if len(focus) == 1 else None)
 
 

@@ -12,8 +12,6 @@ Layouts:
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 
@@ -23,7 +21,7 @@ from ham_ray.data import huggingface, isic_cli
 from ham_ray.data.archives import Files, Member
 from ham_ray.data.classes import Classes, Diagnosis
 from ham_ray.data.dataset import Challenge, Dataset, Layout, Licence, Look, Published, Sample
-from ham_ray.data.metadata import REQUIRED, hint, named, read_one_hot, read_table, require
+from ham_ray.data.metadata import REQUIRED, by_partition, hint, named, read_one_hot, read_table, require, to_csv
 from ham_ray.errors import UserError
 
 # HAM10000's paper says what a class holds: akiec Bowen's disease, bkl solar lentigines and lichen-planus-like
@@ -148,15 +146,13 @@ def archive_code(image_id: str, text: str) -> str | None:
     return "akiec" if bowen else CLASSES.code_of(text)
 
 
-def _is_kaggle(members: list[Member]) -> bool:
-    files = _own_metadata(members)
-    return bool(files) and files[0].name.lower().endswith(".csv") and "dataset" not in read_table(files[0])
-
-
-def _own_metadata(members: list[Member]) -> list[Member]:
-    """The files named as HAM10000's metadata, unless isic-cli wrote the first."""
+def _own_layout(members: list[Member]) -> str | None:
+    """Kaggle's or Dataverse's, by the first file named as HAM10000's metadata; None without, or by isic-cli."""
     files = named(members, _METADATA)
-    return [] if files and isic_cli.is_export(set(read_table(files[0]).columns)) else files
+    columns = set(read_table(files[0]).columns) if files else set()
+    if not files or isic_cli.is_export(columns):
+        return None
+    return "kaggle" if files[0].name.lower().endswith(".csv") and "dataset" not in columns else "dataverse"
 
 
 def _read_own(files: Files, members: list[Member], notes: list[str]) -> list[pd.DataFrame]:
@@ -180,10 +176,10 @@ def _own_table(member: Member, partition: str, notes: list[str]) -> pd.DataFrame
 
 
 def _read_isic2018(files: Files, members: list[Member], notes: list[str]) -> list[pd.DataFrame]:
-    truths = {_partition(member, _GROUND_TRUTH): member for member in reversed(named(members, _GROUND_TRUTH))}
+    truths = by_partition(reversed(named(members, _GROUND_TRUTH)), _GROUND_TRUTH)
     if not truths:
         raise UserError(f"no ISIC2018_Task3_*_GroundTruth.csv in {files.path}; {hint(members)}")
-    groupings = {_partition(member, _GROUPINGS): member for member in named(members, _GROUPINGS)}
+    groupings = by_partition(named(members, _GROUPINGS), _GROUPINGS)
     if "training" in truths and "training" not in groupings:
         raise UserError(
             f"{files.path} has no ISIC2018_Task3_Training_LesionGroupings.csv: without it, images of one lesion would "
@@ -191,12 +187,6 @@ def _read_isic2018(files: Files, members: list[Member], notes: list[str]) -> lis
         )
     notes.append("ISIC 2018 gives no age, sex or localization: left empty")
     return [_with_lesions(truths[name], name, groupings.get(name)) for name in sorted(truths)]
-
-
-def _partition(member: Member, pattern: re.Pattern[str]) -> str:
-    match = pattern.fullmatch(member.file_name)
-    assert match is not None  # it was chosen by this pattern
-    return match[1].lower()
 
 
 def _with_lesions(truth: Member, partition: str, groupings: Member | None) -> pd.DataFrame:
@@ -245,21 +235,13 @@ def _read_huggingface(files: Files, members: list[Member], notes: list[str]) -> 
     return [table.assign(partition="training")]
 
 
-def _sample_metadata(rows: list[dict[str, str]]) -> dict[str, bytes]:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return {"HAM10000_metadata.csv": text.getvalue().encode()}
-
-
 DATASET = Dataset(
     name="ham10000",
     title="HAM10000",
     classes=CLASSES,
     layouts={
-        "kaggle": Layout("HAM10000_metadata", _is_kaggle, _read_own),
-        "dataverse": Layout("", lambda members: bool(_own_metadata(members)), _read_own),
+        "kaggle": Layout("HAM10000_metadata", lambda members: _own_layout(members) == "kaggle", _read_own),
+        "dataverse": Layout("", lambda members: _own_layout(members) == "dataverse", _read_own),
         "isic2018": Layout(
             "ISIC2018_Task3_*_GroundTruth.csv", lambda members: bool(named(members, _GROUND_TRUTH)), _read_isic2018
         ),
@@ -284,7 +266,7 @@ DATASET = Dataset(
         looks=_LOOKS,
         common="nv",
         picture=lambda number, image_id, dx: f"HAM10000_images_part_{1 + number % 2}/{image_id}.jpg",
-        metadata=_sample_metadata,
+        metadata=lambda rows: {"HAM10000_metadata.csv": to_csv(rows)},
     ),
     near_duplicates=_NEAR_DUPLICATES,
     # The test set's control image has a row in the ground truth and was never published; its scorer gives it weight 0.

@@ -6,8 +6,6 @@ most training images; one without counts as a lesion by itself. Images of no cla
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 
 import pandas as pd
@@ -16,7 +14,7 @@ from ham_ray.data.archives import Files, Member
 from ham_ray.data.classes import Classes, Diagnosis
 from ham_ray.data.dataset import Challenge, Dataset, Layout, Licence, Look, Sample
 from ham_ray.data.datasets import ham10000
-from ham_ray.data.metadata import NO_CLASS, hint, named, read_one_hot, read_table, require
+from ham_ray.data.metadata import NO_CLASS, by_partition, hint, named, read_one_hot, read_table, require, to_csv
 from ham_ray.errors import UserError
 
 _SHARED = {diagnosis.dx: diagnosis for diagnosis in ham10000.CLASSES.diagnoses}
@@ -41,8 +39,8 @@ _UNKNOWN = "unk"
 
 
 def _read(files: Files, members: list[Member], notes: list[str]) -> list[pd.DataFrame]:
-    truths = {_partition(member, _GROUND_TRUTH): member for member in reversed(named(members, _GROUND_TRUTH))}
-    metadata = {_partition(member, _METADATA): member for member in reversed(named(members, _METADATA))}
+    truths = by_partition(reversed(named(members, _GROUND_TRUTH)), _GROUND_TRUTH)
+    metadata = by_partition(reversed(named(members, _METADATA)), _METADATA)
     if not truths:
         raise UserError(f"no ISIC_2019_*_GroundTruth.csv in {files.path}; {hint(members)}")
     if "training" in truths and "training" not in metadata:
@@ -51,12 +49,6 @@ def _read(files: Files, members: list[Member], notes: list[str]) -> list[pd.Data
             "training and test at once; download it from the ISIC 2019 challenge's data page"
         )
     return [_rows(truths[name], name, metadata.get(name)) for name in sorted(truths)]
-
-
-def _partition(member: Member, pattern: re.Pattern[str]) -> str:
-    match = pattern.fullmatch(member.file_name)
-    assert match is not None  # it was chosen by this pattern
-    return match[1].lower()
 
 
 def _rows(truth: Member, partition: str, metadata: Member | None) -> pd.DataFrame:
@@ -84,15 +76,7 @@ def _sample_metadata(rows: list[dict[str, str]]) -> dict[str, bytes]:
         }
         for row in rows
     ]
-    return {"ISIC_2019_Training_GroundTruth.csv": _csv(truth), "ISIC_2019_Training_Metadata.csv": _csv(facts)}
-
-
-def _csv(rows: list[dict[str, str]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return {"ISIC_2019_Training_GroundTruth.csv": to_csv(truth), "ISIC_2019_Training_Metadata.csv": to_csv(facts)}
 
 
 _LOOKS = ham10000.DATASET.sample.looks

@@ -12,9 +12,10 @@ import pandas as pd
 
 from ham_ray import runs, storage
 from ham_ray.data import cells, datasets, user_tables
-from ham_ray.data.classes import Classes
+from ham_ray.data.classes import Classes, common
 from ham_ray.data.dataset import Challenge
 from ham_ray.data.gallery import thumbnails
+from ham_ray.data.images import ungrouped
 from ham_ray.data.truth import Truth, read_truth
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import intervals, isic, metrics, predictions
@@ -42,7 +43,8 @@ def run(options: Options) -> Summary:
     places = _names(options.tables)
     known = {name: _known(uri) for name, uri in places.items()}
     plain = {name: _read(uri, options.raw, known[name]["warnings"]) for name, uri in places.items()}
-    classes = _common_classes(plain)
+    owned = [(name, classes_of(table)) for name, table in plain.items()]
+    classes = common(owned, "--predictions: tables", "evaluate each by itself")
     truth = read_truth(options.truth, classes) if options.truth else None
     for note in truth.notes if truth else []:
         print(f"--truth: {note}")
@@ -67,7 +69,7 @@ def run(options: Options) -> Summary:
         synthetic=any(map(predictions.drawn, tables.values())),
         references=datasets.of_images(reported),
         models="models",
-        ungrouped=any(map(predictions.ungrouped, tables.values())),
+        ungrouped=any(map(ungrouped, tables.values())),
     )
     differences = paired.differences(trained, {}, pairs)
     page = _page(options, matches, trained, differences, classes)
@@ -132,16 +134,6 @@ def _partner(compared: dict[str, Run], run: Run) -> str:
             f"its {len(own):,} images are not those of {name}: only the {len(own & ids[name]):,} in both are compared"
         )
     return name
-
-
-def _common_classes(tables: dict[str, pd.DataFrame]) -> Classes:
-    """The classes that all tables have."""
-    first, *others = [(name, classes_of(table)) for name, table in tables.items()]
-    for name, classes in others:
-        if classes != first[1]:
-            each = "; ".join(f"{one}: {', '.join(own.codes)}" for one, own in (first, (name, classes)))
-            raise UserError(f"--predictions: tables of different classes ({each}); evaluate each by itself")
-    return first[1]
 
 
 def _read(uri: str, raw: bool, warnings: list[str]) -> pd.DataFrame:

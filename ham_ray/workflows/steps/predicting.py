@@ -17,7 +17,7 @@ from ham_ray import runs, storage
 from ham_ray.cluster import check_visible, has_gpus
 from ham_ray.console import progress
 from ham_ray.data import quarantine
-from ham_ray.data.classes import Classes
+from ham_ray.data.classes import common
 from ham_ray.data.gallery import BESIDE, Gallery
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.truth import labels as labels_of
@@ -52,7 +52,8 @@ def run(options: Options) -> dict[str, Any]:
     """
     options.check()
     models, (size, geometry), gallery = options.found, options.pixels, options.gallery
-    classes = _common_classes(models)
+    owned = [(model.name, model.classes) for model in models]
+    classes = common(owned, "the models are", "predict with each by itself")
     if options.format == "isic":
         isic.challenge_of(classes)
     if not any(model.geometry for model in models) and not options.geometry:
@@ -84,15 +85,6 @@ def run(options: Options) -> dict[str, Any]:
         numbers = _fill(kept, gallery, config, size)
         table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
-
-
-def _common_classes(models: list[Saved]) -> Classes:
-    """The classes that all models have."""
-    for model in models:
-        if model.classes != models[0].classes:
-            each = "; ".join(f"{one.name}: {', '.join(one.classes.codes)}" for one in (models[0], model))
-            raise UserError(f"the models are of different classes ({each}); predict with each by itself")
-    return models[0].classes
 
 
 def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
