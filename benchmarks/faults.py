@@ -148,7 +148,7 @@ class Outcome:
     number: int
     job: str
     fault: str
-    setting: str
+    topology: str
     folder: Path
     kills: list[str] = field(default_factory=list)
     starts: int = 0
@@ -171,7 +171,7 @@ class Outcome:
         counts += f", {len(self.left)} files left ({', '.join(self.left[:3])})" if self.left else ""
         result = f"FAILED, see {self.folder}: {self.failure}" if self.failure else "ok"
         return (
-            f"{self.number} {self.job} {self.setting} {self.fault}: {kills}: {counts}, {self.seconds:.0f} s: {result}"
+            f"{self.number} {self.job} {self.topology} {self.fault}: {kills}: {counts}, {self.seconds:.0f} s: {result}"
         )
 
 
@@ -209,26 +209,26 @@ class Ground:
         self.alone, self.cluster = alone, cluster
         self._broken = True
 
-    def start(self, setting: str, command: list[str], log: Path, deadline: float) -> Start:
-        """Start a job on the setting, whose cluster is mended first."""
-        if setting == "cluster":
+    def start(self, topology: str, command: list[str], log: Path, deadline: float) -> Start:
+        """Start a job on a topology, whose cluster is mended first."""
+        if topology == "cluster":
             self._mend()
-        outside = ["env", "-u", "RAY_ADDRESS"] if setting == "alone" else []
+        outside = ["env", "-u", "RAY_ADDRESS"] if topology == "alone" else []
         with log.open("w") as file:
             command = [*outside, sys.executable, *command]
-            process = self.hosts(setting)[0].start(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+            process = self.hosts(topology)[0].start(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
         return Start(process, log, time.monotonic() + deadline)
 
-    def hosts(self, setting: str) -> list[Host]:
-        """The running hosts of a setting."""
-        return [host for host in ([self.alone] if setting == "alone" else self.cluster) if host.running]
+    def hosts(self, topology: str) -> list[Host]:
+        """The running hosts of a topology."""
+        return [host for host in ([self.alone] if topology == "alone" else self.cluster) if host.running]
 
     def clear(self) -> None:
         """End what earlier experiments left on the host without Ray."""
         self.alone.kill()
         self.alone.boot()
 
-    def strike(self, fault: str, setting: str, driver: Process, chance: random.Random) -> str:
+    def strike(self, fault: str, topology: str, driver: Process, chance: random.Random) -> str:
         """Kill one process of that kind, or the host beside the driver's; return its name, empty if there is none."""
         if fault == "node":
             self._broken = True
@@ -237,23 +237,23 @@ class Ground:
         if fault == "driver":
             found = _drivers(driver)
         else:
-            found = [process for host in self.hosts(setting) for process in host.processes() if _is(process, fault)]
+            found = [process for host in self.hosts(topology) for process in host.processes() if _is(process, fault)]
         if found:
             victim = chance.choice(sorted(found, key=lambda process: process.pid))
             with contextlib.suppress(psutil.NoSuchProcess):
                 name = Path(victim.cmdline()[0]).name
                 victim.kill()
-                self._broken |= fault in ("raylet", "gcs") and setting == "cluster"
+                self._broken |= fault in ("raylet", "gcs") and topology == "cluster"
                 return f"{name} {victim.pid}"
         return ""
 
-    def give_up(self, setting: str, start: Start, folder: Path) -> None:
+    def give_up(self, topology: str, start: Start, folder: Path) -> None:
         """Keep what is running in `folder`, and end the job."""
-        lists = [host.run(["ps", "-Aww", "-o", "pid,stat,etime,args"], 30).stdout for host in self.hosts(setting)]
+        lists = [host.run(["ps", "-Aww", "-o", "pid,stat,etime,args"], 30).stdout for host in self.hosts(topology)]
         (folder / "hung.txt").write_text("\n".join(lists))
         start.process.kill()
         start.process.wait()
-        self._broken |= setting == "cluster"
+        self._broken |= topology == "cluster"
 
     def _mend(self) -> None:
         """Make the cluster anew where a fault broke it."""
@@ -349,14 +349,14 @@ def experiment(ground: Ground, outcome: Outcome, inputs: Path, expected: Referen
     wanted = chance.randint(1, MOST_KILLS) if outcome.fault in ("driver", "worker") else 1
     command = JOBS[outcome.job].command(inputs, outcome.folder)
     began = time.monotonic()
-    if outcome.setting == "alone":
+    if outcome.topology == "alone":
         ground.clear()
     with Epochs(outcome.folder) as epochs:
         ended = False
         while not ended:
             outcome.starts += 1
             log = outcome.folder / f"start-{outcome.starts}.log"
-            start = ground.start(outcome.setting, command, log, deadline)
+            start = ground.start(outcome.topology, command, log, deadline)
             ended = _run(ground, outcome, expected, start, wanted, chance)
             outcome.tracebacks += start.said.count("Traceback (most recent call last)")
     outcome.repeated = epochs.repeated
@@ -377,7 +377,7 @@ def _run(
     start.wait(lambda: False)
     if start.process.returncode is None:
         outcome.hung = f"start {outcome.starts} did not end; its last line: {start.last}"
-        ground.give_up(outcome.setting, start, outcome.folder)
+        ground.give_up(outcome.topology, start, outcome.folder)
     elif start.process.returncode and len(outcome.kills) == before:
         outcome.lost = f"start {outcome.starts} ended with {start.process.returncode} though nothing was killed in it"
         outcome.lost += f"; its last line: {start.last}"
@@ -399,7 +399,7 @@ def _kill(ground: Ground, outcome: Outcome, expected: Reference, start: Start, c
 
     def struck() -> bool:
         nonlocal victim
-        victim = ground.strike(outcome.fault, outcome.setting, start.process, chance)
+        victim = ground.strike(outcome.fault, outcome.topology, start.process, chance)
         return bool(victim)
 
     if not start.wait(struck):
@@ -448,10 +448,10 @@ def write_model(folder: str) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """The campaign in lines, by job, setting and fault: what was tried, lost, repeated, hung and left over."""
+    """The campaign in lines, by job, topology and fault: what was tried, lost, repeated, hung and left over."""
     form = "{:10} {:8} {:8} {:>11} {:>6} {:>5} {:>9} {:>5} {:>11} {:>11}"
     headings = "experiments", "kills", "lost", "repeated", "hung", "tracebacks", "files left"
-    yield form.format("job", "setting", "fault", *headings)
+    yield form.format("job", "topology", "fault", *headings)
 
     def line(names: tuple[str, ...], of: list[Outcome]) -> str:
         counts = [len(of), sum(len(o.kills) for o in of), sum(bool(o.lost) for o in of)]
@@ -459,15 +459,15 @@ def table(outcomes: list[Outcome]) -> Iterator[str]:
         counts.append(sum(len(o.left) for o in of))
         return form.format(*names, *counts)
 
-    for names in sorted({(o.job, o.setting, o.fault) for o in outcomes}):
-        yield line(names, [o for o in outcomes if (o.job, o.setting, o.fault) == names])
+    for names in sorted({(o.job, o.topology, o.fault) for o in outcomes}):
+        yield line(names, [o for o in outcomes if (o.job, o.topology, o.fault) == names])
     yield line(("all", "", ""), outcomes)
 
 
 def main(
     jobs: Annotated[str, typer.Option(help="comma-separated")] = ",".join(JOBS),
     faults: Annotated[str, typer.Option(help="comma-separated")] = ",".join(FAULTS),
-    settings: Annotated[
+    topologies: Annotated[
         str, typer.Option(help="comma-separated: alone (its own Ray), cluster (of two hosts)")
     ] = ",".join(SETTINGS),
     minutes: Annotated[float, typer.Option(help="no new experiment after that")] = 10.0,
@@ -487,7 +487,7 @@ def main(
     inputs = out / "inputs"
     inputs.mkdir(parents=True)
     make_inputs(inputs)
-    chosen = (jobs.split(","), faults.split(","), settings.split(","))
+    chosen = (jobs.split(","), faults.split(","), topologies.split(","))
     outcomes, references = list[Outcome](), dict[str, Reference]()
     with hosts(out, cpus=(2,), ray=False) as alone, hosts(out, cpus=(2, 2), ray=False) as cluster:
         ground, end = Ground(alone[0], cluster), time.monotonic() + 60 * minutes
@@ -508,12 +508,12 @@ def main(
     sys.exit(any(outcome.failure for outcome in outcomes))
 
 
-def _drawn(number: int, seed: int, jobs: list[str], faults: list[str], settings: list[str], out: Path) -> Outcome:
+def _drawn(number: int, seed: int, jobs: list[str], faults: list[str], topologies: list[str], out: Path) -> Outcome:
     """The experiment of that number: each kind once before one comes again; the same for the same seed and options."""
     kinds = [
-        (job, fault, setting)
-        for job, fault, setting in product(jobs, faults, settings)
-        if setting == "cluster" or (fault != "node" and (job != "ingest" or fault == "driver"))  # it uses no Ray alone
+        (job, fault, topology)
+        for job, fault, topology in product(jobs, faults, topologies)
+        if topology == "cluster" or (fault != "node" and (job != "ingest" or fault == "driver"))  # it uses no Ray alone
     ]
     turn, place = divmod(number, len(kinds))
     random.Random(f"{seed} {turn}").shuffle(kinds)

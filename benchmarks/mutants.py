@@ -102,7 +102,7 @@ MUTANTS = [
     # weights of classes and images
     _m(
         "class counts of validation",
-        "training/loop.py::make_task",
+        "training/loop.py::worker_data",
         'counts = np.bincount(labels["training"]',
         'counts = np.bincount(labels["validation"]',
         "class weights are of other images",
@@ -218,7 +218,7 @@ MUTANTS = [
     _m(
         "each epoch augmented alike",
         "training/loop.py::_train_epoch",
-        "epoch * task.steps + index).numpy()",
+        "epoch * data.steps + index).numpy()",
         "index).numpy()",
         "each image is seen in one augmentation alone",
         LOOP + "test_each_epoch_augments_anew",

@@ -29,7 +29,7 @@ class SearchData:
     """
 
     name: str
-    labels: tuple[str, ...]
+    disclaimers: tuple[str, ...]
     trials: pd.DataFrame
     parameters: list[str]
     objective: str
@@ -70,7 +70,7 @@ def render(data: SearchData) -> str:
             close=int((ranked[data.objective] >= ranked[data.objective].max() - (data.noise or 0)).sum()) - 1,
             sections=_sections(data.trials),
             too_few=f"{len(ranked)} of the {LEAST} complete trials that importances need." if not enough else "",
-            labels=tuple(dict.fromkeys([*data.labels, *(data.finals.labels if data.finals else ())])),
+            disclaimers=tuple(dict.fromkeys([*data.disclaimers, *(data.finals.disclaimers if data.finals else ())])),
             classes=data.classes,
             data_set=data.data_set,
             pictures={name: as_address(picture) for name, picture in pictures.items()},

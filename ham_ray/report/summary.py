@@ -47,7 +47,7 @@ METRIC_NAMES = {
 }  # of all classes
 
 
-def labels(synthetic: bool, random: bool, ungrouped: bool) -> tuple[str, ...]:
+def disclaimers(synthetic: bool, random: bool, ungrouped: bool) -> tuple[str, ...]:
     """Return what must be said wherever results are shown that are of drawings, of networks without pretrained weights,
     or on folds of images whose lesions are not known."""
     said = {SYNTHETIC_LABEL: synthetic, RANDOM_LABEL: random, UNGROUPED_LABEL: ungrouped}
@@ -140,7 +140,7 @@ class Summary:
         return tuple(row.name for row in self.rows if row.weights == RANDOM_WEIGHTS)
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def disclaimers(self) -> tuple[str, ...]:
         """What must be said wherever these figures are shown."""
         result = []
         if self.synthetic:
@@ -243,7 +243,7 @@ def kind_text(test: pd.DataFrame) -> str:
 
 def write(summary: Summary, folder: str) -> None:
     """Write `summary.csv` and `summary.json` into a folder at a path or URI."""
-    content = json.dumps(asdict(summary) | {"labels": summary.labels}, indent=2)
+    content = json.dumps(asdict(summary) | {"labels": summary.disclaimers}, indent=2)
     storage.write_bytes(storage.join(folder, "summary.json"), content.encode())
     storage.write_bytes(storage.join(folder, "summary.csv"), frame(summary).to_csv(index=False).encode())
 
@@ -264,7 +264,7 @@ def table(summary: Summary) -> Table:
     """The summary as a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
     notes = {text: index for index, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
     title = [f"Results, {escape(summary.measured_on)}"]
-    title += [f"[bold red]{escape(label)}[/]" for label in summary.labels]
+    title += [f"[bold red]{escape(label)}[/]" for label in summary.disclaimers]
     foot = [f"[bold yellow]! {index}[/] {escape(text)}" for text, index in notes.items()]
     shown = Table(
         title="\n".join(title),

@@ -125,34 +125,34 @@ class InProcessTrial(tune.Trainable):
         """The trial's training, made at its first step: a failure then is the trial's and not the process's."""
         if self.training is None:
             recipe = self.shared.recipe(self.values)
-            task = _task(recipe, self.shared)
+            data = _worker_data(recipe, self.shared)
             checkpoints = Checkpoints(storage.join(self.folder, CHECKPOINTS))
-            trainer = self._trainer(recipe, task)
+            trainer = self._trainer(recipe, data)
             callbacks = [HistoryFile(storage.join(self.folder, HISTORY))]
-            self.training = loop.Training(trainer, task, checkpoints, lambda line: None, callbacks)
+            self.training = loop.Training(trainer, data, checkpoints, lambda line: None, callbacks)
         return self.training
 
-    def _trainer(self, recipe: Recipe, task: loop.Task) -> Trainer:
+    def _trainer(self, recipe: Recipe, data: loop.WorkerData) -> Trainer:
         shape = compile_key(recipe)
         if shape in self.trainers:
             self.trainers.move_to_end(shape)
-            self.trainers[shape].restart(recipe, task.counts)
+            self.trainers[shape].restart(recipe, data.counts)
             return self.trainers[shape]
         while len(self.trainers) >= _SHAPES:
             self.trainers.popitem(last=False)
         network = build(recipe, self.shared.size, ray.get(self.shared.weights), self.shared.classes)
         replica = Replica(tf.distribute.get_strategy())
-        self.trainers[shape] = Trainer(recipe, network, replica, task.counts, task.cached)
+        self.trainers[shape] = Trainer(recipe, network, replica, data.counts, data.cached)
         return self.trainers[shape]
 
 
-def _task(recipe: Recipe, shared: Shared) -> loop.Task:
+def _worker_data(recipe: Recipe, shared: Shared) -> loop.WorkerData:
     check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part]:
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
         parts = {
-            name: input_pipeline.Part(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()
+            name: input_pipeline.Shard(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()
         }
         return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
 
-    return loop.make_task(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)
+    return loop.worker_data(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)

@@ -62,7 +62,7 @@ class Inputs(Protocol):
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """Images, uint8[n, size, size, 3], or what a frozen prefix gave for them; and labels int32[n]."""
 
     inputs: Inputs
@@ -150,10 +150,10 @@ def make_sampler(recipe: Recipe, rows: int, rank: int = 0, workers: int = 1) -> 
     return Sampler(rows, recipe.data.batch_size, recipe.seed, rank, workers)
 
 
-def cached_part(path: str, labels: np.ndarray, rank: int, workers: int) -> Part:
+def cached_shard(path: str, labels: np.ndarray, rank: int, workers: int) -> Shard:
     """This worker's part of the validation split, from a table of activations; `labels` are of the whole split."""
     bounds = evaluation_bounds(len(labels), rank, workers)
-    return Part(Activations(path, bounds), labels[bounds])
+    return Shard(Activations(path, bounds), labels[bounds])
 
 
 def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, sampler: Sampler) -> Batches:
@@ -180,7 +180,7 @@ def _ahead(result: Iterator[Any]) -> Iterator[Any]:
             yield one
 
 
-def collect(name: str, sampler: Sampler, source: Source) -> Part:
+def collect(name: str, sampler: Sampler, source: Source) -> Shard:
     """This worker's part of a split, decoded, in the order of image_id.
 
     Ray Data has decoded it, but a node may be gone with its blocks, and no CPU be free to decode them again, for the
@@ -191,13 +191,13 @@ def collect(name: str, sampler: Sampler, source: Source) -> Part:
         return part
     source.alone = True
     rows = _part_rows(name, source.rows[name], sampler).sort_values("image_id")
-    return Part(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
+    return Shard(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
 
 
-def _decoded_before(name: str, sampler: Sampler) -> Part | None:
+def _decoded_before(name: str, sampler: Sampler) -> Shard | None:
     """The part as Ray Data has decoded it; None where no CPU has been free for a while to decode what is gone."""
     shard = ray.train.get_dataset_shard(_part(name, sampler.rank))
-    results: queue.Queue[Part | Exception] = queue.Queue()
+    results: queue.Queue[Shard | Exception] = queue.Queue()
 
     def join() -> None:
         try:
@@ -219,17 +219,17 @@ def _decoded_before(name: str, sampler: Sampler) -> Part | None:
     return None
 
 
-def decoded(images: Images, rows: pd.DataFrame) -> Part:
+def decoded(images: Images, rows: pd.DataFrame) -> Shard:
     """These rows of IMAGES, decoded by Ray Data, in the order of image_id."""
     with watched("decoding", f"{len(rows):,} images, by tasks of {decoding_cpus():g} CPU each"):
         return _joined(read(images, rows))
 
 
-def _joined(result: Any) -> Part:
+def _joined(result: Any) -> Shard:
     blocks = list(result.iter_batches(batch_size=None))
     order = np.argsort(np.concatenate([block["image_id"] for block in blocks]).astype(str))
     pixels = np.concatenate([block["pixels"] for block in blocks])[order]
-    return Part(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
+    return Shard(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
 
 
 def batches(sampler: Sampler, resident: bool, source: Source) -> Batches:
@@ -237,12 +237,12 @@ def batches(sampler: Sampler, resident: bool, source: Source) -> Batches:
     return kept_batches(collect("training", sampler, source), sampler) if resident else _streamed(sampler)
 
 
-def kept_batches(part: Part, sampler: Sampler) -> Batches:
-    """`batches` of a part in memory."""
+def kept_batches(shard: Shard, sampler: Sampler) -> Batches:
+    """`batches` of a shard in memory."""
 
     def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for places in sampler.order(epoch):
-            yield part.inputs[places], part.labels[places]
+            yield shard.inputs[places], shard.labels[places]
 
     return epoch_of
 

@@ -18,7 +18,7 @@ from ham_ray.recipe import Recipe
 from ham_ray.training import input_pipeline
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
-from ham_ray.training.input_pipeline import Batches, Part
+from ham_ray.training.input_pipeline import Batches, Shard
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
@@ -33,7 +33,7 @@ class WorkersDisagreeError(Exception):
 
 
 @dataclass(frozen=True)
-class Task:
+class WorkerData:
     """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
 
     The inputs are uint8 images, or with `cached` what the network's prefix gives for them. Without a `validation` part
@@ -42,21 +42,21 @@ class Task:
 
     batches: Batches
     steps: int
-    validation: Part | None
+    validation: Shard | None
     counts: np.ndarray
     cached: bool = False
 
 
-def make_task(
+def worker_data(
     recipe: Recipe,
     labels: dict[str, np.ndarray],
     classes: int,
     tables: dict[str, str] | None,
-    plain: Callable[[Sampler], tuple[Batches, Part | None]],
+    plain: Callable[[Sampler], tuple[Batches, Shard | None]],
     rank: int = 0,
     workers: int = 1,
-) -> Task:
-    """The task of a worker: from tables of activations where there are any, else the batches and part of `plain`.
+) -> WorkerData:
+    """The data of a worker: from tables of activations where there are any, else the batches and part of `plain`.
 
     `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
     """
@@ -64,11 +64,11 @@ def make_task(
     if tables:
         batches = input_pipeline.cached_batches(tables["training"], labels["training"], recipe, sampler)
         held_out = tables.get("validation")
-        validation = input_pipeline.cached_part(held_out, labels["validation"], rank, workers) if held_out else None
+        validation = input_pipeline.cached_shard(held_out, labels["validation"], rank, workers) if held_out else None
     else:
         batches, validation = plain(sampler)
     counts = np.bincount(labels["training"], minlength=classes)
-    return Task(batches, sampler.steps, validation, counts, cached=bool(tables))
+    return WorkerData(batches, sampler.steps, validation, counts, cached=bool(tables))
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Progress:
 def train(
     recipe: Recipe,
     network: Network,
-    task: Task,
+    data: WorkerData,
     replica: Replica,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
@@ -99,8 +99,8 @@ def train(
         NonFiniteLossError: the loss of a step is NaN or infinite.
         WorkersDisagreeError: the workers started from different checkpoints, or ended with different variables.
     """
-    trainer = Trainer(recipe, network, replica, task.counts, task.cached)
-    training = Training(trainer, task, checkpoints, say, callbacks)
+    trainer = Trainer(recipe, network, replica, data.counts, data.cached)
+    training = Training(trainer, data, checkpoints, say, callbacks)
     while all([callback.may_go_on(training.progress.history) for callback in callbacks]):  # each of them is asked
         if training.finished:
             training.restore_best()
@@ -117,13 +117,13 @@ class Training:
     def __init__(
         self,
         trainer: Trainer,
-        task: Task,
+        data: WorkerData,
         checkpoints: Checkpoints,
         say: Callable[[str], None],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.trainer, self.task, self.checkpoints, self.say, self.callbacks = trainer, task, checkpoints, say, callbacks
-        self._truth = trainer.replica.gather(task.validation.labels) if task.validation else np.empty(0, np.int32)
+        self.trainer, self.data, self.checkpoints, self.say, self.callbacks = trainer, data, checkpoints, say, callbacks
+        self._truth = trainer.replica.gather(data.validation.labels) if data.validation else np.empty(0, np.int32)
         self.progress, self._best = _resume(trainer, checkpoints.latest(say))
         if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
@@ -144,10 +144,10 @@ class Training:
         phase = phase_at(trainer.recipe, progress.epoch)
         if trainer.phase != phase:
             trainer.enter(phase)
-        trained = _train_epoch(trainer, self.task, progress.epoch, self.say)
+        trained = _train_epoch(trainer, self.data, progress.epoch, self.say)
         progress.epoch += 1
         with trainer.averaged():
-            held_out = self.task.validation
+            held_out = self.data.validation
             row = {**trained, **(_validate(trainer, held_out, self._truth, trained) if held_out else {})}
             score = row.get(f"validation_{select_by}", row["epoch"])  # without validation the last is the best
             row["best"] = score > progress.best_score
@@ -172,23 +172,23 @@ class Training:
         _check_agreement(self.trainer.network, self.trainer.replica)
 
 
-def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], None]) -> dict[str, Any]:
+def _train_epoch(trainer: Trainer, data: WorkerData, epoch: int, say: Callable[[str], None]) -> dict[str, Any]:
     """One pass over the training shard: the first half of a row of HISTORY."""
     phase, recipe = trainer.phase, trainer.recipe
     assert phase is not None
     started, losses, spoke = time.monotonic(), [], time.monotonic()
-    before, total = (epoch - phase.first) * task.steps, phase.epochs * task.steps
-    for index, (inputs, labels) in enumerate(task.batches(epoch)):
-        rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * task.steps, total)
+    before, total = (epoch - phase.first) * data.steps, phase.epochs * data.steps
+    for index, (inputs, labels) in enumerate(data.batches(epoch)):
+        rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * data.steps, total)
         trainer.optimizer.learning_rate = rate
-        losses.append(trainer.step(inputs, labels, epoch * task.steps + index).numpy().astype(float))
+        losses.append(trainer.step(inputs, labels, epoch * data.steps + index).numpy().astype(float))
         if not math.isfinite(losses[-1][0]):
             raise NonFiniteLossError(
                 f"loss is {losses[-1][0]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
             )
         if time.monotonic() - spoke > 20:
             spoke = time.monotonic()
-            say(_pace(recipe, epoch, index + 1, task.steps, spoke - started))
+            say(_pace(recipe, epoch, index + 1, data.steps, spoke - started))
     seconds = time.monotonic() - started
     weighted, unweighted = np.mean(losses, axis=0).tolist()
     return {
@@ -198,11 +198,11 @@ def _train_epoch(trainer: Trainer, task: Task, epoch: int, say: Callable[[str], 
         "train_loss_unweighted": unweighted,
         "learning_rate": rate,
         "seconds": seconds,
-        "images_per_second": task.steps * recipe.data.batch_size / seconds,
+        "images_per_second": data.steps * recipe.data.batch_size / seconds,
     }
 
 
-def _validate(trainer: Trainer, held_out: Part, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
+def _validate(trainer: Trainer, held_out: Shard, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
     """One pass over the validation shard: the second half of a row, and the seconds of both."""
     started = time.monotonic()
     probabilities = trainer.replica.gather(trainer.predict(held_out.inputs))

@@ -141,7 +141,7 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train_part(config: dict[str, Any]) -> dict[str, Any]:
-    """Everything from this worker's parts of the data to the predictions of all."""
+    """Everything from this worker's shards of the data to the predictions of all."""
     configure_data()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
@@ -149,20 +149,20 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     recipe, weights, source = Recipe(**config["recipe"]), ray.get(config["weights"]), ray.get(config["source"])
     with replica.strategy.scope():
         network = build(recipe, config["size"], weights, len(config["classes"]))
-    task = _task(recipe, config, replica, source)
+    data = _worker_data(recipe, config, replica, source)
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
-    first = task.validation.inputs[:128] if task.validation else next(task.batches(0))[0]
-    spread = network.feature_spread(first if task.cached else network.prefix(first, training=False))
+    first = data.validation.inputs[:128] if data.validation else next(data.batches(0))[0]
+    spread = network.feature_spread(first if data.cached else network.prefix(first, training=False))
     say = log_relay.rank0_logger(config["mailbox"], replica.rank, storage.basename(config["uri"]))
     callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
     if config["barrier"] is not None:
         callbacks.append(Barrier(config["barrier"], recipe.epochs, replica.rank))
-    progress = loop.train(recipe, network, task, replica, checkpoints, say, callbacks)
+    progress = loop.train(recipe, network, data, replica, checkpoints, say, callbacks)
     if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
     sampler = input_pipeline.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
-    decoded = {"validation": task.validation} if task.validation and not task.cached else {}
+    decoded = {"validation": data.validation} if data.validation and not data.cached else {}
     held_out = {
         name: decoded.get(name) or input_pipeline.collect(name, sampler, source)
         for name in config["labels"]
@@ -182,14 +182,16 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _task(recipe: Recipe, config: dict[str, Any], replica: Replica, source: input_pipeline.Source) -> loop.Task:
+def _worker_data(
+    recipe: Recipe, config: dict[str, Any], replica: Replica, source: input_pipeline.Source
+) -> loop.WorkerData:
     labels, rank, workers = config["labels"], replica.rank, replica.workers
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part | None]:
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard | None]:
         batches = input_pipeline.batches(sampler, config["resident"], source)
         return batches, input_pipeline.collect("validation", sampler, source) if "validation" in labels else None
 
-    return loop.make_task(recipe, labels, len(config["classes"]), config["activations"], plain, rank, workers)
+    return loop.worker_data(recipe, labels, len(config["classes"]), config["activations"], plain, rank, workers)
 
 
 def _limit_threads() -> None:
@@ -208,12 +210,12 @@ def _join() -> Replica:
         return Replica(tf.distribute.get_strategy())
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     rank = strategy.cluster_resolver.task_id
-    assert rank == context.get_world_rank(), "TensorFlow's order of workers is not Ray's: parts would be mixed up"
+    assert rank == context.get_world_rank(), "TensorFlow's order of workers is not Ray's: shards would be mixed up"
     return Replica(strategy, rank, context.get_world_size())
 
 
 def _finish(
-    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, parts: dict[str, input_pipeline.Part]
+    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, shards: dict[str, input_pipeline.Shard]
 ) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
     final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
@@ -224,4 +226,4 @@ def _finish(
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             save(classifier, path, config["classes"])
     forward = tf.function(lambda images: classifier(images, training=False))
-    return {name: replica.gather(predict(forward, part.inputs)) for name, part in parts.items()}
+    return {name: replica.gather(predict(forward, shard.inputs)) for name, shard in shards.items()}

@@ -33,12 +33,12 @@ def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, s
     labels = {name: frame["label"].to_numpy(np.int32) for name, frame in rows.items()}
     pixels = {name: read_pixels(images, frame) for name, frame in rows.items()}
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Part]:
-        parts = {name: input_pipeline.Part(pixels[name], labels[name]) for name in ("training", "validation")}
+    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
+        parts = {name: input_pipeline.Shard(pixels[name], labels[name]) for name in ("training", "validation")}
         return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
 
     network = build(recipe, images.size, RANDOM, 7)
-    task = loop.make_task(recipe, labels, 7, tables, plain)
+    task = loop.worker_data(recipe, labels, 7, tables, plain)
     replica, told = Replica(tf.distribute.get_strategy()), Checkpoints(str(folder))
     progress = loop.train(recipe, network, task, replica, told, print)
     classifier = network.classifier()

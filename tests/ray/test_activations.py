@@ -103,7 +103,7 @@ def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Ima
 def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images: Images):
     labels = images.fold(FROZEN.data.validation_fold)["label"].to_numpy(np.int32)
     whole, *halves = (
-        input_pipeline.cached_part(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2))
+        input_pipeline.cached_shard(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2))
     )
     np.testing.assert_array_equal(whole.inputs[:], np.concatenate([half.inputs[:] for half in halves]))
     np.testing.assert_array_equal(whole.labels, np.concatenate([half.labels for half in halves]))

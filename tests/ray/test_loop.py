@@ -20,7 +20,7 @@ from ham_ray.recipe import Recipe, make_recipe
 from ham_ray.training import loop
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.input_pipeline import Part
+from ham_ray.training.input_pipeline import Shard
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.schedule import Phase, learning_rate, phases
 from ham_ray.training.step import PREDICT_BATCH, Replica, Trainer, predict
@@ -54,15 +54,15 @@ def network() -> Network:
 COUNTS = np.array([3, 10, 20, 5, 10, 100, 2])  # of the classes, where weights are to differ
 
 
-def task(recipe: Recipe) -> loop.Task:
+def task(recipe: Recipe) -> loop.WorkerData:
     sampler = Sampler(ROWS, recipe.data.batch_size, recipe.seed)
 
     def batches(epoch: int):
         for places in sampler.order(epoch):
             yield PIXELS[places], LABELS[places]
 
-    part = Part(PIXELS[:30], LABELS[:30])
-    return loop.Task(batches, sampler.steps, part, np.ones(7, int))
+    part = Shard(PIXELS[:30], LABELS[:30])
+    return loop.WorkerData(batches, sampler.steps, part, np.ones(7, int))
 
 
 class Report(Callback):
@@ -143,12 +143,12 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
     )
     labels = {"training": LABELS[learned], "validation": LABELS[held_out]}
 
-    def plain(sampler: Sampler) -> tuple[Any, Part]:
+    def plain(sampler: Sampler) -> tuple[Any, Shard]:
         batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
-        return lambda epoch: iter(batches), Part(PIXELS[held_out], LABELS[held_out])
+        return lambda epoch: iter(batches), Shard(PIXELS[held_out], LABELS[held_out])
 
     ours = network()
-    trainer_task = loop.make_task(chosen, labels, 7, None, plain)
+    trainer_task = loop.worker_data(chosen, labels, 7, None, plain)
     replica = Replica(tf.distribute.get_strategy())
     progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), print)
 
@@ -184,7 +184,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
 def test_a_task_counts_the_training_labels_and_no_others():
     labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
-    made = loop.make_task(recipe(), labels, 7, None, lambda sampler: (lambda epoch: iter([]), None))
+    made = loop.worker_data(recipe(), labels, 7, None, lambda sampler: (lambda epoch: iter([]), None))
     assert made.counts.tolist() == [2, 4, 6, 8, 10, 12, 14]
     assert made.steps == 56 // 16
 
@@ -354,7 +354,7 @@ def test_workers_at_different_epochs_are_refused(tmp_path: Path):
         def gather(self, local: np.ndarray) -> np.ndarray:
             return np.concatenate([local, local - 1]) if local.shape == (1,) else local
 
-    task = loop.Task(lambda epoch: iter([]), 4, Part(PIXELS[:30], LABELS[:30]), np.ones(7, int))
+    task = loop.WorkerData(lambda epoch: iter([]), 4, Shard(PIXELS[:30], LABELS[:30]), np.ones(7, int))
     behind, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
     with pytest.raises(loop.WorkersDisagreeError, match="different checkpoints: is --out"):
         loop.train(recipe(), network(), task, behind, folder, lambda line: None)

@@ -60,7 +60,7 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
     for variable in network.variables:  # as after a training, BatchNorm's statistics too
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    part = input_pipeline.Part(pixels, np.zeros(300, np.int32))
+    part = input_pipeline.Shard(pixels, np.zeros(300, np.int32))
     replica = Replica(tf.distribute.get_strategy())
     config = {"size": 32, "classes": CODES, "uri": str(tmp_path)}
     predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]

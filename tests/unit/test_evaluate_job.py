@@ -227,7 +227,7 @@ def test_test_and_new_images_are_two_results_the_larger_first_and_two_images_are
         ("p, its test images", 2),
     ]
     loud = "FEWER THAN 30 IMAGES: these figures say next to nothing: p, its test images (2)"
-    assert found.labels == (loud,)
+    assert found.disclaimers == (loud,)
     for name in ("report.html", "model_card.md", "summary.json"):
         assert loud in (tmp_path / "out" / name).read_text()
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -80,7 +80,7 @@ def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str
     )(0):
         np.testing.assert_array_equal(inputs, np.stack([labels, np.zeros(32)], axis=1))
         assert (labels >= 150).all()
-    held_out = input_pipeline.cached_part(table, LABELS, 1, 2)
+    held_out = input_pipeline.cached_shard(table, LABELS, 1, 2)
     np.testing.assert_array_equal(held_out.inputs[5:130][:, 0], np.arange(155, 280))
     np.testing.assert_array_equal(held_out.labels, LABELS[150:])
 

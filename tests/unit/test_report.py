@@ -125,7 +125,7 @@ def test_synthetic_data_is_labelled_and_has_no_references(runs, trivial, table):
 
 
 def test_random_weights_are_labelled(table):
-    assert table.labels == ("RANDOM WEIGHTS, nothing pretrained: resnet50_frozen",)
+    assert table.disclaimers == ("RANDOM WEIGHTS, nothing pretrained: resnet50_frozen",)
     assert "RANDOM WEIGHTS" in text_of(table)
 
 
@@ -167,7 +167,7 @@ def test_csv_and_json(table, tmp_path):
     assert frame["split"].notna().all()
     content = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert content["rows"][0]["metrics"]["accuracy"]["value"] == table.rows[0].metrics["accuracy"].value
-    assert content["labels"] == list(table.labels)
+    assert content["labels"] == list(table.disclaimers)
 
 
 def test_evaluation_of_a_run(runs):

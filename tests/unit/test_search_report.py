@@ -40,7 +40,7 @@ def table(count: int = 12) -> pd.DataFrame:
 def data(trials: pd.DataFrame, **changes) -> SearchData:
     fields = {
         "name": "resnet50-a",
-        "labels": (),
+        "disclaimers": (),
         "trials": trials,
         "parameters": ["learning_rate", "unfreeze_depth", "hidden_units", "augmentation"],
         "objective": "macro_f1",
@@ -92,7 +92,7 @@ def test_a_search_without_a_complete_trial_has_a_page():
 
 def test_labels_and_finals_are_shown():
     row = Row("trial 4, one seed", "model", "fold 0", metrics={"macro_f1": Interval(0.612, 0.57, 0.65)})
-    page = render(data(table(), labels=("SYNTHETIC DATA",), finals=Summary("d", True, (row,))))
+    page = render(data(table(), disclaimers=("SYNTHETIC DATA",), finals=Summary("d", True, (row,))))
     assert "SYNTHETIC DATA" in page and "trial 4, one seed" in page and ".612" in page
 
 

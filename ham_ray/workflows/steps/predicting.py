@@ -20,7 +20,7 @@ from ham_ray.data import quarantine
 from ham_ray.data.classes import common
 from ham_ray.data.gallery import BESIDE, Gallery
 from ham_ray.data.quarantine import Finding
-from ham_ray.data.truth import labels as labels_of
+from ham_ray.data.truth import labels
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import isic, metrics, predictions
 from ham_ray.evaluation.predictions import FACTS
@@ -29,7 +29,7 @@ from ham_ray.inference.pipeline import InferenceConfig
 from ham_ray.inference.saved import Saved
 from ham_ray.progress import step
 from ham_ray.recipe import VIEWS
-from ham_ray.report.summary import RANDOM_WEIGHTS, labels
+from ham_ray.report.summary import RANDOM_WEIGHTS, disclaimers
 from ham_ray.resumable import UNOPENED, Parts, work_folder, work_path
 from ham_ray.runs import MANIFEST
 from ham_ray.workflows.predict import Options
@@ -231,7 +231,7 @@ def show(manifest: dict[str, Any], out: str) -> None:
         message = ", ".join(f"{count:,} {split}" for split, count in learned.items())
         print(f"a model has learned from, or was chosen by, some of these images ({message}): see the column split")
     random = any(m["weights"] == RANDOM_WEIGHTS for m in manifest["models"])
-    for label in labels(manifest["synthetic"], random, ungrouped=False):
+    for label in disclaimers(manifest["synthetic"], random, ungrouped=False):
         print(label)
     print(f"predictions: {out}")
 
@@ -249,7 +249,7 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
     values = np.stack(good["raw"].to_list()).reshape(len(good), len(models), len(classes))
     frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
     frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
-    frame["y_true"] = labels_of(known["dx"], classes)
+    frame["y_true"] = labels(known["dx"], classes)
     frame[classes.probabilities] = _calibrated(values, models, raw).astype(np.float32)
     frame[list(FACTS)] = known[list(FACTS)]
     frame[classes.raw] = values.mean(axis=1)

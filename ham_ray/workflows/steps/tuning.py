@@ -22,7 +22,7 @@ from ham_ray.models import registry
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, digest
 from ham_ray.report import search_report
-from ham_ray.report.summary import Run, Summary, labels
+from ham_ray.report.summary import Run, Summary, disclaimers
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
 from ham_ray.search.database import shown
@@ -281,7 +281,7 @@ class _Search:
         random = self.weights.content is None and registry.architecture(self.base.family).pretrained is not None
         return search_report.SearchData(
             name=self.name,
-            labels=labels(card["synthetic"], random, self.images.ungrouped),
+            disclaimers=disclaimers(card["synthetic"], random, self.images.ungrouped),
             trials=table,
             parameters=[*self.space.parameters],
             objective=self.space.objective,
