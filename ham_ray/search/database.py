@@ -25,6 +25,9 @@ _REMEDIES = {  # by a part of the message of SQLite
     "full": "the disk is full: free some space",
     "disk i/o": "the disk fails or is full: free some space, or move the folder",
 }
+# Drivers that a URL without the name of one may mean, the preferred one first; of other databases SQLAlchemy's default.
+_DRIVERS = {"postgresql": ("postgresql+psycopg2", "postgresql+psycopg")}
+_PACKAGES = {"psycopg": "'ham_ray[postgres]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # by module
 
 
 class StudyError(UserError):
@@ -37,6 +40,27 @@ def shown(url: str) -> str:
         return sql.make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:
         return url
+
+
+def with_driver(url: str) -> str:
+    """The URL with the name of a driver that is installed; `postgresql://` takes psycopg2 or psycopg.
+
+    Raises:
+        StudyError: its driver is not installed; with the package that has it.
+        sqlalchemy.exc.ArgumentError: it is no URL, or of no database that SQLAlchemy knows.
+    """
+    made = sql.make_url(url)
+    module: str | None = None
+    for name in _DRIVERS.get(made.drivername, (made.drivername,)):
+        chosen = made.set(drivername=name)
+        try:
+            chosen.get_dialect().import_dbapi()
+        except ImportError as error:
+            module = error.name
+        else:
+            return chosen.render_as_string(hide_password=False)
+    package = _PACKAGES.get(str(module), module)
+    raise StudyError(f"the database's driver {module} is not installed: pip install {package}")
 
 
 def settings(url: str) -> dict[str, Any]:

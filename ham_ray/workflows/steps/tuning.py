@@ -25,7 +25,7 @@ from ham_ray.report import search_report
 from ham_ray.report.summary import Run, Summary, disclaimers
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
-from ham_ray.search.database import shown
+from ham_ray.search.database import shown, with_driver
 from ham_ray.search.distributed_trial import DistributedTrial
 from ham_ray.search.ownership import Ownership, owned
 from ham_ray.search.pace import Ahead, time_left
@@ -148,7 +148,7 @@ class _Search:
     @property
     def url(self) -> str:
         """The study's database."""
-        return self.options.storage or f"sqlite:///{self.place}/{STUDY}"
+        return with_driver(self.options.storage) if self.options.storage else f"sqlite:///{self.place}/{STUDY}"
 
     @property
     def facts(self) -> dict[str, Any]:
