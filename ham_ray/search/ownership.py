@@ -74,22 +74,30 @@ class Ownership:
     """This process's hold on a study."""
 
     def __init__(self, engine: Engine, me: _Owner) -> None:
-        self._engine, self._me, self._ended = engine, me, threading.Event()
+        self._engines, self._me, self._ended = [engine], me, threading.Event()
         self._lost = False
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
+    @database.patient
     def check(self) -> None:
         """See that the study is still this process's.
 
         Raises:
             UserError: another process has taken it over.
         """
-        with self._engine.begin() as connection:
+        self._check()
+
+    def _check(self) -> None:
+        with self._engines[0].begin() as connection:
             self._sign(connection)
 
     def guard(self, engine: Engine) -> None:
-        """Look before each write through this engine, in its transaction, whether the study is still this process's."""
+        """Look before each write through this engine, in its transaction, whether the study is still this process's.
+
+        Its connections are closed when the study is left.
+        """
+        self._engines.append(engine)
 
         @event.listens_for(engine, "before_cursor_execute")
         def look(connection: Connection, cursor: Any, statement: str, *more: Any) -> None:
@@ -100,9 +108,10 @@ class Ownership:
         """Leave the study to the next one. A database that fails now keeps the row: this process will be gone."""
         self._ended.set()
         self._thread.join(timeout=EVERY)
-        with contextlib.suppress(StudyError), self._engine.begin() as connection:
+        with contextlib.suppress(StudyError), self._engines[0].begin() as connection:
             connection.execute(_OWNERS.delete().where(_OWNERS.c.owner == self._me.owner))
-        self._engine.dispose()
+        for engine in self._engines:
+            engine.dispose()
 
     def _sign(self, connection: Connection) -> None:
         mine = _OWNERS.c.owner == self._me.owner
@@ -117,7 +126,7 @@ class Ownership:
     def _beat(self) -> None:
         while not self._ended.wait(EVERY):
             try:
-                self.check()
+                self._check()
             except StudyError:
                 continue  # a database that fails: whoever needs it next says so
             except UserError:
@@ -149,6 +158,8 @@ def _claim(engine: Engine, me: _Owner) -> None:
     seen, since = None, time.monotonic()
     while True:
         owner = _owner(engine, me.study)
+        if owner is not None and owner.owner == me.owner:
+            return  # the database had taken the row before its answer was lost
         if owner is None:
             if _insert(engine, me):
                 return
@@ -167,6 +178,7 @@ def _claim(engine: Engine, me: _Owner) -> None:
             time.sleep(EVERY / 6)
 
 
+@database.patient
 def _create_table(engine: Engine) -> None:
     try:
         _OWNERS.create(engine, checkfirst=True)
@@ -177,12 +189,14 @@ def _create_table(engine: Engine) -> None:
             raise
 
 
+@database.patient
 def _owner(engine: Engine, study: str) -> _Owner | None:
     with engine.begin() as connection:
         row = connection.execute(_OWNERS.select().where(_OWNERS.c.study == study)).one_or_none()
     return None if row is None else _Owner(**row._mapping)
 
 
+@database.patient
 def _insert(engine: Engine, me: _Owner) -> bool:
     try:
         with engine.begin() as connection:
@@ -192,6 +206,7 @@ def _insert(engine: Engine, me: _Owner) -> bool:
     return True
 
 
+@database.patient
 def _replace(engine: Engine, me: _Owner, other: _Owner) -> bool:
     """Take the row, where it still is as it was seen."""
     same = (_OWNERS.c.owner == other.owner) & (_OWNERS.c.beats == other.beats)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,11 +47,11 @@ class Study:
 
     def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
         self.study, self.space, self.trials = study, space, trials
+        self._mine: set[int] = set()  # trials asked for and not given back
         for trial in self._in(TrialState.RUNNING):
             if STOPPED in trial.user_attrs:  # a kill came between the scheduler's word and the trial's end
                 self.prune(trial.number)
         self._before = frozenset(self.finished_numbers())
-        self._cut_off = deque(trial.number for trial in self._in(TrialState.RUNNING))
 
     def finished(self) -> int:
         """Trials that need not be run any more: complete, pruned and failed ones."""
@@ -67,15 +66,33 @@ class Study:
         return max(self.trials - self.finished(), len(self._in(TrialState.RUNNING)))
 
     def ask(self) -> Ask | None:
-        """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike."""
-        if self._cut_off:
-            return self._again(self._cut_off.popleft())
-        if self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials or self.failing_alike():
+        """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike.
+
+        What of a trial's values had been drawn before the kill stays, the rest is drawn now.
+        """
+        number = self._begin()
+        if number is None:
             return None
-        waiting = self._in(TrialState.WAITING)
-        self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
-        trial = self.study.ask()
-        return Ask(trial.number, self.space.suggest(trial))
+        self._seed(number)
+        values = self.space.suggest(self._live(number))
+        return Ask(number, {**self._frozen(number).params, **values})
+
+    @database.patient
+    def _begin(self) -> int | None:
+        """Make the next trial a running one of this process.
+
+        Where the study made one and its answer was lost, the next call has it as one that was cut off.
+        """
+        running = [trial.number for trial in self._in(TrialState.RUNNING)]
+        number = next((number for number in running if number not in self._mine), None)
+        if number is None:
+            if self.finished() + len(running) >= self.trials or self.failing_alike():
+                return None
+            waiting = self._in(TrialState.WAITING)
+            self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
+            number = self.study.ask().number
+        self._mine.add(number)
+        return number
 
     def is_running(self, number: int) -> bool:
         """Whether a trial was asked for and has not ended."""
@@ -83,13 +100,7 @@ class Study:
 
     def interrupted(self, number: int) -> None:
         """A running trial lost what ran it: it is asked for again, before any new one."""
-        self._cut_off.append(number)
-
-    def _again(self, number: int) -> Ask:
-        """A trial that a kill cut off; what had not yet been drawn is drawn now."""
-        self._seed(number)
-        values = self.space.suggest(self._live(number))
-        return Ask(number, {**self._frozen(number).params, **values})
+        self._mine.discard(number)
 
     def _seed(self, number: int) -> None:
         self.study.sampler = make_sampler(self.space, self.trials, number)
@@ -108,17 +119,23 @@ class Study:
     def complete(self, number: int) -> float:
         """The trial trained to its end. Returns its value, the best of its epochs: that is the one a run keeps."""
         value = max(self._frozen(number).intermediate_values.values())
-        self.study.tell(number, value)
+        self._end(number, TrialState.COMPLETE, value)
         return value
 
     def prune(self, number: int) -> None:
         """The trial was stopped by the scheduler: for the sampler worse than every complete one."""
-        self.study.tell(number, state=TrialState.PRUNED)
+        self._end(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """The trial gave nothing; the reason is kept."""
         self.note(number, reason=reason)
-        self.study.tell(number, state=TrialState.FAIL)
+        self._end(number, TrialState.FAIL)
+
+    @database.patient
+    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
+        """Tell the study how a trial ended, unless it knows and only its answer was lost."""
+        if self._frozen(number).state != state:
+            self.study.tell(number, value, state)
 
     def note(self, number: int, **facts: Any) -> None:
         """Keep facts beside a trial."""
@@ -197,27 +214,58 @@ def open_study(
     written once another process has taken the study over.
 
     Raises:
-        StudyError: the database cannot be opened; later also of every method of the study that cannot use it.
+        StudyError: the database cannot be opened, or did not answer for as long as it is waited for; later also of
+            every method of the study that cannot use it.
         UserError: the study has other facts, or a parameter other values than a study
             can hold side by side.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _opened(name, url, make_pruner(space), ownership)
+    _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
+    _queue_points(study, space)
+    return Study(study, space, trials)
+
+
+@database.patient
+def _opened(name: str, url: str, pruner: BasePruner, ownership: Ownership | None) -> optuna.Study:
+    """Optuna's study of that name, made where there is none."""
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=database.settings(url))
-        database.watch(storage.engine, url)
+        backend = optuna.storages.RDBStorage(url, engine_kwargs=database.settings(url))
+        database.watch(backend.engine, url)
         if ownership:
-            ownership.guard(storage.engine)
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", pruner=make_pruner(space), load_if_exists=True
+            ownership.guard(backend.engine)
+        patient: Any = _Patient(backend)
+        storage = optuna.storages._CachedStorage(patient)  # as Optuna itself wraps one
+        return optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
         )
     except (SQLAlchemyError, OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise database.explained(error, url) from None
-    _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
+
+
+class _Patient:
+    """Optuna's storage, each of whose calls waits for a database that is away.
+
+    All of them can be repeated where only the answer was lost (they read, or write a row anew), but for those that make
+    trials and change their states. `Study` and `_queue_points` repeat these together with a look at what they did.
+    """
+
+    _not_alone = ("create_new_trial", "_create_new_trial", "set_trial_state_values")
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._storage, name)
+        return database.patient(value) if callable(value) and name not in self._not_alone else value
+
+
+@database.patient
+def _queue_points(study: optuna.Study, space: Space) -> None:
     for index, point in enumerate(space.points):
         if index >= study.user_attrs.get("points", 0):
             study.enqueue_trial(point, skip_if_exists=True)  # a kill between the two lines queues none twice
             study.set_user_attr("points", index + 1)
-    return Study(study, space, trials)
 
 
 def startup_trials(trials: int, points: int) -> int:
