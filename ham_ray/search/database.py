@@ -139,9 +139,14 @@ def with_driver(url: str) -> str:
     raise StudyError(f"the database's driver {module} is not installed: pip install {package}")
 
 
+def is_file(url: str) -> bool:
+    """Whether the database is a file, on which one search at a time works."""
+    return url.startswith("sqlite")
+
+
 def settings(url: str) -> dict[str, Any]:
     """What `create_engine` takes: a locked SQLite file is waited for, a server's connection renewed where it broke."""
-    if url.startswith("sqlite"):
+    if is_file(url):
         return {"connect_args": {"timeout": PATIENCE}}
     made = sql.make_url(url)
     limits = _LIBPQ if made.get_driver_name() in ("psycopg", "psycopg2") else {}

@@ -1,8 +1,9 @@
 """The durable study: an Optuna study in a database is the whole truth of a search.
 
 A search that goes on, or is extended, reads everything from it: finished trials, those cut off by a kill (they go on
-under their own number), values between for the pruner. The sampler is seeded anew for each trial from the space's seed
-and the trial's number, so that a resumed search asks for the points an uninterrupted one would have asked for.
+under their own number), values between for the pruner. Where several processes share it, each trial is run by one. The
+sampler is seeded anew for each trial from the space's seed and the trial's number, so that a resumed search asks for
+the points an uninterrupted one would have asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +27,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from ham_ray import runs
 from ham_ray.errors import UserError
 from ham_ray.search import database
+from ham_ray.search.leases import Leases
 from ham_ray.search.ownership import Ownership
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STOPPED = "stopped"  # beside a trial: the scheduler's word, which it gives once
 _TELLING = 4  # complete trials below which importances say nothing
+_ASKING = "the next trial"  # the lease of the process that asks for one
+_TOLD = 30.0  # seconds between lines while other processes run what is open
+_LOOK = 3.0  # seconds between looks at it
 _ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
 
 
@@ -45,13 +51,16 @@ class Ask:
 class Study:
     """A search's Optuna study, asked for trials and told of them."""
 
-    def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
-        self.study, self.space, self.trials = study, space, trials
-        self._mine: set[int] = set()  # trials asked for and not given back
-        for trial in self._in(TrialState.RUNNING):
-            if STOPPED in trial.user_attrs:  # a kill came between the scheduler's word and the trial's end
-                self.prune(trial.number)
+    def __init__(self, study: optuna.Study, space: Space, trials: int, leases: Leases) -> None:
+        self.study, self.space, self.trials, self._leases = study, space, trials, leases
+        with leases.holding(_ASKING):
+            for number in self._cut_off():
+                self.interrupted(number)
         self._before = frozenset(self.finished_numbers())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give nothing to be pickled: Tune writes down what it runs for, and none of that is read back."""
+        return {}
 
     def finished(self) -> int:
         """Trials that need not be run any more: complete, pruned and failed ones."""
@@ -79,20 +88,56 @@ class Study:
 
     @database.patient
     def _begin(self) -> int | None:
-        """Make the next trial a running one of this process.
+        """Make the next trial a running one of this process. One process at a time does so: `trials` is exact.
 
         Where the study made one and its answer was lost, the next call has it as one that was cut off.
         """
-        running = [trial.number for trial in self._in(TrialState.RUNNING)]
-        number = next((number for number in running if number not in self._mine), None)
-        if number is None:
-            if self.finished() + len(running) >= self.trials or self.failing_alike():
+        with self._leases.holding(_ASKING):
+            if (number := next(self._cut_off(), None)) is not None:
+                return number
+            if self._all_begun() or self.failing_alike():
                 return None
-            waiting = self._in(TrialState.WAITING)
-            self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
+            self.study.sampler = RandomSampler()  # draws nothing here; `ask` has the trial's own
             number = self.study.ask().number
-        self._mine.add(number)
-        return number
+            self._leases.take(_lease(number))
+            return number
+
+    def _cut_off(self) -> Iterator[int]:
+        """Running trials on which nobody works, each this process's from now on; those to be stopped are ended."""
+        for number in [trial.number for trial in self._in(TrialState.RUNNING)]:
+            if not self._leases.take(_lease(number)):
+                continue
+            if not self.is_running(number):  # whose process ended it, and itself, just now
+                self._leases.leave(_lease(number))
+            elif STOPPED in self._frozen(number).user_attrs:  # a kill came between the scheduler's word and the end
+                self.prune(number)
+            else:
+                yield number
+
+    def _all_begun(self) -> bool:
+        return self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials
+
+    def has_work(self) -> bool:
+        """Whether there is a trial to ask for; waits, with lines, while other processes run all that are open.
+
+        False too where one that was asked for runs still, or all fail alike.
+        """
+        since, lines = time.monotonic(), 0
+        while self.open() and not self.failing_alike():
+            if not self._all_begun():
+                return True
+            running = [trial.number for trial in self._in(TrialState.RUNNING)]
+            if any(self._leases.holds(_lease(number)) for number in running):
+                return False
+            if (number := next(self._cut_off(), None)) is not None:
+                self.interrupted(number)
+                return True
+            if running and time.monotonic() - since >= lines * _TOLD:
+                lines += 1
+                who = "; ".join(f"trial {number} in {self._leases.holder(_lease(number))}" for number in running)
+                print(f"search: waiting for what runs elsewhere: {who}", flush=True)
+            time.sleep(_LOOK)
+        return False
 
     def is_running(self, number: int) -> bool:
         """Whether a trial was asked for and has not ended."""
@@ -100,7 +145,7 @@ class Study:
 
     def interrupted(self, number: int) -> None:
         """A running trial lost what ran it: it is asked for again, before any new one."""
-        self._mine.discard(number)
+        self._leases.leave(_lease(number))
 
     def _seed(self, number: int) -> None:
         self.study.sampler = make_sampler(self.space, self.trials, number)
@@ -223,7 +268,7 @@ def open_study(
     study = _opened(name, url, make_pruner(space), ownership)
     _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
     _queue_points(study, space)
-    return Study(study, space, trials)
+    return Study(study, space, trials, ownership or Leases())
 
 
 @database.patient
@@ -297,6 +342,10 @@ def make_pruner(space: Space) -> BasePruner:
     if scheduler.name == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=scheduler.grace)
     return NopPruner()
+
+
+def _lease(number: int) -> str:
+    return f"trial {number}"
 
 
 def _kind(reason: str) -> str:

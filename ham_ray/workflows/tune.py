@@ -221,7 +221,8 @@ def run(options: Options) -> None:
     tuning.show(search)
     if search.summary:
         summary.show(search.summary)
-    print(f"report: {search.place}/report.html; trials: {search.place}/trials.csv")
+    report = f"report: {search.place}/report.html; " if search.reported else ""
+    print(f"{report}trials: {search.place}/trials.csv")
 
 
 def _without_password(url: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ family: simple_cnn
 objective: macro_f1
 sampler: {name: tpe, seed: 3}
 scheduler: {name: none}
-recipe: {epochs: 8, batch_size: 64, patience: 0, precision: float32}
+recipe: {epochs: 4, batch_size: 64, patience: 0, precision: float32}
 parameters:
   learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
 points: [{learning_rate: 1.0e-3}, {learning_rate: 2.0e-3}]
@@ -41,9 +42,9 @@ def postgres() -> Iterator[Server]:
 
 
 class Driver:
-    """A search as a process, with a Ray of its own."""
+    """A search as a process on a Ray that is there."""
 
-    def __init__(self, images: Images, folder: Path, url: str, name: str, **options: Any) -> None:
+    def __init__(self, cluster: str, images: Images, folder: Path, url: str, name: str, **options: Any) -> None:
         space = folder / "space.yaml"
         space.write_text(SPACE)
         self.output = folder / f"{name}.txt"
@@ -58,7 +59,7 @@ class Driver:
         words = {**usual, "data": images.uri, "space": space, "out": folder / "runs", "storage": url, **options}
         command = [sys.executable, str(ROOT / "jobs" / "tune.py")]
         command += [word for key, value in words.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        environment = {**os.environ, "RAY_ADDRESS": cluster}
         with self.output.open("w") as file:
             self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
 
@@ -84,10 +85,10 @@ def trials(url: str) -> list[FrozenTrial]:
 
 
 def test_a_search_goes_on_when_its_server_was_away_for_a_minute_and_a_half(
-    postgres: Server, images: Images, tmp_path: Path
+    cluster: str, postgres: Server, images: Images, tmp_path: Path
 ):
-    driver = Driver(images, tmp_path, postgres.url, "driver", trials=3, finalists=1)
-    driver.wait_for("trial 0 epoch 2/8")
+    driver = Driver(cluster, images, tmp_path, postgres.url, "driver", trials=3, finalists=1)
+    driver.wait_for("trial 0 epoch 2/4")
     postgres.stop()
     time.sleep(90)
     postgres.start()
@@ -96,5 +97,30 @@ def test_a_search_goes_on_when_its_server_was_away_for_a_minute_and_a_half(
     assert "waiting, 60 s of 600 s" in printed and "answers again, after" in printed
     found = trials(postgres.url)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
-    assert all([*trial.intermediate_values] == [*range(1, 9)] for trial in found)
+    assert all([*trial.intermediate_values] == [*range(1, 5)] for trial in found)
     assert (tmp_path / "runs" / "s" / "finals" / "winner.json").exists()
+
+
+def test_drivers_share_a_study_and_its_trials_outlive_one_that_is_killed(
+    cluster: str, postgres: Server, images: Images, tmp_path: Path
+):
+    options = {"trials": 6, "finalists": 1}
+    killed, stays = (Driver(cluster, images, tmp_path, postgres.url, name, **options) for name in ("killed", "stays"))
+    for driver in (killed, stays):
+        driver.wait_for("epoch 1/4")
+    killed.process.kill()
+    comes = Driver(cluster, images, tmp_path, postgres.url, "comes", **options)
+    printed = [stays.end(), comes.end()]
+    assert [stays.process.returncode, comes.process.returncode] == [0, 0] and "Traceback" not in "".join(printed), (
+        printed
+    )
+    found = trials(postgres.url)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
+    assert all([*trial.intermediate_values] == [1, 2, 3, 4] for trial in found)
+    begun = re.search(r"trial (\d): learning_rate", killed.end())
+    assert begun and f"trial {begun[1]}: learning_rate" in "".join(printed)
+    for number in range(6):  # each epoch of each trial is reported by one driver
+        lines = [f"trial {number} epoch {epoch}/4" for epoch in (1, 2, 3, 4)]
+        assert all("".join([killed.end(), *printed]).count(line) == 1 for line in lines), (number, printed)
+    assert (tmp_path / "runs" / "s" / "finals" / "winner.json").exists()
+    assert sum("finals and report: by process" in text for text in printed) == 1, printed
