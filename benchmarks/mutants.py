@@ -325,8 +325,8 @@ MUTANTS = [
     _m(
         "pruned trials complete",
         "search/study.py::Study.prune",
-        "state=TrialState.PRUNED",
-        "state=TrialState.COMPLETE, values=0.0",
+        "self._end(number, TrialState.PRUNED)",
+        "self._end(number, TrialState.COMPLETE, 0.0)",
         "the sampler learns from scores of a few epochs",
         "unit/test_study.py::test_stopped_trials_are_pruned_and_failed_ones_keep_their_reason",
     ),

@@ -124,11 +124,11 @@ class Study:
         """
         since, lines = time.monotonic(), 0
         while self.open() and not self.failing_alike():
-            if not self._all_begun():
-                return True
             running = [_lease(trial.number) for trial in self._in(TrialState.RUNNING)]
             if any(map(self._leases.holds, running)):
                 return False
+            if not self._all_begun():
+                return True
             if (number := next(self._cut_off(), None)) is not None:
                 self.interrupted(number)
                 return True
