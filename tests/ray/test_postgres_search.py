@@ -42,9 +42,18 @@ def postgres() -> Iterator[Server]:
 
 
 class Driver:
-    """A search as a process on a Ray that is there."""
+    """A search as a process on a Ray that is there; an `impatient` one waits for its database for 5 s."""
 
-    def __init__(self, cluster: str, images: Images, folder: Path, url: str, name: str, **options: Any) -> None:
+    impatient = """
+from ham_ray.search import database
+from ham_ray.workflows.tune import JOB
+database.AWAY = 5.0
+JOB.main()
+"""
+
+    def __init__(
+        self, cluster: str, images: Images, folder: Path, url: str, name: str, impatient: bool = False, **options: Any
+    ) -> None:
         space = folder / "space.yaml"
         space.write_text(SPACE)
         self.output = folder / f"{name}.txt"
@@ -57,7 +66,7 @@ class Driver:
             "finalists": 0,
         }
         words = {**usual, "data": images.uri, "space": space, "out": folder / "runs", "storage": url, **options}
-        command = [sys.executable, str(ROOT / "jobs" / "tune.py")]
+        command = [sys.executable, *(["-c", self.impatient] if impatient else [str(ROOT / "jobs" / "tune.py")])]
         command += [word for key, value in words.items() for word in (f"--{key.replace('_', '-')}", str(value))]
         environment = {**os.environ, "RAY_ADDRESS": cluster}
         with self.output.open("w") as file:
@@ -99,6 +108,24 @@ def test_a_search_goes_on_when_its_server_was_away_for_a_minute_and_a_half(
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 3
     assert all([*trial.intermediate_values] == [*range(1, 5)] for trial in found)
     assert (tmp_path / "runs" / "s" / "finals" / "winner.json").exists()
+
+
+def test_a_search_whose_server_stays_away_ends_with_a_code_of_its_own_and_the_same_command_goes_on(
+    cluster: str, postgres: Server, images: Images, tmp_path: Path
+):
+    driver = Driver(cluster, images, tmp_path, postgres.url, "first", impatient=True, trials=2)
+    driver.wait_for("trial 0 epoch 1/4")
+    postgres.stop()
+    printed = driver.end()
+    assert driver.process.returncode == 75 and "Traceback" not in printed, printed
+    assert "has not answered for" in printed.splitlines()[-1]
+    assert printed.endswith("once it does, the same command goes on\n")
+    postgres.start()
+    again = Driver(cluster, images, tmp_path, postgres.url, "again", trials=2)
+    assert "trial 0 epoch 1/4" not in again.end() and again.process.returncode == 0
+    found = trials(postgres.url)
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
+    assert all([*trial.intermediate_values] == [1, 2, 3, 4] for trial in found)
 
 
 def test_drivers_share_a_study_and_its_trials_outlive_one_that_is_killed(
