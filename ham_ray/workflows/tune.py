@@ -67,11 +67,7 @@ class Options:
     activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take, each depth")] = 8.0
     size: Size = None
     storage: Annotated[
-        str | None,
-        Option(
-            help="database URL of the study, such as postgresql://user@host/studies (needs ham_ray[postgres]); "
-            "default a file in its folder"
-        ),
+        str | None, Option(help="database URL of the study, as postgresql://host/studies; default a file in its folder")
     ] = None
     mixed: Annotated[
         bool,
