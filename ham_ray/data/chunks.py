@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
 
 
 class Chunk(NamedTuple):
-    """Images to prepare: pairs of image_id and its files."""
+    """Images to prepare: pairs of an image_id and its files; `size` is in pixels."""
 
     number: int
     images: list[tuple[str, list[Member]]]
@@ -136,7 +136,7 @@ def _within_strict_headers(work: Callable[[Chunk], pa.Table], chunk: Chunk) -> p
 
 
 def default_executor(archive: str) -> tuple[Executor, str]:
-    """Ray's cluster where one of several nodes is connected, else this machine's threads; and the reason in words.
+    """Choose Ray where a cluster of several nodes is connected, else this machine's threads; and say why in words.
 
     Raises:
         UserError: a node does not see the archive.
@@ -151,11 +151,14 @@ def default_executor(archive: str) -> tuple[Executor, str]:
 
 
 def facts(kept: Parts, chunks: list[Chunk]) -> pa.Table:
-    """All columns but the images, of all chunks' parts. Copied: Arrow would keep each part's images beside them."""
+    """Read all columns but `image` from the parts of all chunks, as one table.
+
+    The rows are copied: Arrow would keep each part's images in memory beside them.
+    """
     names, numbers = [name for name in SCHEMA.names if name != "image"], [chunk.number for chunk in chunks]
     return pa.concat_tables([part.filter(part["image_id"].is_valid()) for part in kept.read(numbers, names)])
 
 
 def covering(chunks: list[Chunk], first: str, last: str) -> list[int]:
-    """The numbers of the chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
+    """Return the numbers of the chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
     return [chunk.number for chunk in chunks if chunk.images[0][0] <= last and first <= chunk.images[-1][0]]

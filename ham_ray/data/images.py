@@ -65,7 +65,7 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: same images, labels and folds, same fingerprint."""
+        """The sha256 that names the content: same images, labels and folds, same fingerprint."""
         return str(self.card["fingerprint"])
 
     @cached_property
@@ -84,7 +84,7 @@ class Images:
         return ungrouped(self.rows) > 0
 
     def fold(self, *folds: int) -> pd.DataFrame:
-        """The rows of these folds, in image_id order."""
+        """Return the rows of these folds, in image_id order."""
         return self.rows[self.rows["fold"].isin(folds)]
 
 
@@ -119,7 +119,7 @@ def open_images(uri: str) -> Images:
 
 
 def table_files(uri: str) -> tuple[fs.FileSystem, list[str]]:
-    """The table's Parquet files in their order, as paths on the file system that comes with them."""
+    """List the table's Parquet files in their order, as paths on the file system that comes with them."""
     filesystem, path = storage.resolve(uri)
     return filesystem, [f"{path}/{name}" for name in storage.listdir(uri) if name.endswith(".parquet")]
 
@@ -130,7 +130,7 @@ def _dataset(uri: str) -> pads.Dataset:
 
 
 def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
-    """A lazy dataset of these rows: `image_id`, `label` and `pixels` (uint8[size, size, 3], RGB), decoded by tasks.
+    """Read rows lazily with Ray Data: `image_id`, `label` and `pixels` (uint8[size, size, 3], RGB), decoded by tasks.
 
     `rows` must be a stretch of `images.fold(…)`: all images of its folds between its first and last image_id. The two
     bounds are pushed down to Parquet, so a worker's shard is read from its own row groups only.
@@ -150,7 +150,7 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
 
 
 def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
-    """The pixels of such a stretch of rows, decoded by this process: uint8[n, size, size, 3], in image_id order."""
+    """Decode a stretch of rows, as `read` takes it, in this process: uint8[n, size, size, 3], RGB, by image_id."""
     ids, folds = rows["image_id"], sorted(int(fold) for fold in rows["fold"].unique())
     chosen = (pads.field("image_id") >= ids.min()) & (pads.field("image_id") <= ids.max())
     table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=chosen & pads.field("fold").isin(folds))
@@ -158,14 +158,14 @@ def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
 
 
 def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
-    """Small JPEGs of these images, by id; at most `size` pixels wide."""
+    """Make small JPEGs of these images, by id; at most `size` pixels a side."""
     table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
     pairs = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
     return {image_id: small_jpeg(decode(encoded), size) for image_id, encoded in pairs}
 
 
 def small_jpeg(pixels: np.ndarray, size: int) -> bytes:
-    """uint8[height, width, 3] as a JPEG of at most `size` pixels a side."""
+    """Encode uint8[height, width, 3] as a JPEG of at most `size` pixels a side."""
     from PIL import Image
 
     buffer, picture = io.BytesIO(), Image.fromarray(pixels)
@@ -175,7 +175,7 @@ def small_jpeg(pixels: np.ndarray, size: int) -> bytes:
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Encoded image to uint8[height, width, 3], RGB."""
+    """Decode an image to uint8[height, width, 3], RGB."""
     from PIL import Image
 
     with Image.open(io.BytesIO(encoded)) as image:

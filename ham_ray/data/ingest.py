@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class IngestReport:
-    """A finished table: where it is, its data card, whether it stood there already, and what to tell the user."""
+    """A finished table: where it is, its data card, whether it was there already, and notes for the user."""
 
     uri: str
     card: dict[str, Any]
@@ -51,7 +51,7 @@ class IngestReport:
 
     @property
     def lines(self) -> list[str]:
-        """What there is to say of it and what was left out, for people."""
+        """The notes and what was left out, in lines for people."""
         bad = ", ".join(f"{count:,} {reason}" for reason, count in self.quarantined.items())
         listed = f"{bad}; see {storage.join(self.uri, QUARANTINE)}" if bad else "none"
         return [*(f"note: {note}" for note in self.notes), f"quarantined: {listed}"]
@@ -90,7 +90,7 @@ def ingest(
     Args:
         size: side of the stored square images in pixels.
         geometry: "crop" takes the centre square, "squash" keeps the whole image and bends its shape.
-        layout: one of `layouts.LAYOUTS`; found by looking where None.
+        layout: one of `layouts.LAYOUTS`; None: the first that is recognised.
         max_quarantined: the greatest fraction of images that may be left out.
         max_lesion: the greatest fraction of images that one lesion may have.
         on_progress: called with the images done and the images in all.
@@ -167,7 +167,7 @@ class _Ingest:
         ]
 
     def _identity(self) -> dict[str, object]:
-        """What a part depends on. Pillow's version counts: another libjpeg may round pixels differently."""
+        """Return what a part depends on. Pillow's version counts: another libjpeg may round pixels differently."""
         return {
             "signature": self.source.signature,
             "layout": self.source.layout,
@@ -180,7 +180,7 @@ class _Ingest:
         }
 
     def _judge(self, findings: list[Finding], good: int) -> None:
-        """Refuse where too much fell out; the findings are left beside the target for the user to look at."""
+        """Refuse an archive of which too much was left out; the findings are written beside the target for the user."""
         total = len({*self.source.metadata["image_id"], *self.source.images, *(f.subject for f in findings)} - {""})
         out = quarantine.refusable(findings)
         if good and out <= self.options.max_quarantined * total:
@@ -254,7 +254,7 @@ def _sift(results: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
 
 
 def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.DataFrame:
-    """IMAGES without the column `image`, sorted by image_id."""
+    """Make the rows of IMAGES without the column `image`, sorted by image_id."""
     rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
     rows = rows.sort_values("image_id", ignore_index=True)
     rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")

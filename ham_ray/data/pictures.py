@@ -63,12 +63,16 @@ def prepare(data: bytes, size: int, geometry: str) -> Picture:
 
 
 def resized(data: bytes, size: int, geometry: str) -> Image.Image:
-    """The image at `size`×`size` pixels, RGB, before it is encoded; raises as `prepare` does."""
+    """Decode an image file to `size`×`size` pixels, RGB, as `prepare` does before it encodes.
+
+    Raises:
+        BadPicture: see `prepare`.
+    """
     return _decode(data, size, geometry)[2]
 
 
 def encode(image: Image.Image) -> bytes:
-    """Lossless WebP at its fastest setting; docs/ingest.md has the figures behind this choice."""
+    """Encode as lossless WebP at its fastest setting; docs/ingest.md has the figures behind this choice."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return buffer.getvalue()
@@ -76,7 +80,7 @@ def encode(image: Image.Image) -> bytes:
 
 @contextmanager
 def strict_headers() -> Iterator[None]:
-    """Make Pillow's warning about huge headers an error. For the whole process: enter it before threads start."""
+    """Make Pillow's warning about huge headers an error, in the whole process: enter this before threads start."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -105,7 +109,7 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
 
 @functools.cache
 def readers() -> tuple[str, ...]:
-    """Pillow's readers of the formats that are read, that of HEIC where its package is installed."""
+    """List Pillow's readers of the formats that are read, with that of HEIC where its package is installed."""
     Image.init()
     names: tuple[str, ...] = _PLUGINS
     try:
@@ -119,7 +123,7 @@ def readers() -> tuple[str, ...]:
 
 
 def _unidentified(data: bytes) -> BadPicture:
-    """What a file is that none of the readers takes. Never its bytes: they may be of a file that nobody meant."""
+    """Say what a file is that none of the readers takes, never its bytes: they may be of a file that nobody meant."""
     kind = formats.kind(data[: formats.HEAD])
     unread = {"HEIC": "HEIF" not in readers(), "AVIF": not features.check("avif")}
     if kind == "TIFF":
@@ -132,7 +136,7 @@ def _unidentified(data: bytes) -> BadPicture:
 
 
 def _without_content(error: Exception) -> str:
-    """What Pillow says of damage, without the bytes of the file that some of its messages quote."""
+    """Return what Pillow says of damage, without the bytes of the file that some of its messages quote."""
     text = str(error)
     return text if re.fullmatch(r"image file is truncated[\w ()]*", text) else f"damaged ({type(error).__name__})"
 
@@ -149,7 +153,7 @@ def _refuse_odd(image: Image.Image) -> None:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    """Any mode in RGB. Pillow would cut 16 bits off at 255 instead of scaling them."""
+    """Convert an image of any mode to RGB. Pillow would cut 16 bits off at 255 instead of scaling them."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -166,7 +170,7 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its camera says that it is to be shown."""
+    """Turn an image as its camera says that it is to be shown."""
     return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 

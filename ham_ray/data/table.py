@@ -47,7 +47,10 @@ def write(folder: Path, rows: pd.DataFrame, read: Read, metadata: dict[str, str]
 
 
 def _groups_a_file(size: int) -> int:
-    """16 row groups, 2,048 images, up to 128 px; fewer above, so that a file keeps its bytes."""
+    """Compute how many row groups go into a file: 16 of them, 2,048 images, up to 128 px.
+
+    Above there are fewer, so that a file keeps its bytes.
+    """
     return max(1, min(16, 16 * 128 * 128 // size**2))
 
 
