@@ -68,14 +68,14 @@ def intervals(
 def paired_difference(
     a: pd.DataFrame, b: pd.DataFrame, metric: str, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
-    """How much better `a` is than `b` in one metric; see `paired_differences`."""
+    """Estimate how much better `a` is than `b` in one metric; see `paired_differences`."""
     return paired_differences(a, b, [metric], resamples, seed)[metric]
 
 
 def paired_differences(
     a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
-    """How much better `a` is than `b`, on the same images and the same resamples of lesions.
+    """Estimate how much better `a` is than `b`, on the same images and the same resamples of lesions.
 
     `names` are of `metric_names`. An interval without 0 is a difference beyond what another draw of
     lesions would explain. Where all resamples have the same difference, its limits are those of two unpaired values
@@ -110,9 +110,9 @@ def shares(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Interval | None]:
-    """By name, which share of some images are hits: (images bool[N], hits bool[N]) of a PREDICTIONS table of N rows.
+    """Estimate shares of images with their intervals, by name; None for a share of no images.
 
-    None where there are no such images.
+    `asked` has by name the images bool[N] and the hits bool[N], of a PREDICTIONS table of N rows.
     """
     y_true = arrays(frame)[0]
     weights = np.concatenate([*resampled_weights(frame["group_id"], y_true, resamples, seed)])
@@ -126,7 +126,7 @@ def shares(
 
 
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
-    """How much each image weighs in each resample: blocks float64[<=100, N] of `resamples` rows in all.
+    """Draw how much each image weighs in each resample: blocks float64[<=100, N] of `resamples` rows in all.
 
     `groups` names the lesion of each of the N images. A group belongs to the stratum of its most frequent class:
     images with equal pixels and different labels share a group.
@@ -191,7 +191,7 @@ def _by_predicted(
 
 
 def _points(evaluation: dict[str, Any], classes: Classes) -> dict[str, float]:
-    """The defined values of `metric_names` in what `metrics.evaluate` returns."""
+    """Select the defined values of `metric_names` from what `metrics.evaluate` returns."""
     own = {f"sensitivity_{dx}": result["sensitivity"] for dx, result in evaluation["per_class"].items()}
     values = {name: own[name] if name in own else evaluation[name] for name in metric_names(classes)}
     return {name: value for name, value in values.items() if value is not None}
@@ -221,7 +221,7 @@ def _bootstrap(
 
 
 def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
-    """How often each of `size` groups is drawn in `size` - 1 draws with replacement, scaled to the sum `size`."""
+    """Draw how often each of `size` groups comes in `size` - 1 draws with replacement, scaled to the sum `size`."""
     draws = max(1, size - 1)
     drawn = rng.integers(0, size, (count, draws)) + size * np.arange(count)[:, None]
     times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
@@ -229,9 +229,9 @@ def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
 
 
 def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
-    """One-versus-rest AUC of each class for every row of weights, float64[B, K]; NaN for an absent class.
+    """Compute each class's one-versus-rest AUC for every row of weights, float64[B, K]; NaN for an absent class.
 
-    The Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
+    This is the Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
     """
     columns = [_weighted_auc(y_true == label, p[:, label], weights) for label in range(p.shape[1])]
     return np.stack(columns, axis=1)
@@ -250,12 +250,12 @@ def _weighted_auc(positive: NDArray[np.bool_], score: NDArray[np.floating], weig
 
 
 def _divide(part: Floats, whole: Floats) -> Floats:
-    """The ratio, NaN where `whole` is 0."""
+    """Divide, with NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """The mean of each row without its NaNs; NaN for a row of nothing else."""
+    """Compute the mean of each row without its NaNs; NaN for a row of nothing else."""
     return _divide(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1))
 
 
@@ -273,7 +273,7 @@ def _unpaired(a: Interval, b: Interval) -> Interval:
 
 
 def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `b` in the order of `a`'s images."""
+    """Return the rows of `b` in the order of `a`'s images; refuse tables of different images or labels."""
     different = sorted(set(a["image_id"]) ^ set(b["image_id"]))
     if different:
         raise UserError(f"only the same images can be compared; {len(different)} are in one table: {different[:5]}")
