@@ -33,7 +33,7 @@ _BATCH = 256  # encoded images in memory at once: about 10 MB at 128 px
 
 
 def trivial_baselines(images: Images, splits: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Fit both, and return their PREDICTIONS of validation and test, by name; some 10 s for 10,015 images.
+    """Fit both baselines; return their PREDICTIONS of validation and test, by name; some 10 s for 10,015 images.
 
     Args:
         images: the table `splits` were taken from; its pixels are read batch by batch.
@@ -67,7 +67,7 @@ def class_shares(labels: NDArray[np.integer], classes: int) -> NDArray[np.float6
 
 
 def fit_logistic(x: NDArray[np.floating], labels: NDArray[np.integer], classes: Classes) -> Pipeline:
-    """A class-balanced logistic regression on standardised features x[N, D].
+    """Fit a class-balanced logistic regression on standardised features x[N, D] and labels int[N].
 
     Raises:
         UserError: fewer than two classes.
@@ -81,7 +81,7 @@ def fit_logistic(x: NDArray[np.floating], labels: NDArray[np.integer], classes: 
 
 
 def probabilities(model: Pipeline, x: NDArray[np.floating], classes: int) -> NDArray[np.float64]:
-    """Predict the probabilities in the order of labels, float64[N, K]; 0 for classes it never saw."""
+    """Predict the probabilities in the order of labels, float64[N, K]; 0 for classes the model never saw."""
     p = np.zeros((len(x), classes))
     if len(x):
         p[:, model.classes_] = model.predict_proba(x)
@@ -89,7 +89,7 @@ def probabilities(model: Pipeline, x: NDArray[np.floating], classes: int) -> NDA
 
 
 def thumbnails(images: Images, image_ids: Sequence[str]) -> pd.DataFrame:
-    """Thumbnails float32[N, 324] (9 rows of 12 RGB pixels, 0-255), indexed by image_id; decoded batch by batch.
+    """Make thumbnails float32[N, 324] (9 rows of 12 RGB pixels, 0-255), indexed by image_id; decoded batch by batch.
 
     Raises:
         UserError: an image is not in the table.
@@ -110,13 +110,13 @@ def thumbnails(images: Images, image_ids: Sequence[str]) -> pd.DataFrame:
 
 
 def thumbnail(encoded: bytes) -> NDArray[np.float32]:
-    """Encoded image to float32[324], antialiased: every source pixel counts."""
+    """Shrink an encoded image to float32[324], antialiased: every source pixel counts."""
     small = Image.fromarray(decode(encoded)).resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
     return np.asarray(small, np.float32).ravel()
 
 
 def _encoded(images: Images) -> Iterator[tuple[list[str], list[bytes]]]:
-    """Batches of image ids and encoded images, in the order of the files."""
+    """Yield batches of image ids and encoded images, in the order of the files."""
     filesystem, files = table_files(images.uri)
     dataset = pads.dataset(files, filesystem=filesystem, format="parquet")
     for batch in dataset.to_batches(columns=["image_id", "image"], batch_size=_BATCH, batch_readahead=1):
