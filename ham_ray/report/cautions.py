@@ -38,9 +38,9 @@ def absent(test: pd.DataFrame) -> str | None:
 
 
 def one_class(test: pd.DataFrame) -> str | None:
-    """Say it of a model that predicts one class for more than 85 % of the images; None where so many are of that class.
+    """Write the sentence for a model that predicts one class for more than 85 % of the images; None for any other.
 
-    None too for fewer than `FEW` images.
+    None too where so many images are of that class, or where there are fewer than `FEW`.
     """
     (truth, p), classes = arrays(test), classes_of(test)
     calls = np.bincount(metrics.predicted(p), minlength=len(classes)) / len(p)
@@ -53,7 +53,7 @@ def one_class(test: pd.DataFrame) -> str | None:
 
 
 def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str | None:
-    """Say it of a model that a trivial baseline equals; None for a model that beats all of them.
+    """Write the sentence for a model that a trivial baseline equals; None for a model that beats all of them.
 
     A baseline equals the model where the interval of their paired difference in balanced accuracy or macro-F1, on the
     images of both, reaches 0 or below.

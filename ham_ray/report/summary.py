@@ -247,7 +247,7 @@ def write(summary: Summary, folder: str) -> None:
 
 
 def frame(summary: Summary) -> pd.DataFrame:
-    """Make one line a row: `<metric>`, `<metric>_low`, `<metric>_high` for each metric, and what the figures are of."""
+    """Make summary.csv's table, a line a row: each metric with its limits `_low` and `_high`, and what it is of."""
     return pd.DataFrame([_flat(row, summary) for row in summary.rows]).astype(
         {"epochs": "Int64", "best_epoch": "Int64"}
     )
