@@ -104,7 +104,13 @@ def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, fl
 
 
 def _trained(recipes: dict[int, dict[str, Recipe]], context: TrainingContext) -> dict[int, dict[str, Run]]:
-    """Train these recipes; return the runs that ended with a model, by trial and name, no trial without runs."""
+    """Train these recipes; return the runs that ended with a model, by trial and name.
+
+    Trials without any such run are left out.
+
+    Raises:
+        UserError: no run ended with a model.
+    """
     remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {context.out} away"
     result = train(
         {name: recipe for named in recipes.values() for name, recipe in named.items()}, context, remedy=remedy

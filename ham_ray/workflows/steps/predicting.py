@@ -241,7 +241,11 @@ def _counted(reasons: dict[str, int]) -> str:
 
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
-    """Make PREDICTIONS in the order of image_id: calibrated probabilities beside raw ones, with `raw` reversed."""
+    """Make PREDICTIONS in the order of image_id.
+
+    The probabilities are calibrated ones, with raw ones beside them; with `raw` they are raw, with calibrated ones
+    beside them.
+    """
     classes = models[0].classes
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
