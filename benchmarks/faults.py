@@ -408,7 +408,7 @@ def _kill(ground: Ground, outcome: Outcome, expected: Reference, start: Start, c
 
 
 def _files(folder: Path) -> set[str]:
-    """Paths of all files below the folder, but for the logs of this campaign."""
+    """List the paths of all files below the folder, but for the logs of this campaign."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in paths if not re.match(r"start-\d+\.log$|hung\.txt$", str(path))}
 
