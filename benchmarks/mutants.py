@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
 
 def _m(name: str, function: str, old: str, new: str, effect: str, test: str) -> Mutant:
-    """A mutant of `module.py::function`; its test is of `tests/`."""
+    """Make a mutant of `module.py::function`; its test is of `tests/`."""
     file, _, where = function.partition("::")
     return Mutant(name, f"ham_ray/{file}", where, old, new, effect, f"tests/{test}")
 
@@ -600,15 +600,16 @@ MUTANTS = [
 
 
 def _copied(folder: Path) -> Path:
-    """The tree, without what is not its own."""
+    """Copy the tree, without what is not part of the project."""
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs", "shared")
     return Path(shutil.copytree(ROOT, folder / "tree", ignore=ignored))
 
 
 def _passes(tree: Path, tests: list[str]) -> tuple[bool, str]:
-    """Whether these tests pass in the tree; the end of what pytest printed. No test at all is no pass.
+    """Say whether these tests pass in the tree, and return the end of what pytest printed. No test at all is no pass.
 
-    In a fork of this process, which has imported the libraries already: importing them takes longer than most tests.
+    They run in a fork of this process, which has imported the libraries already: importing them takes longer than most
+    tests.
     """
     printed = tree / "printed.txt"
     run = multiprocessing.get_context("fork").Process(target=_pytest, args=(tree, tests, printed))
@@ -633,7 +634,7 @@ def _pytest(tree: Path, tests: list[str], printed: Path) -> None:
 
 
 def _killed(tree: Path, mutant: Mutant) -> bool:
-    """Whether the mutant's test fails on it; the tree is as before afterwards."""
+    """Say whether the mutant's test fails on it; the tree is as before afterwards."""
     path = tree / mutant.file
     text = path.read_text()
     path.write_text(text.replace(mutant.old, mutant.new))
@@ -644,7 +645,7 @@ def _killed(tree: Path, mutant: Mutant) -> bool:
 
 
 def _stale(mutant: Mutant) -> str:
-    """Why the mutant cannot be made; empty where it can."""
+    """Say why the mutant cannot be made; empty where it can."""
     path = ROOT / mutant.file
     found = path.read_text().count(mutant.old) if path.exists() else 0
     if found != 1:

@@ -19,8 +19,8 @@ COMPARED = ("balanced_accuracy", "macro_f1", "accuracy")  # the last is what McN
 class Difference(NamedTuple):
     """How much better one model is than another, by metric, on the same images.
 
-    `shared` images both have predicted; `images` are those that only one of the two gets right; `p` is its p value,
-    adjusted for all comparisons made.
+    `shared` counts the images that both have predicted; `images` those that only one of the two gets right; `p` is the
+    p value of the latter, adjusted for all comparisons made.
     """
 
     model: str
@@ -34,7 +34,7 @@ class Difference(NamedTuple):
 def differences(
     runs: Mapping[str, Run], trivial: Mapping[str, pd.DataFrame], pairs: Iterable[tuple[str, str]] = ()
 ) -> list[Difference]:
-    """Of each of the pairs, and of each run to the thumbnail trivial, on the images that both have predicted."""
+    """Compare each of the pairs, and each run with the thumbnail baseline, on the images that both have predicted."""
     tests = {name: assessment.reported(table) for name, table in trivial.items()}
     tests |= {name: run.assessment.images for name, run in runs.items() if run.predictions is not None}
     asked = dict.fromkeys([*pairs, *((name, THUMBNAIL_BASELINE) for name in runs)])
@@ -49,5 +49,5 @@ def differences(
 
 
 def shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of the images that are in both."""
+    """Return the rows of each table whose images are in both."""
     return first[first["image_id"].isin(second["image_id"])], second[second["image_id"].isin(first["image_id"])]

@@ -1,4 +1,4 @@
-"""The study's database: every statement waits for a limited time, with a line, and fails with cause and remedy."""
+"""The study's database: each statement waits for a limited time, says so, and fails with cause and remedy."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _REMEDIES = {  # by a part of the message of SQLite
 
 
 class StudyError(UserError):
-    """The study's database cannot be read or written."""
+    """A failure to read or write the study's database."""
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL without its password."""
     try:
         return sql.make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:
@@ -40,12 +40,12 @@ def shown(url: str) -> str:
 
 
 def settings(url: str) -> dict[str, Any]:
-    """What `create_engine` takes: a locked SQLite file is waited for, a server's connection renewed where it broke."""
+    """Return options of `create_engine`: wait for a locked SQLite file, renew a server's connection where it broke."""
     return {"connect_args": {"timeout": PATIENCE}} if url.startswith("sqlite") else {"pool_pre_ping": True}
 
 
 def engine(url: str) -> Engine:
-    """A watched engine.
+    """Make an engine for the study's database, watched by `watch`.
 
     Raises:
         StudyError: the URL is malformed, or its driver is not installed.
@@ -74,7 +74,7 @@ def watch(made: Engine, url: str) -> None:
 
 
 def explained(error: Exception, url: str) -> StudyError:
-    """The error in one line, with its remedy."""
+    """Turn an error of the database into one line with its remedy."""
     cause = _first_line(getattr(error, "orig", None) or error)
     known = (remedy for part, remedy in _REMEDIES.items() if part in cause.lower()) if "sqlite" in url else iter(())
     remedy = next(known, "see whether the database answers and the study in it is whole").format(patience=PATIENCE)
@@ -82,7 +82,7 @@ def explained(error: Exception, url: str) -> StudyError:
 
 
 class _Waiting:
-    """Prints one line where a thread uses a connection for longer than a statement should take."""
+    """A watch that prints one line where a thread uses a connection for longer than a statement should take."""
 
     def __init__(self, url: str) -> None:
         self._url, self._of_thread, self._last = url, threading.local(), -PATIENCE

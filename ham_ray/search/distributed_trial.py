@@ -22,7 +22,7 @@ from ham_ray.training.epoch_barrier import EpochBarrier
 
 
 class DistributedTrial(tune.Trainable):
-    """One epoch a step, with the results of `InProcessTrial`."""
+    """A trial of several workers: each step is one epoch, with the results of a step of `InProcessTrial`."""
 
     thread: threading.Thread | None
     epoch: int  # the last that Tune has heard of
@@ -43,7 +43,7 @@ class DistributedTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, after the workers of the last one have ended."""
+        """Begin the next trial, after the workers of the last one have ended."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -81,10 +81,10 @@ class DistributedTrial(tune.Trainable):
             ray.kill(self.barrier)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the training leaves its own."""
+        """Save nothing: the training writes its own checkpoints."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: it goes on from its own."""
+        """Load nothing: the training goes on from its own checkpoints."""
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.folder = self.shared.folder(config["trial"])

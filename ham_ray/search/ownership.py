@@ -1,9 +1,9 @@
-"""One search at a time works on a study: who, is a row in the study's own database, with a sign of life.
+"""Ownership of a study: one search at a time works on it, recorded as a row in the study's own database.
 
-Whoever finds a row of another search waits for its next sign of life. It is refused when one comes; where none comes
-for a minute, or the owner was a process of this machine that is gone, it becomes the owner itself. An owner that stood
-still for that long (a suspended process) can write nothing more: each of its writes first looks, in the same
-transaction, whether the row is still its own.
+The owner increases a count in its row every few seconds, as a sign of life. Another search that sees the row waits for
+the next sign: where one comes, that search is refused; where none comes for a minute, or the owner was a process of
+this machine that has ended, it becomes the owner itself. An owner that stood still for that long (a suspended process)
+can write nothing more: before each write it checks, in the same transaction, whether the row is still its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _OWNERS = sql.Table(
 
 @dataclass(frozen=True)
 class _Owner:
-    """A row of the table."""
+    """A row of the table of owners: the process that works on a study."""
 
     study: str
     owner: str
@@ -66,7 +66,7 @@ class _Owner:
         return f"process {self.pid} on {self.host}, since {self.since}, in {self.folder}"
 
     def gone(self) -> bool:
-        """Whether it was a process of this machine that is no more."""
+        """Say whether the owner was a process of this machine that has ended."""
         return self.machine == _machine() and _born(self.pid) != self.born
 
 
@@ -80,7 +80,7 @@ class Ownership:
         self._thread.start()
 
     def check(self) -> None:
-        """See that the study is still this process's.
+        """Check that the study is still this process's.
 
         Raises:
             UserError: another process has taken it over.
@@ -89,7 +89,7 @@ class Ownership:
             self._sign(connection)
 
     def guard(self, engine: Engine) -> None:
-        """Look before each write through this engine, in its transaction, whether the study is still this process's."""
+        """Check before each write through this engine, in its transaction, that the study is still this process's."""
 
         @event.listens_for(engine, "before_cursor_execute")
         def look(connection: Connection, cursor: Any, statement: str, *more: Any) -> None:
@@ -97,7 +97,10 @@ class Ownership:
                 self._sign(connection)
 
     def release(self) -> None:
-        """Leave the study to the next one. A database that fails now keeps the row: this process will be gone."""
+        """Leave the study to the next search.
+
+        Where the database fails now the row stays, and counts as dead once this process has ended.
+        """
         self._ended.set()
         self._thread.join(timeout=EVERY)
         with contextlib.suppress(StudyError), self._engine.begin() as connection:
@@ -129,7 +132,7 @@ def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
     """Own a study while the block runs.
 
     Raises:
-        UserError: another search works on it; with its process, its machine and since when.
+        UserError: another search works on the study; the message names its process, its machine and its start.
         StudyError: the database cannot be used.
     """
     engine = database.engine(url)
@@ -144,7 +147,7 @@ def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
 
 
 def _claim(engine: Engine, me: _Owner) -> None:
-    """Become the owner: where there is none, or the one there is shows no sign of life."""
+    """Become the owner, once there is none or the present one shows no sign of life; refuse where it shows one."""
     _create_table(engine)
     seen, since = None, time.monotonic()
     while True:
@@ -193,14 +196,14 @@ def _insert(engine: Engine, me: _Owner) -> bool:
 
 
 def _replace(engine: Engine, me: _Owner, other: _Owner) -> bool:
-    """Take the row, where it still is as it was seen."""
+    """Take the row over if it has not changed since it was read; say whether it was taken."""
     same = (_OWNERS.c.owner == other.owner) & (_OWNERS.c.beats == other.beats)
     with engine.begin() as connection:
         return connection.execute(_OWNERS.update().where(same).values(**vars(me))).rowcount == 1
 
 
 def _machine() -> str:
-    """What has its own numbers of processes: this start of this machine, and within it a container."""
+    """Name what has process numbers of its own: this start of this machine, and within it the container."""
     boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # systems other than Linux
@@ -209,7 +212,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str | None:
-    """When a process of this machine started, in words of the kernel; None where there is none or it has ended."""
+    """Return a process's start in clock ticks of the kernel; None where it has ended, empty where that is not known."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,7 +1,7 @@
 """The text of a search space: YAML, read within limits, each mistake with its line.
 
-Words and numbers are YAML 1.2's: `off`, `on`, `yes` and `no` are words, for which names of choices are taken (only
-`true` and `false` are not), and 1e-3 is a number.
+Words and numbers are YAML 1.2's: `off`, `on`, `yes` and `no` are words, so that choices can have these names (`true`
+and `false` are no words), and 1e-3 is a number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with fewer kinds of values."""
+    """A SafeLoader with fewer kinds of values."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -40,7 +40,7 @@ _Loader.add_implicit_resolver(
 
 
 def read(path: str | Path) -> tuple[yaml.Node, dict[str, Any]]:
-    """The names and values in a file, and the nodes that know their lines.
+    """Read a file's names and values, and the nodes that know their lines.
 
     Raises:
         UserError: `file:line: what is wrong`.
@@ -83,7 +83,7 @@ def _text(path: str | Path) -> str:
 
 
 def _check(root: yaml.Node, path: str | Path) -> None:
-    """Refuse a name that stands twice, a kind of value that no space has, and aliases that make more than they show.
+    """Refuse a name that stands twice, a kind of value that no space has, and aliases that expand to too many entries.
 
     Entries are counted from the inside out, each node once: however many lines aliases stand for, this is quick.
     """

@@ -50,31 +50,34 @@ class Shared:
     threads: int
 
     def recipe(self, values: dict[str, Any]) -> Recipe:
-        """The recipe of a trial with these parameter values."""
+        """Return the recipe of a trial with these parameter values."""
         return self.base.changed(**values)
 
     def folder(self, number: int) -> str:
-        """A trial's folder."""
+        """Return the path of a trial's folder."""
         return trial_folder(self.place, number)
 
 
 def trial_folder(path: str, number: int) -> str:
-    """The folder of a trial of the search at `path`."""
+    """Return the path of a trial's folder within the search at `path`."""
     return storage.join(path, f"trial-{number:04d}")
 
 
 def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, float]]:
-    """Pairs of epoch and score. No dict: Tune would flatten it."""
+    """Return pairs of epoch and validation score; no dict, which Tune would flatten."""
     return [(row["epoch"], row[f"validation_{recipe.select_by}"]) for row in history]
 
 
 def table_key(recipe: Recipe) -> str:
-    """What a table of activations depends on, among what a search may vary."""
+    """Return the key of a recipe's table of activations: all that it depends on among what a search may vary."""
     return f"depth {recipe.model.unfreeze_depth}, {recipe.augmentation.name}"
 
 
 class InProcessTrial(tune.Trainable):
-    """One epoch a step. A result has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training."""
+    """A trial in one process: each step is one epoch.
+
+    The result of a step has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training.
+    """
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
@@ -87,12 +90,12 @@ class InProcessTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, in this process."""
+        """Begin the next trial in this process."""
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch; what would only happen again is told, not raised, so that nobody retries it."""
+        """Train one epoch; return an error that would only happen again as `failed`, so that nobody retries it."""
         try:
             training = self._training()
             if not training.finished:
@@ -111,10 +114,10 @@ class InProcessTrial(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the training leaves its own checkpoints, which a kill does not tear."""
+        """Save nothing: the training writes its own checkpoints, which no interruption damages."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: a training goes on from its own checkpoints."""
+        """Load nothing: the training goes on from its own checkpoints."""
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.number, self.values = config["trial"], config["values"]
@@ -122,7 +125,7 @@ class InProcessTrial(tune.Trainable):
         self.training: loop.Training | None = None
 
     def _training(self) -> loop.Training:
-        """The trial's training, made at its first step: a failure then is the trial's and not the process's."""
+        """Return the trial's training, made at its first step: a failure then is the trial's and not the process's."""
         if self.training is None:
             recipe = self.shared.recipe(self.values)
             data = _worker_data(recipe, self.shared)

@@ -1,8 +1,8 @@
 """ACTIVATIONS: what a network's frozen prefix gives for each image and view, computed once, read memory-mapped.
 
 A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray's actors, each written
-aside and renamed; `table.json` with their checksums comes last. A killed build goes on where it was, and a table with
-a block that has not its checksum is built again.
+aside and renamed; `table.json` with their checksums comes last. An interrupted build goes on where it was, and blocks
+whose checksums do not match are computed again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float1
 
 
 class Activations:
-    """An opened table: half precision on disk, the prefix's own dtype when taken. `rows` is a stretch of it."""
+    """An opened table, or a stretch `rows` of it: half precision on disk, the prefix's own dtype when read."""
 
     def __init__(self, path: str, rows: slice = slice(None)) -> None:
         about = json.loads(Path(path, _ABOUT).read_bytes())
@@ -51,12 +51,12 @@ class Activations:
         return len(self._rows)
 
     def __getitem__(self, stretch: slice | np.ndarray) -> np.ndarray:
-        """The activations of the images as they are: view 0."""
+        """Read the activations of the images as they are: view 0."""
         places = np.arange(len(self))[stretch]
         return self.take(places, np.zeros(len(places), int))
 
     def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """The activations of these images, each in its view."""
+        """Read the activations [n, …] of the images at `places` int[n], each in its view of `views` int[n]."""
         pairs = zip((places + self._rows.start).tolist(), views.tolist(), strict=True)
         result = [self._blocks[path // BLOCK][path % BLOCK, chosen] for path, chosen in pairs]
         return np.stack(result).astype(self._dtype, copy=False)
@@ -64,7 +64,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table to be built: its place, the rows of IMAGES, and how many views of each."""
+    """A table to be built: its folder, the rows of IMAGES, and how many views of each image."""
 
     path: Path
     rows: pd.DataFrame
@@ -72,28 +72,30 @@ class _Table:
 
     @property
     def blocks(self) -> list[str]:
-        """The names of its files."""
+        """The names of the block files."""
         return [f"block-{number:05d}.npy" for number in range(-(-len(self.rows) // BLOCK))]
 
     def stretch(self, block: str) -> pd.DataFrame:
-        """The rows of a block."""
+        """Return the rows of a block."""
         number = int(block[6:11])
         return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
 
     def cost(self, block: str) -> int:
-        """Forward passes of a block: its images in all views."""
+        """Count the forward passes of a block: its images in all views."""
         return len(self.stretch(block)) * self.views
 
 
 def folder(out: str) -> str:
-    """Where the tables of all runs and searches below `out` are kept."""
+    """Return the folder of the tables that all runs and searches below `out` share."""
     return storage.join(storage.absolute(out), "activations")
 
 
 def prepare(
     images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
 ) -> dict[str, str] | None:
-    """Tables of the training and validation rows, built where they are not yet; None where the plain path is taken.
+    """Build the tables of the training and validation rows that do not exist yet; return the folder of each.
+
+    Return None where the plain path, without tables, is taken.
 
     Args:
         folder: where tables are kept; the same for all runs that are to share them.
@@ -116,13 +118,13 @@ class Planned:
     dtype: str
 
     def built(self) -> dict[str, str]:
-        """The tables' folders, once the missing ones are built."""
+        """Build the missing tables, and return the folders of all."""
         if self.missing:
             _build(self.missing, self.images, self.recipe, self.weights, self.dtype)
         return {name: str(table.path) for name, table in self.tables.items()}
 
     def sizes(self, missing: bool = False) -> dict[Path, int]:
-        """Bytes of each table, or of the missing ones."""
+        """Return the bytes of each table, or of the missing ones alone."""
         chosen = self.missing if missing else self.tables
         return {table.path: len(table.rows) * table.views * self.bytes_each for table in chosen.values()}
 
@@ -136,7 +138,7 @@ def planned(
     budget: float,
     promised: int = 0,
 ) -> Planned | None:
-    """What `prepare` would build; None, with the reason printed, where the plain path is to be taken.
+    """Plan what `prepare` builds; None, with the reason printed, where the plain path is to be taken.
 
     `promised` are bytes of the disk that other plans will take.
     """
@@ -189,7 +191,7 @@ def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[in
 
 
 def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of what the prefix gives, from a network with random weights."""
+    """Return shape and dtype of what the prefix gives, from a network with random weights."""
     prefix = build(recipe, size, RANDOM, classes=1).prefix
     return tuple(prefix.output.shape[1:]), str(prefix.output.dtype)
 
@@ -203,7 +205,7 @@ def _table(
     folder: str,
     shape: tuple[int, ...],
 ) -> _Table:
-    """The table, its folder named by all that its content depends on. Random weights come from the seed."""
+    """Describe the table, its folder named by all that its content depends on. Random weights come from the seed."""
     depends_on = {
         "code": CODE,
         "architecture": registry.architecture(recipe.family).name,
@@ -222,7 +224,7 @@ def _table(
 
 
 def _sound(table: _Table) -> bool:
-    """Whether the table is complete and every block has its checksum. A damaged block is deleted."""
+    """Say whether the table is complete and every block has its checksum; delete damaged blocks."""
     if not (table.path / _ABOUT).exists():
         return False
     checksums = json.loads((table.path / _ABOUT).read_bytes())["checksums"]
@@ -236,7 +238,7 @@ def _sound(table: _Table) -> bool:
 
 
 def _checksum(path: Path) -> int | None:
-    """Of a whole block file; None where it is torn or gone."""
+    """Compute the checksum of a block file; None where the file is damaged or missing."""
     try:
         return zlib.crc32(np.load(path, mmap_mode="r").data)
     except (OSError, ValueError, EOFError):
@@ -264,7 +266,7 @@ def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: W
 
 @dataclass(frozen=True)
 class _Work:
-    """What an actor needs to compute any block."""
+    """All that an actor needs to compute any block."""
 
     tables: dict[str, _Table]
     images: Images
@@ -274,7 +276,7 @@ class _Work:
 
 
 class _Builder:
-    """Computes and writes blocks; one an actor, the network loaded once. Its threads read, one at a time computes."""
+    """The work of one actor: blocks computed and written; several threads read, one at a time computes."""
 
     def __init__(self, work: _Work) -> None:
         self.work, self.computing = work, threading.Lock()
@@ -284,7 +286,7 @@ class _Builder:
         )
 
     def __call__(self, path: tuple[str, str]) -> int:
-        """The checksum of the block, once it is written; `path` is its table's name and its own."""
+        """Compute and write a block, and return its checksum; `path` is the name of its table and its own."""
         table, block = self.work.tables[path[0]], path[1]
         pixels = read_pixels(self.work.images, table.stretch(block))
         with self.computing:

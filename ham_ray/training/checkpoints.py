@@ -35,7 +35,7 @@ class Checkpoints:
         self.uri = uri
 
     def save(self, epoch: int, checkpoint: Checkpoint) -> None:
-        """Write the state after `epoch` whole epochs, then forget all but the last two."""
+        """Write the state after `epoch` whole epochs, then delete all but the last two checkpoints."""
         facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
         with storage.writing(storage.join(self.uri, f"epoch-{epoch:05d}.npz")) as path:
             np.savez(path, allow_pickle=False, facts=facts, **checkpoint.arrays)
@@ -43,7 +43,7 @@ class Checkpoints:
             storage.remove(storage.join(self.uri, name))
 
     def latest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
-        """The newest readable checkpoint; None where there is none."""
+        """Read the newest readable checkpoint; None where there is none."""
         for name in reversed(self._names()):
             try:
                 return self._load(name)
@@ -52,7 +52,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete them all."""
+        """Delete all checkpoints."""
         storage.remove(self.uri)
 
     def _names(self) -> list[str]:

@@ -28,14 +28,14 @@ PREDICT_BATCH = 128
 
 @dataclass(frozen=True)
 class Replica:
-    """This worker's place among all, and the strategy that joins them."""
+    """This worker's rank among all, and the strategy that joins them."""
 
     strategy: tf.distribute.Strategy
     rank: int = 0
     workers: int = 1
 
     def gather(self, local: np.ndarray) -> np.ndarray:
-        """The arrays of all workers, joined along the first axis in the order of ranks."""
+        """Join the arrays of all workers along the first axis, in the order of ranks."""
         return self.strategy.gather(tf.constant(local), axis=0).numpy() if self.workers > 1 else local
 
 
@@ -58,7 +58,7 @@ _ARGUMENTS = frozenset(
 
 
 def compile_key(recipe: Recipe) -> str:
-    """Name the compiled steps of a recipe: those of equal key can be taken for each other by `Trainer.restart`."""
+    """Name the compiled steps of a recipe: recipes of equal key can use the same ones, by `Trainer.restart`."""
     return json.dumps({name: value for name, value in recipe.flat().items() if name not in _ARGUMENTS})
 
 
@@ -135,7 +135,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Meanwhile the network holds the moving averages of its weights, where the recipe wants them."""
+        """Let the network hold the moving averages of its weights while the block runs, where the recipe wants them."""
         if not self.recipe.optimizer.averaging:
             yield
             return
@@ -148,7 +148,7 @@ class Trainer:
                 variable.assign(value)
 
     def predict(self, inputs: Inputs) -> np.ndarray:
-        """Probabilities float32[n, K] of this replica's images."""
+        """Predict probabilities float32[n, K] of this replica's images."""
         return predict(self.forward, inputs)
 
     def _compile(self, phase: Phase) -> _Compiled:
@@ -197,12 +197,12 @@ class Trainer:
         return tf.stack([loss, tf.reduce_sum(plain) / recipe.data.batch_size])
 
     def _drop(self, features: tf.Tensor, index: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Dropout by the image's place in the global batch; a Dropout layer would drop others on other workers."""
+        """Drop out by an image's position in the global batch; a Dropout layer would drop others on other workers."""
         kept = self._draw(index, features.shape[-1], stream=1) >= rate
         return tf.where(kept, features / (1.0 - rate), 0.0)
 
     def _draw(self, index: tf.Tensor, count: int, stream: int) -> tf.Tensor:
-        """This replica's rows of the random numbers of the global batch."""
+        """Draw the random numbers of the global batch, and return this replica's rows."""
         share = self.recipe.data.batch_size // self.replica.workers
         everyone = draw(self.recipe.seed, index, self.recipe.data.batch_size, count, stream)
         return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _families(incomplete: str) -> list[str]:
-    """Complete the last of the families that a shell has so far."""
+    """Complete the last of the families that are typed so far."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in BASELINES if name.startswith(last) and name not in before.split(",")]
 
@@ -132,7 +132,7 @@ def run(options: Options) -> None:
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
-    """The recipe of each family named in the options.
+    """Make the recipe of each family named in the options.
 
     Raises:
         UserError: an unknown family or field, or a value out of range.
@@ -144,7 +144,7 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
 
 
 def recipe_of(family: str, precision: str, synthetic: bool, smoke: bool = False, epochs: int | None = None) -> Recipe:
-    """What the job takes for a family: smaller on the synthetic sample, and for `smoke`."""
+    """Make the job's recipe for a family: smaller on the synthetic sample, and for `smoke`."""
     recipe = baseline(family)
     own = 2 if smoke else 6 if synthetic else recipe.epochs
     epochs = own if epochs is None else epochs
@@ -155,7 +155,7 @@ def recipe_of(family: str, precision: str, synthetic: bool, smoke: bool = False,
 
 
 def _changed(name: str, recipe: Recipe, changes: dict[str, str], recipes: dict[str, Recipe]) -> Recipe:
-    """The family's recipe with what `--set` says; where that does not fit it, the families that it fits are named."""
+    """Change the family's recipe by `--set`; where that does not fit it, name the families that it fits."""
     try:
         return recipe.changed(**changes)
     except UserError as error:
@@ -174,7 +174,7 @@ def _fits(recipe: Recipe, changes: dict[str, str]) -> bool:
 
 
 def _parsed(changes: list[str]) -> dict[str, str]:
-    """`field=value` words; pydantic turns the values into the fields' types."""
+    """Parse `field=value` words; pydantic turns the values into the fields' types."""
     wrong = [change for change in changes if "=" not in change]
     if wrong:
         raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")

@@ -18,17 +18,17 @@ class Limits(Protocol):
 
     @property
     def shard_memory(self) -> float:
-        """Of decoded images in a worker."""
+        """The most memory of decoded images in a worker."""
         ...
 
     @property
     def activations(self) -> float:
-        """Of outputs of frozen layers, on disk."""
+        """The most disk space of outputs of frozen layers."""
         ...
 
     @property
     def out(self) -> str:
-        """The folder."""
+        """The folder of all runs."""
         ...
 
 
@@ -50,14 +50,14 @@ class TrainingContext:
         return f"{self.images.card['source']['file']} at {self.images.size} px"
 
     def weights_of(self, recipe: Recipe) -> Weights:
-        """What a recipe's network starts from."""
+        """Return what a recipe's network starts from."""
         return self.weights.get(registry.architecture(recipe.family).name, RANDOM)
 
 
 def make_context(
     images: Images, weights: dict[str, Weights], resources: Resources, path: str, limits: Limits
 ) -> TrainingContext:
-    """The setting of trainings whose folders are in `path`."""
+    """Make the context of trainings whose folders are in `path`."""
     return TrainingContext(
         images,
         weights,

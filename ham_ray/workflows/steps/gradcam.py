@@ -21,8 +21,10 @@ _BATCH = 64
 
 
 def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | None:
-    """Of the saved model at `model` on the reported images of its PREDICTIONS, which are in `images`; None where its
-    architecture has no saliency map."""
+    """Draw where the model saved at `model` looked on the reported images of its PREDICTIONS, which are in `images`.
+
+    Return None where the model's architecture has no saliency map.
+    """
     network = saved.load(model)
     architecture = registry.of_classifier(network)
     if architecture is None or architecture.saliency is None:

@@ -1,4 +1,4 @@
-"""Recipes trained into run folders: claimed, gone on with, finished, read back."""
+"""Recipes trained into run folders: claimed, resumed, finished, read back."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def train(
     remedy: str = runs.ANOTHER,
     then: str = "trivial baselines and report",
 ) -> dict[str, Run]:
-    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`.
+    """Train these recipes, `at_once` at a time, each in its folder; return the runs by name. Finished ones are read.
 
     Each epoch's line says how long all of them still take, and what comes `then`.
 
     Raises:
-        UserError: a folder is another run; with the `remedy`.
+        UserError: a folder is of another run; the message ends in the `remedy`.
     """
     for name, recipe in recipes.items():
         runs.claim(_place(context, name), _identity(recipe, context), remedy)
@@ -70,7 +70,7 @@ def train(
 
 
 def _kind(recipe: Recipe) -> str:
-    """Trainings whose epochs take about equally long."""
+    """Name the kind of a training: those of one kind have epochs that take about equally long."""
     return f"{recipe.family} at depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else recipe.family
 
 
@@ -138,9 +138,9 @@ def _finish(
 
 
 def _accompany(uri: str, run: Run, recipe: Recipe, context: TrainingContext) -> Calibration | None:
-    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read.
+    """Write beside a model what predicting with it needs; return its calibration, None without validation images.
 
-    Returns its calibration; None without validation images.
+    Runs finished by older code get these files when they are read.
     """
     if storage.exists(target := storage.join(uri, CALIBRATION)):
         return run_files.calibration(target, len(context.images.classes))
@@ -173,7 +173,7 @@ def _warnings(family: str, spread: float) -> list[str]:
 
 
 def _finished(uri: str) -> Run | None:
-    """The run whose folder is complete, read back; None where it is not."""
+    """Read back the run in a folder that is complete; None where it is not."""
     result = read_run(uri)
     if result is not None:
         _tidy(uri)
@@ -182,7 +182,7 @@ def _finished(uri: str) -> Run | None:
 
 
 def read_run(uri: str) -> Run | None:
-    """The finished run in a folder; None where there is none."""
+    """Read the finished run in a folder; None where there is none."""
     if not _is_finished(uri):
         return None
     info = storage.read_object(storage.join(uri, METRICS)).get("info", {})
@@ -195,7 +195,7 @@ def _is_finished(uri: str) -> bool:
 
 
 def _tidy(uri: str) -> None:
-    """Delete what a finished run needs no more, and what killed writers left."""
+    """Delete what a finished run needs no more, and what interrupted writers left."""
     for name in storage.listdir(uri):
         if name == CHECKPOINTS or name.startswith(("ray-", ".")):
             storage.remove(storage.join(uri, name))
@@ -206,7 +206,7 @@ def _place(context: TrainingContext, name: str) -> str:
 
 
 def _identity(recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
-    """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
+    """Collect what must be the same for a run to go on: not the number of workers, where their images fit in memory."""
     return {
         "recipe": recipe.record(),
         "data": {"fingerprint": context.images.fingerprint, "size": context.images.size},
