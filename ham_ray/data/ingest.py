@@ -23,7 +23,7 @@ from ham_ray.data import card, huggingface, layouts, pictures, quarantine, split
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.classes import Classes
-from ham_ray.data.images import CARD, LEAKAGE, SCHEMA, SCHEMA_VERSION, ungrouped
+from ham_ray.data.images import CARD, LEAKAGE, PICTURES, READABLE, SCHEMA, ungrouped
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.terms import GEOMETRIES
@@ -135,14 +135,17 @@ class _Ingest:
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good, self.source.classes)
+        rows = rows.iloc[table.stored_order(rows)].reset_index(drop=True)
         self._refuse_untrainable(rows, rows["group_id"])
         moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
         contents = card.write(
             self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
         )
 
-        def read(first: str, last: str) -> Iterator[pa.Table]:
-            return kept.read(work.covering(chunks, first, last), ["image_id", "image"])
+        where = good.set_index("image_id").loc[rows["image_id"], ["part", "row"]].to_numpy()
+
+        def read(numbers: np.ndarray) -> pa.Table:
+            return kept.take(where[numbers], PICTURES)
 
         finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)
@@ -175,6 +178,7 @@ class _Ingest:
             "geometry": self.options.geometry,
             "encoding": pictures.ENCODING,
             "chunk": CHUNK,
+            "columns": work.SCHEMA.names,
             "pillow": PIL.__version__,
             "readers": list(pictures.readers()),
         }
@@ -254,7 +258,7 @@ def _sift(results: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
 
 
 def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.DataFrame:
-    """Make the rows of IMAGES without the column `image`, sorted by image_id."""
+    """Make the rows of IMAGES without its pictures, sorted by image_id."""
     rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
     rows = rows.sort_values("image_id", ignore_index=True)
     rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
@@ -269,7 +273,7 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.Da
         if (rows["fold"] != "").any()
         else splits.assign_folds(*(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition")))
     )
-    return rows[[name for name in SCHEMA.names if name != "image"]]
+    return rows[[name for name in SCHEMA.names if name not in PICTURES]]
 
 
 def _publish(folder: Path, target: str) -> None:
@@ -286,10 +290,10 @@ def _publish(folder: Path, target: str) -> None:
 
 def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
     result = storage.read_object(storage.join(target, CARD), "delete the folder and ingest again")
-    wanted = (SCHEMA_VERSION, source.path.name, source.layout, options.size, options.geometry)
+    wanted = (source.path.name, source.layout, options.size, options.geometry)
     origin = result.get("source", {})
     version, size, geometry = (result.get(key) for key in ("schema_version", "size", "geometry"))
-    if (version, origin.get("file"), origin.get("layout"), size, geometry) != wanted:
+    if version not in READABLE or (origin.get("file"), origin.get("layout"), size, geometry) != wanted:
         raise UserError(
             f"{target} already holds another table ({origin.get('file')}, {size} px, {geometry}, schema version "
             f"{version}); choose another --out, or delete it"

@@ -108,9 +108,7 @@ class DistributedTrial(tune.Trainable):
         try:
             recipe = self.shared.recipe(self.values)
             tables = self.shared.tables.get(table_key(recipe))
-            parts = input_pipeline.split(
-                self.images, recipe, self.resources.workers, self.shard_memory, tables, tested=False
-            )
+            parts = input_pipeline.split(self.images, recipe, self.resources.workers, self.shard_memory, tables)
             weights = ray.get(self.shared.weights)
             outcome = workers.train(
                 recipe, self.images, parts, weights, self.resources, self.folder, self.barrier, self.restarts

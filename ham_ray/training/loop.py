@@ -19,7 +19,7 @@ from ham_ray.training import input_pipeline
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.input_pipeline import Batches, Shard
-from ham_ray.training.sampler import Sampler
+from ham_ray.training.sampler import WINDOW, Sampler
 from ham_ray.training.schedule import learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
 
@@ -34,7 +34,7 @@ class WorkersDisagreeError(Exception):
 
 @dataclass(frozen=True)
 class WorkerData:
-    """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
+    """What a worker is given. `batches(epoch, step)` yields its share of each step from that one on: (inputs, labels).
 
     The inputs are uint8 images, or with `cached` what the network's prefix gives for them. Without a `validation` part
     the last epoch counts as the best. `counts` are the training images of each class, int64[K].
@@ -55,12 +55,13 @@ def worker_data(
     plain: Callable[[Sampler], tuple[Batches, Shard | None]],
     rank: int = 0,
     workers: int = 1,
+    window: int = WINDOW,
 ) -> WorkerData:
     """The data of a worker: from tables of activations where there are any, else the batches and part of `plain`.
 
     `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
     """
-    sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers)
+    sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers, window)
     if tables:
         batches = input_pipeline.cached_batches(tables["training"], labels["training"], recipe, sampler)
         held_out = tables.get("validation")
@@ -178,7 +179,7 @@ def _train_epoch(trainer: Trainer, data: WorkerData, epoch: int, say: Callable[[
     assert phase is not None
     started, losses, spoke = time.monotonic(), [], time.monotonic()
     before, total = (epoch - phase.first) * data.steps, phase.epochs * data.steps
-    for index, (inputs, labels) in enumerate(data.batches(epoch)):
+    for index, (inputs, labels) in enumerate(data.batches(epoch, 0)):
         rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * data.steps, total)
         trainer.optimizer.learning_rate = rate
         losses.append(trainer.step(inputs, labels, epoch * data.steps + index).numpy().astype(float))

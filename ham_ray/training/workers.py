@@ -13,13 +13,13 @@ import pandas as pd
 import ray
 import ray.train
 import tensorflow as tf
-from ray.data import ExecutionOptions
 from ray.exceptions import RayActorError
 from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import runs, storage
 from ham_ray.cluster import Resources, configure_data
 from ham_ray.data.images import Images
+from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError, in_words
 from ham_ray.hardware import cores
 from ham_ray.models.network import Network, build
@@ -30,6 +30,7 @@ from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import input_pipeline, log_relay, loop
 from ham_ray.training.callbacks import Barrier, Callback, Console, RayTrain
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.decoding import Decoder
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
@@ -78,10 +79,11 @@ def train(
         "classes": images.classes.codes,
         "weights": ray.put(weights),
         "uri": uri,
-        "resident": splits.resident,
+        "kept": splits.kept,
         "activations": splits.activations,
+        "window": splits.window,
         "barrier": barrier,
-        "source": ray.put(input_pipeline.Source(images, splits.rows)),
+        "stored": ray.put(splits.stored),
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
@@ -125,9 +127,7 @@ def _trainer(
             failure_config=ray.train.FailureConfig(max_failures=restarts),
         ),
         datasets={**splits.datasets},
-        dataset_config=ray.train.DataConfig(
-            datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)
-        ),
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
 
 
@@ -146,12 +146,13 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
     replica = _join()
-    recipe, weights, source = Recipe(**config["recipe"]), ray.get(config["weights"]), ray.get(config["source"])
+    recipe, weights = Recipe(**config["recipe"]), ray.get(config["weights"])
     with replica.strategy.scope():
         network = build(recipe, config["size"], weights, len(config["classes"]))
-    data = _worker_data(recipe, config, replica, source)
+    source = _Source(config, recipe, replica)
+    data = source.data()
     checkpoints = Checkpoints(storage.join(config["uri"], CHECKPOINTS))
-    first = data.validation.inputs[:128] if data.validation else next(data.batches(0))[0]
+    first = data.validation.inputs[:128] if data.validation else next(data.batches(0, 0))[0]
     spread = network.feature_spread(first if data.cached else network.prefix(first, training=False))
     say = log_relay.rank0_logger(config["mailbox"], replica.rank, storage.basename(config["uri"]))
     callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
@@ -161,13 +162,9 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
-    sampler = input_pipeline.make_sampler(recipe, len(config["labels"]["training"]), replica.rank, replica.workers)
-    decoded = {"validation": data.validation} if data.validation and not data.cached else {}
-    held_out = {
-        name: decoded.get(name) or input_pipeline.collect(name, sampler, source)
-        for name in config["labels"]
-        if name != "training"
-    }
+    held_out = {name: source.shard(name) for name in config["labels"] if name != "training"}
+    if data.validation and not data.cached:
+        held_out["validation"] = data.validation
     probabilities = _finish(recipe, config, network, replica, held_out)
     return {
         "failed": None,
@@ -182,16 +179,40 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _worker_data(
-    recipe: Recipe, config: dict[str, Any], replica: Replica, source: input_pipeline.Source
-) -> loop.WorkerData:
-    labels, rank, workers = config["labels"], replica.rank, replica.workers
+class _Source:
+    """Where this worker's data come from: tables of activations, datasets decoded before, or streams."""
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard | None]:
-        batches = input_pipeline.batches(sampler, config["resident"], source)
-        return batches, input_pipeline.collect("validation", sampler, source) if "validation" in labels else None
+    def __init__(self, config: dict[str, Any], recipe: Recipe, replica: Replica) -> None:
+        self.config, self.recipe, self.replica = config, recipe, replica
+        self.stored: dict[str, StoredRows] = ray.get(config["stored"])
+        self.decoder = Decoder()
 
-    return loop.worker_data(recipe, labels, len(config["classes"]), config["activations"], plain, rank, workers)
+    def data(self) -> loop.WorkerData:
+        """What the loop trains and validates on."""
+        config, replica = self.config, self.replica
+        labels, classes, tables = config["labels"], len(config["classes"]), config["activations"]
+        return loop.worker_data(
+            self.recipe, labels, classes, tables, self._plain, replica.rank, replica.workers, config["window"]
+        )
+
+    def shard(self, name: str) -> input_pipeline.Shard:
+        """This worker's shard of a split: kept in memory where it was decoded for that, else streamed."""
+        sampler = self._sampler()
+        rows = input_pipeline.shard_rows(name, self.stored[name], sampler)
+        if name in self.config["kept"]:
+            return input_pipeline.kept_shard(name, rows, sampler.rank, self.decoder)
+        return input_pipeline.Shard(input_pipeline.StreamedImages(rows, self.decoder), rows.labels)
+
+    def _plain(self, sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard | None]:
+        validation = self.shard("validation") if "validation" in self.stored else None
+        if "training" in self.config["kept"]:
+            return input_pipeline.kept_batches(self.shard("training"), sampler), validation
+        rows = input_pipeline.shard_rows("training", self.stored["training"], sampler)
+        return input_pipeline.streamed_batches(rows, sampler, self.decoder), validation
+
+    def _sampler(self) -> Sampler:
+        replica, rows = self.replica, len(self.stored["training"])
+        return input_pipeline.make_sampler(self.recipe, rows, replica.rank, replica.workers)
 
 
 def _limit_threads() -> None:

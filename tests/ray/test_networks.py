@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 from here import train_here
 
-from ham_ray.data.images import Images, decode
+from ham_ray.data.images import Images
+from ham_ray.data.stored import decode
 from ham_ray.errors import UserError
 from ham_ray.models import folding, registry
 from ham_ray.models import network as networks

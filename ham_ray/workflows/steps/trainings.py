@@ -27,6 +27,7 @@ from ham_ray.report import summary
 from ham_ray.report.summary import Run
 from ham_ray.runs import CALIBRATION, CHECKPOINTS, DATA_CARD, ENVIRONMENT, HISTORY, METRICS, MODEL, PREDICTIONS, SPLIT
 from ham_ray.training import activations, input_pipeline, workers
+from ham_ray.training.sampler import WINDOW
 from ham_ray.workflows.steps.context import TrainingContext
 
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
@@ -47,7 +48,7 @@ def train(
         UserError: a folder is of another run; the message ends in the `remedy`.
     """
     for name, recipe in recipes.items():
-        runs.claim(_place(context, name), _identity(recipe, context), remedy)
+        runs.claim(_place(context, name), _identity(name, recipe, context), remedy)
     parts: dict[str, input_pipeline.Splits] = {}
     ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(context, name))}
     time_left = TimeLeft({name: Work(_kind(one), one.epochs) for name, one in ahead.items()}, at_once, then)
@@ -81,10 +82,12 @@ def _train(
     tables = activations.prepare(
         context.images, rows, recipe, context.weights_of(recipe), context.activations, context.activations_budget
     )
-    key = json.dumps([recipe.data.model_dump(), tables])
+    whole = _batches(name, recipe, context) == input_pipeline.WHOLE
+    window = len(rows["training"]) if whole else WINDOW
+    key = json.dumps([recipe.data.model_dump(), tables, window])
     if key not in parts:  # families with the same split share one decoding
         parts[key] = input_pipeline.split(
-            context.images, recipe, context.resources.workers, context.shard_memory, tables
+            context.images, recipe, context.resources.workers, context.shard_memory, tables, window
         )
     uri = _place(context, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
@@ -205,14 +208,23 @@ def _place(context: TrainingContext, name: str) -> str:
     return storage.join(context.out, name)
 
 
-def _identity(recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
-    """Collect what must be the same for a run to go on: not the number of workers, where their images fit in memory."""
+def _identity(name: str, recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
+    """Collect what must be the same for a run to go on: not the number of workers, nor where images are kept."""
+    images = context.images
     return {
         "recipe": recipe.record(),
-        "data": {"fingerprint": context.images.fingerprint, "size": context.images.size},
+        "data": {"fingerprint": images.fingerprint, "size": images.size, **images.order},
         "weights": {"sha256": context.weights_of(recipe).sha256},
-        "batches": input_pipeline.batching(context.images, recipe, context.resources.workers, context.shard_memory),
+        "batches": _batches(name, recipe, context),
     }
+
+
+def _batches(name: str, recipe: Recipe, context: TrainingContext) -> str:
+    """Name the order of an epoch's batches. A run from before orders had windows goes on as it began."""
+    recorded = str(storage.read_object(storage.join(_place(context, name), runs.IDENTITY)).get("batches", ""))
+    if recorded == input_pipeline.WHOLE or recorded.startswith("streamed by "):
+        return recorded
+    return input_pipeline.order_name(context.images, recipe)
 
 
 def _weights(recipe: Recipe, context: TrainingContext) -> str:

@@ -189,7 +189,9 @@ class _Search:
         rows = input_pipeline.split_rows(self.images, self.base)
         tables = {key: plan.built() for key, plan in self._planned(rows).items()}
         warm = self.options.workers_per_trial == 1  # else Ray Data gives each worker its part
-        parts = {name: input_pipeline.decoded(self.images, rows[name]) for name in ("training", "validation") if warm}
+        parts = {
+            name: input_pipeline.decoded(self.images.stored(rows[name])) for name in ("training", "validation") if warm
+        }
         return Shared(
             base=self.base,
             size=self.images.size,
