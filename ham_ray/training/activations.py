@@ -50,6 +50,11 @@ class Activations:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of one view of an image, as it is taken."""
+        return int(np.prod(self._blocks[0].shape[2:])) * self._dtype.itemsize
+
     def __getitem__(self, stretch: slice | np.ndarray) -> np.ndarray:
         """Read the activations of the images as they are: view 0."""
         places = np.arange(len(self))[stretch]

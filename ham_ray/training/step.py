@@ -77,6 +77,7 @@ class _Compiled:
     variables: list[keras.Variable]
     optimizer: keras.Optimizer
     step: Callable[..., tf.Tensor]
+    steps: Callable[..., tf.Tensor]
 
 
 class Trainer:
@@ -122,7 +123,8 @@ class Trainer:
         if phase.name not in self._compiled:
             self._compiled[phase.name] = self._compile(phase)
         compiled = self._compiled[phase.name]
-        self.variables, self.optimizer, self._step = compiled.variables, compiled.optimizer, compiled.step
+        self.variables, self.optimizer = compiled.variables, compiled.optimizer
+        self._step, self._steps = compiled.step, compiled.steps
         for variable in self.optimizer.variables:
             variable.assign(tf.zeros_like(variable))
 
@@ -132,6 +134,22 @@ class Trainer:
         Returns the global batch's loss, and its cross-entropy without class weights and label smoothing, float32[2].
         """
         return self._step(inputs, labels, tf.constant(index), self._knobs)
+
+    def steps(self, inputs: np.ndarray, labels: np.ndarray, first: int, rates: list[float]) -> np.ndarray:
+        """Take steps one after the other, in one call: what a head computes in a step takes less than calling it.
+
+        Args:
+            inputs: of each step, [n, B, …].
+            labels: int32[n, B].
+            first: the index of the first step.
+            rates: the learning rate of each step.
+
+        Returns what `step` does for each, float32[n, 2].
+        """
+        if len(rates) == 1:
+            self.optimizer.learning_rate = rates[0]
+            return self.step(inputs[0], labels[0], first).numpy()[None]
+        return self._steps(inputs, labels, tf.constant(first), tf.constant(rates, tf.float32), self._knobs).numpy()
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -167,7 +185,18 @@ class Trainer:
             losses = strategy.run(self._replica_step, (inputs, labels, index, knobs, statistics))
             return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-        return _Compiled(variables, optimizer, tf.function(global_step))
+        def global_steps(
+            inputs: tf.Tensor, labels: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, knobs: Knobs
+        ) -> tf.Tensor:
+            losses = tf.TensorArray(tf.float32, tf.shape(rates)[0], element_shape=(2,))
+            for number in tf.range(tf.shape(rates)[0]):
+                optimizer.learning_rate = rates[number]
+                losses = losses.write(number, global_step(inputs[number], labels[number], first + number, knobs))
+            return losses.stack()
+
+        return _Compiled(
+            variables, optimizer, tf.function(global_step), tf.function(global_steps, reduce_retracing=True)
+        )
 
     def _forward(self, inputs: tf.Tensor) -> tf.Tensor:
         def probabilities(x: tf.Tensor) -> tf.Tensor:
