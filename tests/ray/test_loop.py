@@ -399,15 +399,16 @@ def test_workers_that_disagree_are_found():
         loop._check_agreement(network(), Other(tf.distribute.get_strategy()))
 
 
-def test_workers_at_different_epochs_are_refused(tmp_path: Path):
+@pytest.mark.parametrize("behind", [[1, 0], [0, 1]], ids=["epochs", "steps"])
+def test_workers_at_different_epochs_or_steps_are_refused(tmp_path: Path, behind: list[int]):
     class Behind(Replica):
         def gather(self, local: np.ndarray) -> np.ndarray:
-            return np.concatenate([local, local - 1]) if local.shape == (1,) else local
+            return np.concatenate([local, local - [behind]]) if local.shape == (1, 2) else local
 
     task = loop.WorkerData(lambda epoch, first=0: iter([]), 4, Shard(PIXELS[:30], LABELS[:30]), np.ones(7, int))
-    behind, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
+    replica, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
     with pytest.raises(loop.WorkersDisagreeError, match="different checkpoints: is --out"):
-        loop.train(recipe(), network(), task, behind, folder, lambda line: None)
+        loop.train(recipe(), network(), task, replica, folder, lambda line: None)
 
 
 def test_padding_never_reaches_the_predictions():
