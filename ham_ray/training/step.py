@@ -237,11 +237,20 @@ class Trainer:
         return everyone[self.replica.rank * share : (self.replica.rank + 1) * share]
 
 
-def predict(forward: Callable[[np.ndarray], tf.Tensor], inputs: Inputs, batch_size: int = PREDICT_BATCH) -> np.ndarray:
-    """Predict probabilities float32[n, K]; the last batch is padded, so that one compiled shape serves all."""
+def predict(
+    forward: Callable[[np.ndarray], tf.Tensor],
+    inputs: Inputs,
+    batch_size: int = PREDICT_BATCH,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> np.ndarray:
+    """Predict probabilities float32[n, K]; the last batch is padded, so that one compiled shape serves all.
+
+    `advance` is called with the images done and all.
+    """
     probabilities = []
     for start in range(0, max(1, len(inputs)), batch_size):  # of no input too, for the number of classes
         batch = inputs[start : start + batch_size]
         padded = np.pad(batch, [(0, batch_size - len(batch)), *[(0, 0)] * (batch.ndim - 1)])
         probabilities.append(np.asarray(forward(padded))[: len(batch)])
+        advance(start + len(batch), len(inputs))
     return np.concatenate(probabilities)

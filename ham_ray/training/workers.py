@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from ham_ray.hardware import cores
 from ham_ray.models.network import Network, build
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM, Weights
+from ham_ray.progress import duration
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import input_pipeline, log_relay, loop
@@ -135,13 +137,13 @@ def _worker(config: dict[str, Any]) -> dict[str, Any]:
     """Runs on each worker. What would only happen again is told, not raised: Ray would restart the workers for it."""
     os.environ.pop("TF_USE_LEGACY_KERAS", None)  # Ray sets it; it would make Keras 3 refuse to load
     try:
-        return _train_part(config)
+        return _train_here(config)
     except (loop.NonFiniteLossError, loop.WorkersDisagreeError, UserError) as error:
         return {"failed": str(error), "probabilities": {}, "history": [], "facts": {}}
 
 
-def _train_part(config: dict[str, Any]) -> dict[str, Any]:
-    """Everything from this worker's shards of the data to the predictions of all."""
+def _train_here(config: dict[str, Any]) -> dict[str, Any]:
+    """Train on this worker's shards, then predict the held-out images of all."""
     configure_data()
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     _limit_threads()
@@ -162,21 +164,19 @@ def _train_part(config: dict[str, Any]) -> dict[str, Any]:
     if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
-    held_out = {name: source.shard(name) for name in config["labels"] if name != "training"}
-    if data.validation and not data.cached:
-        held_out["validation"] = data.validation
-    probabilities = _finish(recipe, config, network, replica, held_out)
-    return {
-        "failed": None,
-        "probabilities": probabilities,
-        "history": progress.history,
-        "facts": {
-            "best_epoch": progress.best_epoch,
-            "epochs": progress.epoch,
-            "feature_spread": spread,
-            "seconds": sum(row["seconds"] for row in progress.history),
-        },
+    facts = {
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "feature_spread": spread,
+        "seconds": sum(row["seconds"] for row in progress.history),
     }
+    forward = _saved(recipe, config, network, replica)
+    probabilities = {}
+    for name in [name for name in config["labels"] if name != "training"]:
+        decoded = data.validation if name == "validation" and not data.cached else None
+        shard, advance = decoded or source.shard(name), _Advance(f"prediction of {name} images", say)
+        probabilities[name] = replica.gather(predict(forward, shard.inputs, advance=advance))
+    return {"failed": None, "probabilities": probabilities, "history": progress.history, "facts": facts}
 
 
 class _Source:
@@ -235,10 +235,8 @@ def _join() -> Replica:
     return Replica(strategy, rank, context.get_world_size())
 
 
-def _finish(
-    recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, shards: dict[str, input_pipeline.Shard]
-) -> dict[str, np.ndarray]:
-    """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
+def _saved(recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica) -> Any:
+    """Make the float32 classifier and save it; its compiled forward pass. What PREDICTIONS hold is what it gives."""
     final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
     for target, source in zip(final.variables, network.variables, strict=True):
         target.assign(source.numpy())
@@ -246,5 +244,21 @@ def _finish(
     if replica.rank == 0:
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             save(classifier, path, config["classes"])
-    forward = tf.function(lambda images: classifier(images, training=False))
-    return {name: replica.gather(predict(forward, shard.inputs)) for name, shard in shards.items()}
+    return tf.function(lambda images: classifier(images, training=False))
+
+
+class _Advance:
+    """Says every 20 s how far a worker's prediction is, and in the end how long it took where that was long."""
+
+    def __init__(self, what: str, say: Callable[[str], None]) -> None:
+        self.what, self.say, self.started = what, say, time.monotonic()
+        self.said = self.started
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total and now - self.started > 10:
+            self.say(f"{self.what}: {duration(now - self.started)}")
+        elif now - self.said > 20:
+            self.said = now
+            left = (total - done) * (now - self.started) / done
+            self.say(f"{self.what}: {done:,} of {total:,} of a worker, {duration(left)} left")
