@@ -31,6 +31,11 @@ class StoredRows:
     def __len__(self) -> int:
         return len(self.places)
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the pixels of all rows."""
+        return len(self) * self.size**2 * 3
+
     def __getitem__(self, rows: slice | np.ndarray) -> StoredRows:
         """Take these rows, in that order, with the names of their own files alone: small enough for a task."""
         places = self.places[rows]

@@ -17,6 +17,7 @@ import tensorflow as tf
 from ray import tune
 
 from ham_ray import storage
+from ham_ray.cluster import configure_data
 from ham_ray.errors import UserError
 from ham_ray.models.network import build
 from ham_ray.recipe import Recipe
@@ -24,6 +25,7 @@ from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import input_pipeline, loop
 from ham_ray.training.callbacks import HistoryFile
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.decoding import Decoder
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, Trainer, compile_key
 from ham_ray.training.trainable import check_batch
@@ -36,6 +38,7 @@ _SHAPES = 6  # networks kept: one of 24 million weights has some 400 MB with its
 class Shared:
     """What all trials of a search have in common. Arrays lie in Ray's object store, once on each node.
 
+    pixels: of the splits that are kept decoded; others are streamed from where they are `stored`.
     tables: activations by `table_key`; recipes that are not in it take the plain path.
     """
 
@@ -44,6 +47,7 @@ class Shared:
     classes: int
     weights: ray.ObjectRef
     pixels: dict[str, ray.ObjectRef]
+    stored: ray.ObjectRef
     labels: dict[str, np.ndarray]
     tables: dict[str, dict[str, str]]
     place: str
@@ -81,6 +85,7 @@ class InProcessTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        configure_data()
         tf.get_logger().setLevel("ERROR")
         tf.config.threading.set_intra_op_parallelism_threads(shared.threads)
         for gpu in tf.config.list_physical_devices("GPU"):
@@ -150,12 +155,22 @@ class InProcessTrial(tune.Trainable):
 
 
 def _worker_data(recipe: Recipe, shared: Shared) -> loop.WorkerData:
+    """Make the data of a trial: from tables of activations, from images in the object store, or streamed ones."""
     check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
     def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
-        parts = {
-            name: input_pipeline.Shard(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()
+        stored, decoder = ray.get(shared.stored), Decoder()
+        shards = {
+            name: input_pipeline.Shard(
+                ray.get(shared.pixels[name])
+                if name in shared.pixels
+                else input_pipeline.StreamedImages(stored[name], decoder),
+                labels,
+            )
+            for name, labels in shared.labels.items()
         }
-        return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
+        if "training" in shared.pixels:
+            return input_pipeline.kept_batches(shards["training"], sampler), shards["validation"]
+        return input_pipeline.streamed_batches(stored["training"], sampler, decoder), shards["validation"]
 
     return loop.worker_data(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)

@@ -88,7 +88,7 @@ def split(
     _check_sizes(rows, recipe, workers)
     stored = {name: images.stored(frame) for name, frame in rows.items()}
     decoded = {} if activations else {name: one for name, one in stored.items() if name != "test"}  # that is read once
-    kept = _kept({name: len(one) * images.size**2 * 3 / workers for name, one in decoded.items()}, shard_memory)
+    kept = keep({name: one.decoded_bytes / workers for name, one in decoded.items()}, shard_memory)
     samplers = [make_sampler(recipe, len(rows["training"]), rank, workers) for rank in range(workers)]
     datasets = {
         shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one)) for name in kept for one in samplers
@@ -99,7 +99,7 @@ def split(
     return Splits(rows, stored, datasets, kept, activations, window)
 
 
-def _kept(needs: dict[str, float], shard_memory: float) -> tuple[str, ...]:
+def keep(needs: dict[str, float], shard_memory: float) -> tuple[str, ...]:
     """Choose the splits whose shards, in bytes, fit in memory one beside the other; say so."""
     kept: list[str] = []
     for name, need in needs.items():

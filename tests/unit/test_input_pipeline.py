@@ -166,9 +166,9 @@ def test_stored_rows_are_read_in_any_order_and_hold_their_own_files_alone(tmp_pa
 
 def test_what_fits_is_kept_and_the_rest_is_streamed(capsys: pytest.CaptureFixture):
     needs = {"training": 600.0, "validation": 300.0}
-    assert input_pipeline._kept(needs, 900) == ("training", "validation")
-    assert input_pipeline._kept(needs, 899) == ("training",)
-    assert input_pipeline._kept(needs, 599) == ("validation",)
+    assert input_pipeline.keep(needs, 900) == ("training", "validation")
+    assert input_pipeline.keep(needs, 899) == ("training",)
+    assert input_pipeline.keep(needs, 599) == ("validation",)
     assert "training 0 MiB, streamed; validation 0 MiB, kept in memory" in capsys.readouterr().out.splitlines()[-1]
 
 

@@ -188,29 +188,35 @@ class _Search:
         """Put what trials share into the object store and on disk."""
         rows = input_pipeline.split_rows(self.images, self.base)
         tables = {key: plan.built() for key, plan in self._planned(rows).items()}
-        warm = self.options.workers_per_trial == 1  # else Ray Data gives each worker its part
-        parts = {
-            name: input_pipeline.decoded(self.images.stored(rows[name])) for name in ("training", "validation") if warm
-        }
+        stored = {name: self.images.stored(rows[name]) for name in ("training", "validation")}
+        kept: tuple[str, ...] = ()
+        if self.options.workers_per_trial == 1 and len(tables) < len(self._combinations):  # else no trial reads images
+            sizes = {name: float(one.decoded_bytes) for name, one in stored.items()}
+            kept = input_pipeline.keep(sizes, self.options.shard_memory * 2**30)
         return Shared(
             base=self.base,
             size=self.images.size,
             classes=len(self.images.classes),
             weights=ray.put(self.weights),
-            pixels={name: ray.put(part.inputs) for name, part in parts.items()},
-            labels={name: part.labels for name, part in parts.items()},
+            pixels={name: ray.put(input_pipeline.decoded(stored[name]).inputs) for name in kept},
+            stored=ray.put(stored),
+            labels={name: one.labels for name, one in stored.items()},
             tables=tables,
             place=self.place,
             threads=max(1, int(self.resources.cpus), hardware.cores() // self.resources.concurrent),
         )
+
+    @property
+    def _combinations(self) -> list[Recipe]:
+        """The base recipe with each value of what a table of activations depends on."""
+        return [self.base.changed(**values) for values in self.space.combinations("unfreeze_depth", "augmentation")]
 
     def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
         """Plan the tables of activations, by `table_key`; print the disk space they need before the first is built."""
         result: dict[str, activations.Planned] = {}
         lacking: dict[Path, int] = {}
         folder, budget = activations.folder(self.options.out), self.options.activations * 2**30
-        for values in self.space.combinations("unfreeze_depth", "augmentation"):
-            recipe = self.base.changed(**values)
+        for recipe in self._combinations:
             print(f"{table_key(recipe)}: ", end="", flush=True)
             promised = sum(lacking.values())
             if plan := activations.planned(self.images, rows, recipe, self.weights, folder, budget, promised):
