@@ -49,10 +49,9 @@ def trivial_baselines(images: Images, splits: dict[str, pd.DataFrame]) -> dict[s
     classes = images.classes
     labels = splits["training"]["label"].to_numpy()
     shares = class_shares(labels, len(classes))
-    chosen = (
-        np.random.default_rng(0).permutation(len(labels))[:MOST_FITTED] if len(labels) > MOST_FITTED else slice(None)
-    )
-    logistic = fit_logistic(thumbnails(images, splits["training"].iloc[chosen]), labels[chosen], classes)
+    fitted = splits["training"]
+    fitted = fitted.sample(MOST_FITTED, random_state=0) if len(fitted) > MOST_FITTED else fitted
+    logistic = fit_logistic(thumbnails(images, fitted), fitted["label"].to_numpy(), classes)
 
     frequent, learned = [], []
     for split in ("validation", "test"):
@@ -88,10 +87,8 @@ def fit_logistic(x: NDArray, labels: NDArray[np.integer], classes: Classes) -> P
 def probabilities(model: Pipeline, x: NDArray, classes: int) -> NDArray[np.float64]:
     """Predict the probabilities in the order of labels, float64[N, K]; 0 for classes the model never saw."""
     p = np.zeros((len(x), classes))
-    for start in range(0, len(x), MOST_FITTED):
-        p[start : start + MOST_FITTED, model.classes_] = model.predict_proba(
-            x[start : start + MOST_FITTED].astype(np.float32)
-        )
+    for rows in (slice(start, start + MOST_FITTED) for start in range(0, len(x), MOST_FITTED)):
+        p[rows, model.classes_] = model.predict_proba(x[rows].astype(np.float32))
     return p
 
 
