@@ -24,7 +24,8 @@ import tensorflow as tf
 
 from ham_ray import pool, runs, storage
 from ham_ray.console import progress
-from ham_ray.data.images import Images, read_pixels
+from ham_ray.data.images import Images
+from ham_ray.data.stored import StoredRows
 from ham_ray.models import registry
 from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM, Weights
@@ -32,7 +33,7 @@ from ham_ray.progress import step
 from ham_ray.recipe import VIEWS, Recipe, digest
 from ham_ray.training.augment import view
 
-BLOCK = 128  # images a file: as many as IMAGES has in a row group
+BLOCK = 128  # images a file
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16"), "float32": np.dtype("float32")}
@@ -84,10 +85,6 @@ class _Table:
         """Return the rows of a block."""
         number = int(block[6:11])
         return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
-
-    def cost(self, block: str) -> int:
-        """Count the forward passes of a block: its images in all views."""
-        return len(self.stretch(block)) * self.views
 
 
 def folder(out: str) -> str:
@@ -253,54 +250,62 @@ def _checksum(path: Path) -> int | None:
 def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
     """Compute the missing blocks of all tables by actors, one a node, then write each table's list of blocks."""
     done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
-    missing = [(name, block) for name, result in done.items() for block, checksum in result.items() if checksum is None]
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
+    missing = [
+        _Block(name, table.path / block, images.stored(table.stretch(block)), table.views)
+        for name, table in tables.items()
+        for block, checksum in done[name].items()
+        if checksum is None
+    ]
     total = sum(len(table.rows) * table.views for table in tables.values())
-    made = total - sum(tables[name].cost(block) for name, block in missing)
+    made = total - sum(block.cost for block in missing)
     count = f"{sum(len(table.rows) for table in tables.values()):,} images"
     with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as advance:
-        work = _Work(tables, images, recipe, weights, stored)
-        for (name, block), checksum in pool.mapped(partial(_Builder, work), missing, "activations"):
-            done[name][block] = checksum
-            made += tables[name].cost(block)
+        builder = partial(_Builder, recipe, images.size, weights, stored)
+        for block, checksum in pool.mapped(builder, missing, "activations"):
+            done[block.table][block.path.name] = checksum
+            made += block.cost
             advance(made, total)
     for name, table in tables.items():
         about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
         storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": done[name]}))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """All that an actor needs to compute any block."""
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A file to be computed: the rows it is of, and in how many views each."""
 
-    tables: dict[str, _Table]
-    images: Images
-    recipe: Recipe
-    weights: Weights
-    stored: str
+    table: str
+    path: Path
+    rows: StoredRows
+    views: int
+
+    @property
+    def cost(self) -> int:
+        """Forward passes: its images in all views."""
+        return len(self.rows) * self.views
 
 
 class _Builder:
-    """The work of one actor: blocks computed and written; several threads read, one at a time computes."""
+    """Computes and writes blocks; one an actor, the network loaded once. Its threads read, one at a time computes."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work, self.computing = work, threading.Lock()
-        prefix = build(work.recipe, work.images.size, work.weights, classes=1).prefix
+    def __init__(self, recipe: Recipe, size: int, weights: Weights, stored: str) -> None:
+        self.computing = threading.Lock()
+        prefix = build(recipe, size, weights, classes=1).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
-            lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
+            lambda pixels: tf.cast(prefix(pixels, training=False), stored)
         )
 
-    def __call__(self, path: tuple[str, str]) -> int:
-        """Compute and write a block, and return its checksum; `path` is the name of its table and its own."""
-        table, block = self.work.tables[path[0]], path[1]
-        pixels = read_pixels(self.work.images, table.stretch(block))
+    def __call__(self, block: _Block) -> int:
+        """Compute and write a block; return its checksum."""
+        pixels = block.rows.pixels()
         with self.computing:
-            return self._write(table, block, pixels)
+            return self._write(block, pixels)
 
-    def _write(self, table: _Table, name: str, pixels: np.ndarray) -> int:
+    def _write(self, block: _Block, pixels: np.ndarray) -> int:
         padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
-        result = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
-        block = np.stack(result, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
-        with storage.writing(table.path / name) as path:
-            np.save(path, block)
-        return zlib.crc32(block.data)
+        result = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(block.views)]
+        content = np.stack(result, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
+        with storage.writing(block.path) as path:
+            np.save(path, content)
+        return zlib.crc32(content.data)
