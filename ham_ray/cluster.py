@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ham_ray import storage
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, shown
 from ham_ray.hardware import cores
 
 _LONGEST_SOCKET = 107  # bytes of a path in the file system (AF_UNIX)
@@ -27,6 +27,40 @@ class Resources:
     cpus_per_worker: float
     use_gpu: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class WorkerRange:
+    """How many workers a training may have, from the fewest to the most; the same number: it is not elastic.
+
+    cpus_each: instead of an even share of the nodes.
+    """
+
+    least: int
+    most: int
+    cpus_each: float | None = None
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.least < self.most
+
+    def counts(self, batch_size: int) -> list[int]:
+        """List the numbers of workers that divide the batch, the largest first."""
+        return [count for count in range(self.most, self.least - 1, -1) if batch_size % count == 0]
+
+
+def worker_range(text: str, cpus_each: float | None = None) -> WorkerRange:
+    """Read `4`, or `1-4` for any number from 1 to 4.
+
+    Raises:
+        UserError: the text is neither.
+    """
+    least, _, most = str(text).strip().partition("-")
+    numbers = [int(part) for part in (least, most or least) if part.strip().isdigit()]
+    if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] <= 1000:
+        raise UserError(f"--workers {shown(text)}: from 1 to 1000, or the fewest and the most, as in 1-4")
+    return WorkerRange(numbers[0], numbers[1], cpus_each)
 
 
 @dataclass(frozen=True)

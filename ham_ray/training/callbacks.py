@@ -71,6 +71,17 @@ class Barrier(Callback):
         return epoch == self.epochs or wait(self.barrier, epoch)
 
 
+class Elastic(Callback):
+    """A callback that asks at each epoch's end whether the workers are to be started anew in another number."""
+
+    def __init__(self, end: Any, epochs: int) -> None:
+        self.end, self.epochs = end, epochs
+
+    def may_go_on(self, history: list[Row]) -> bool:
+        """Ask the actor `EpochsEnd`; after the last epoch there is no need to."""
+        return len(history) == self.epochs or ray.get(self.end.may_go_on.remote(len(history)))
+
+
 class HistoryFile(Callback):
     """A callback that writes HISTORY as JSON at the end."""
 

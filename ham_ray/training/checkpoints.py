@@ -43,6 +43,11 @@ class Checkpoints:
         for name in self._names()[:-_KEPT]:
             storage.remove(storage.join(self.uri, name))
 
+    @property
+    def newest(self) -> str:
+        """The name of the newest checkpoint, readable or not; empty where there is none."""
+        return max(self._names(), default="")
+
     def latest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
         """Read the newest readable checkpoint; None where there is none."""
         for name in reversed(self._names()):

@@ -79,10 +79,11 @@ def split(
     shard_memory: float,
     activations: dict[str, str] | None = None,
     window: int = WINDOW,
+    ahead: bool = True,
 ) -> Splits:
     """Cut IMAGES into splits by fold; decode what the workers keep: shards that together fit `shard_memory` (bytes).
 
-    With tables of activations nothing is decoded.
+    With tables of activations nothing is decoded; where it is not to be `ahead`, each worker decodes at its start.
     """
     rows = split_rows(images, recipe)
     _check_sizes(rows, recipe, workers)
@@ -91,7 +92,9 @@ def split(
     kept = keep({name: one.decoded_bytes / workers for name, one in decoded.items()}, shard_memory)
     samplers = [make_sampler(recipe, len(rows["training"]), rank, workers) for rank in range(workers)]
     datasets = {
-        shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one)) for name in kept for one in samplers
+        shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one))
+        for name in (kept if ahead else ())
+        for one in samplers
     }
     if datasets:  # decoded before the workers take their CPUs: nobody waits for anybody
         with watched("decoding", f"{', '.join(datasets)}, by tasks of {decoding_cpus():g} CPU each"):
@@ -172,9 +175,9 @@ def _ahead(result: Iterator[Any]) -> Iterator[Any]:
             yield one
 
 
-def kept_shard(name: str, rows: StoredRows, rank: int, decoder: Decoder) -> Shard:
-    """Take a worker's shard of a split from its dataset; `rows` are those of the shard."""
-    decoded = ray.train.get_dataset_shard(shard_name(name, rank))
+def kept_shard(name: str, rows: StoredRows, rank: int, decoder: Decoder, ahead: bool) -> Shard:
+    """Decode a worker's shard of a split into memory, or take it from what was decoded `ahead`; `rows` are its rows."""
+    decoded = ray.train.get_dataset_shard(shard_name(name, rank)) if ahead else dataset(rows)
     return Shard(decoder.whole(rows, lambda: decoded.iter_batches(batch_size=None)), rows.labels)
 
 

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import runs, storage
-from ham_ray.cluster import Resources, configure_data
+from ham_ray.cluster import Resources, WorkerRange, configure_data
 from ham_ray.data.images import Images
 from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError, in_words
@@ -29,8 +29,8 @@ from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.progress import duration
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS, MODEL
-from ham_ray.training import input_pipeline, log_relay, loop
-from ham_ray.training.callbacks import Barrier, Callback, Console, RayTrain
+from ham_ray.training import elastic, input_pipeline, log_relay, loop
+from ham_ray.training.callbacks import Barrier, Callback, Console, Elastic, RayTrain
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.decoding import Decoder
 from ham_ray.training.sampler import Sampler
@@ -63,13 +63,16 @@ def train(
     barrier: Any = None,
     restarts: int = RESTARTS,
     time_left: log_relay.TimeLeft | None = None,
+    allowed: WorkerRange | None = None,
 ) -> Outcome:
     """Train under Ray Train into the run folder at `uri`, going on from its latest checkpoint.
 
     A killed worker is restarted with all others, at most `restarts` times; Ray Train's controller too. A non-finite
     loss is an Outcome, no exception. Where there is a `barrier` (an `EpochBarrier` actor), each epoch waits for it, and
     the training fails as STOPPED where it is not released. Such a training leaves no model and predicts nothing, and is
-    not started again with a new controller: its trial is. Each epoch's line ends in `time_left`.
+    not started again with a new controller: its trial is. Each epoch's line ends in `time_left`. Where a range of
+    workers is `allowed`, they are as many as there is room for, at the start and after an interruption, and more of
+    them start at an epoch's end.
 
     Raises:
         ray.train.TrainingFailedError: the workers failed more often than that.
@@ -85,12 +88,17 @@ def train(
         "activations": splits.activations,
         "window": splits.window,
         "barrier": barrier,
+        "end": None,
+        "ahead": bool(splits.datasets),
         "stored": ray.put(splits.stored),
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
     with log_relay.relay_logs(storage.basename(uri), workers, time_left) as config["mailbox"]:
-        result = _fit(config, splits, resources, restarts)
+        if allowed is None:
+            result = _fit(config, splits, resources, restarts)
+        else:
+            result = _fit_elastic(config, splits, allowed, restarts)
     runs.remove_leftovers(uri)
     return Outcome(result["failed"], result["probabilities"], pd.DataFrame(result["history"]), result["facts"])
 
@@ -109,6 +117,30 @@ def _fit(config: dict[str, Any], splits: input_pipeline.Splits, resources: Resou
                 raise
             left -= 1
             print(f"{storage.basename(config['uri'])}: {in_words(error)}; starting again from its latest checkpoint")
+
+
+def _fit_elastic(
+    config: dict[str, Any], splits: input_pipeline.Splits, allowed: WorkerRange, restarts: int
+) -> dict[str, Any]:
+    """Run Ray Train with the workers there is room for; again, in another number, where nodes are lost or added."""
+    run, batch_size, left = storage.basename(config["uri"]), config["recipe"]["data"]["batch_size"], restarts
+    checkpoints, before = Checkpoints(storage.join(config["uri"], CHECKPOINTS)), ""
+    while True:
+        runs.remove_leftovers(config["uri"])
+        resources = elastic.wait_for_nodes(allowed, batch_size)
+        print(f"{run}: {resources.reason}", flush=True)
+        with elastic.growing(resources.workers, lambda: elastic.fitting(allowed, batch_size)) as config["end"]:
+            try:
+                trainer = _trainer(config, splits, resources, f"ray-{time.time_ns()}", restarts=0)
+                result = trainer.fit().return_value
+                if result["failed"] != STOPPED:
+                    return result
+            except (ray.train.TrainingFailedError, RayActorError) as error:
+                left = left - 1 if checkpoints.newest == before else restarts  # who gets on may go on
+                if left < 0:
+                    raise
+                before = checkpoints.newest
+                print(f"{run}: {in_words(error)}; going on from its latest checkpoint with the nodes that are there")
 
 
 def _trainer(
@@ -160,8 +192,12 @@ def _train_here(config: dict[str, Any]) -> dict[str, Any]:
     callbacks: list[Callback] = [Console(recipe.epochs, say), RayTrain()]
     if config["barrier"] is not None:
         callbacks.append(Barrier(config["barrier"], recipe.epochs, replica.rank))
+    if config["end"] is not None:
+        callbacks.append(Elastic(config["end"], recipe.epochs))
     progress = loop.train(recipe, network, data, replica, checkpoints, say, callbacks)
-    if config["barrier"] is not None:  # a trial of a search: its scores are reported, it has no say in the test fold
+    if (
+        config["barrier"] is not None or progress.stopped
+    ):  # a trial of a search: its scores are reported, it has no say in the test fold
         failed = STOPPED if progress.stopped else None
         return {"failed": failed, "probabilities": {}, "history": progress.history, "facts": {}}
     facts = {
@@ -200,7 +236,7 @@ class _Source:
         sampler = self._sampler()
         rows = input_pipeline.shard_rows(name, self.stored[name], sampler)
         if name in self.config["kept"]:
-            return input_pipeline.kept_shard(name, rows, sampler.rank, self.decoder)
+            return input_pipeline.kept_shard(name, rows, sampler.rank, self.decoder, self.config["ahead"])
         return input_pipeline.Shard(input_pipeline.StreamedImages(rows, self.decoder), rows.labels)
 
     def _plain(self, sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard | None]:

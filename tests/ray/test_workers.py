@@ -28,7 +28,7 @@ from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import input_pipeline, log_relay, workers
 from ham_ray.training.augment import view
-from ham_ray.training.step import Replica
+from ham_ray.training.step import Replica, predict
 
 pytestmark = pytest.mark.ray
 # Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.
@@ -61,10 +61,9 @@ def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions
     for variable in network.variables:  # as after a training, BatchNorm's statistics too
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    part = input_pipeline.Shard(pixels, np.zeros(300, np.int32))
     replica = Replica(tf.distribute.get_strategy())
     config = {"size": 32, "classes": CODES, "uri": str(tmp_path)}
-    predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]
+    predicted = predict(workers._saved(RECIPE, config, network, replica), pixels)
     kept = keras.models.load_model(tmp_path / MODEL)
     np.testing.assert_allclose(predicted, kept.predict(pixels, verbose=0), atol=1e-6)
     assert predicted.std(axis=0).max() > 1e-4, "the images look alike to this network: their order would not show"

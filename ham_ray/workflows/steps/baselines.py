@@ -13,6 +13,7 @@ from ham_ray.errors import UserError
 from ham_ray.recipe import BASELINES, digest
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import ENVIRONMENT, REPORT
+from ham_ray.training.elastic import wait_for_nodes
 from ham_ray.workflows.baseline import Options, make_recipes, recipe_of
 from ham_ray.workflows.steps import choices
 from ham_ray.workflows.steps.comparison import compare, cross_validate
@@ -41,6 +42,7 @@ def run(options: Options) -> tuple[Summary, str]:
     name = options.name or f"{kind}-{digest(*parts)}"
     path = storage.join(storage.absolute(options.out), name)
     context = make_context(images, weights, resources, path, options)
+    context = replace(context, elastic=options.worker_range if options.worker_range.elastic else None)
     with storage.locked(path):
         result = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
         return result, storage.join(path, REPORT)
@@ -48,16 +50,20 @@ def run(options: Options) -> tuple[Summary, str]:
 
 def _resources(options: Options) -> tuple[Resources, int]:
     """Choose the resources of each training, and how many run at once: those of a cross-validation, where they fit."""
-    alone = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
+    allowed = options.worker_range
+    if allowed.elastic:
+        start = wait_for_nodes(allowed, batch_size=1)
+        return replace(start, reason=f"elastic, {options.workers} workers, one a node or GPU: now {start.reason}"), 1
+    alone = cluster_resources(allowed.most, options.cpus_per_worker, options.wait_for_nodes)
     together = FOLDS * len(options.family_names) if options.cross_validate else 1
     for at_once in range(together, 1, -1):
         try:
-            result = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)
+            result = cluster_resources(allowed.most * at_once, options.cpus_per_worker, options.wait_for_nodes)
         except UserError:
             continue
         if result.cpus_per_worker >= 1 and result.use_gpu == alone.use_gpu:
             reason = f"{at_once} trainings at once; together {result.reason}"
-            return replace(result, workers=options.workers, reason=reason), at_once
+            return replace(result, workers=allowed.most, reason=reason), at_once
     return alone, 1
 
 
@@ -91,7 +97,7 @@ def finished(out: str, images: Images, precision: str) -> Finished:
 def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Images) -> str:
     """Say how a run differs from a baseline's on these images; empty where it does not."""
     data, family = identity.get("data", {}), identity["recipe"]["family"]
-    if data != {"fingerprint": images.fingerprint, "size": images.size}:
+    if (data.get("fingerprint"), data.get("size")) != (images.fingerprint, images.size):
         return f"other images: fingerprint {str(data.get('fingerprint'))[:12]} at {data.get('size')} px"
     if family not in own:
         return f"{family} is no baseline"

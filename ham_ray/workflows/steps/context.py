@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ham_ray.cluster import Resources
+from ham_ray.cluster import Resources, WorkerRange
 from ham_ray.data.images import Images
 from ham_ray.models import registry
 from ham_ray.models.weights import RANDOM, Weights
@@ -43,6 +43,7 @@ class TrainingContext:
     shard_memory: float
     activations: str  # the folder of tables that runs share
     activations_budget: float
+    elastic: WorkerRange | None = None
 
     @property
     def data(self) -> str:

@@ -86,8 +86,9 @@ def _train(
     window = len(rows["training"]) if whole else WINDOW
     key = json.dumps([recipe.data.model_dump(), tables, window])
     if key not in parts:  # families with the same split share one decoding
+        workers_of = context.elastic.least if context.elastic else context.resources.workers
         parts[key] = input_pipeline.split(
-            context.images, recipe, context.resources.workers, context.shard_memory, tables, window
+            context.images, recipe, workers_of, context.shard_memory, tables, window, ahead=context.elastic is None
         )
     uri = _place(context, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
@@ -100,6 +101,7 @@ def _train(
             context.resources,
             uri,
             time_left=functools.partial(time_left.advance, name),
+            allowed=context.elastic,
         )
     except (ray.train.TrainingFailedError, RayActorError) as error:
         return _failed(name, recipe, in_words(error), context)
