@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,11 +57,11 @@ def worker_range(text: str, cpus_each: float | None = None) -> WorkerRange:
     Raises:
         UserError: the text is neither.
     """
-    least, _, most = str(text).strip().partition("-")
-    numbers = [int(part) for part in (least, most or least) if part.strip().isdigit()]
-    if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] <= 1000:
+    match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", str(text))
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= 1000:
         raise UserError(f"--workers {shown(text)}: from 1 to 1000, or the fewest and the most, as in 1-4")
-    return WorkerRange(numbers[0], numbers[1], cpus_each)
+    return WorkerRange(least, most, cpus_each)
 
 
 @dataclass(frozen=True)
