@@ -47,14 +47,14 @@ class SlowGallery(TableGallery):
         return TableGallery.load(self, rows)
 
 class SlowBuilder(activations._Builder):
-    def __init__(self, work):
+    def __init__(self, *arguments):
         activations.BLOCK = 8  # in the actor too
-        activations._Builder.__init__(self, work)
+        activations._Builder.__init__(self, *arguments)
 
-    def __call__(self, place):
+    def __call__(self, block):
         begun("activations")
         time.sleep(6)
-        return activations._Builder.__call__(self, place)
+        return activations._Builder.__call__(self, block)
 
 activations._Builder = SlowBuilder
 frozen = baseline("resnet50_frozen").changed(epochs=1, batch_size=16)
