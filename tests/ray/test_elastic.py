@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -56,16 +57,8 @@ def test_workers_go_with_a_host_and_come_with_another(make_hosts, tmp_path: Path
         printed = said(out, "room for 3 workers, from the end of this epoch", 240, job)
         printed = said(out, "report: ", 400, job)
         assert job.wait(60) == 0, (tmp_path / "stderr").read_text()
-    assert [
-        line.split(":")[1].split()[0]
-        for line in printed.splitlines()
-        if " worker(s) × " in line and "simple_cnn: " in line and "waiting" not in line
-    ] == ["3", "2", "3"]
-    epochs = [
-        line.split("epoch ")[1].split("/")[0]
-        for line in printed.splitlines()
-        if "simple_cnn: epoch " in line and ", loss" in line
-    ]
+    assert re.findall(r"^simple_cnn: (\d) worker\(s\) ×", printed, re.MULTILINE) == ["3", "2", "3"]
+    epochs = re.findall(r"^simple_cnn: epoch (\d+)/\d+, loss", printed, re.MULTILINE)
     assert epochs == [str(epoch + 1) for epoch in range(EPOCHS)]
     history = pd.read_parquet(tmp_path / "runs" / "elastic" / "simple_cnn" / "history.parquet")
     alone = train_here(baseline("simple_cnn").changed(**CHANGES), open_images(uri), tmp_path / "alone").history
