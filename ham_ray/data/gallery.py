@@ -14,7 +14,7 @@ import pandas as pd
 from ham_ray import storage
 from ham_ray.data import archives, formats, images, layouts, pictures
 from ham_ray.data.archives import Files, Member
-from ham_ray.data.images import CARD, Images, open_images, read_pixels
+from ham_ray.data.images import CARD, Images, open_images, read_files
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
@@ -28,6 +28,14 @@ class Loaded(NamedTuple):
     image_ids: list[str]
     pixels: np.ndarray
     findings: list[Finding]
+
+
+class Stretch(Protocol):
+    """Some images of a gallery, with what it takes to read them and no more: a task is sent this."""
+
+    def load(self) -> Loaded:
+        """Read and decode them."""
+        ...
 
 
 class Gallery(Protocol):
@@ -55,6 +63,10 @@ class Gallery(Protocol):
     @property
     def hidden(self) -> Counter[str]:
         """Hidden entries and those of tools, by name: not looked into."""
+        ...
+
+    def stretch(self, rows: slice) -> Stretch:
+        """The images of a stretch of the rows, to be read here or elsewhere."""
         ...
 
     def load(self, rows: slice) -> Loaded:
@@ -88,10 +100,27 @@ class TableGallery:
         """Nothing."""
         return Counter()
 
+    def stretch(self, rows: slice) -> Stretch:
+        """These images, with the files that hold them."""
+        image_ids = self.images.rows["image_id"].iloc[rows].tolist()
+        return TableStretch(self.images.uri, self.images.files_of(image_ids), image_ids)
+
     def load(self, rows: slice) -> Loaded:
         """What cannot be read was left out by ingest."""
-        chosen = self.images.rows.iloc[rows]
-        return Loaded(chosen["image_id"].tolist(), read_pixels(self.images, chosen), [])
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class TableStretch:
+    """Images of an IMAGES table, in image_id order, and its files that hold them."""
+
+    uri: str
+    files: list[str]
+    image_ids: list[str]
+
+    def load(self) -> Loaded:
+        """What cannot be read was left out by ingest."""
+        return Loaded(self.image_ids, read_files(self.uri, self.files, self.image_ids), [])
 
 
 @dataclass(frozen=True)
@@ -106,11 +135,30 @@ class FileGallery:
     left_out: list[Finding] = field(default_factory=list)
     hidden: Counter[str] = field(default_factory=Counter)
 
+    def stretch(self, rows: slice) -> Stretch:
+        """These images, with the files that they are in."""
+        image_ids = self.rows["image_id"].iloc[rows].tolist()
+        return FileStretch(image_ids, self.files[rows], self.size, self.geometry)
+
     def load(self, rows: slice) -> Loaded:
+        """Bad pictures are findings."""
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class FileStretch:
+    """Images and the file of each, to be decoded to `size`×`size` pixels."""
+
+    image_ids: list[str]
+    files: list[Member]
+    size: int
+    geometry: str
+
+    def load(self) -> Loaded:
         """Bad pictures are findings."""
         ids, pixels, findings = [], [], []
         with pictures.strict_headers():
-            for image_id, member in zip(self.rows["image_id"].iloc[rows], self.files[rows], strict=True):
+            for image_id, member in zip(self.image_ids, self.files, strict=True):
                 try:
                     pixels.append(np.asarray(pictures.resized(archives.read(member), self.size, self.geometry)))
                     ids.append(image_id)

@@ -7,6 +7,8 @@ IMAGES is a folder: `images-00000.parquet` … (row groups of 128 images, rows i
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ham_ray import storage
@@ -87,6 +91,22 @@ class Images:
         """The rows of these folds, in image_id order."""
         return self.rows[self.rows["fold"].isin(folds)]
 
+    def files_of(self, image_ids: Sequence[str]) -> list[str]:
+        """Name the Parquet files that hold these images, as paths on their file system.
+
+        Args:
+            image_ids: at least one, sorted.
+        """
+        last = [*self._last_ids.values()]
+        return [*self._last_ids][bisect_left(last, image_ids[0]) : bisect_left(last, image_ids[-1]) + 1]
+
+    @cached_property
+    def _last_ids(self) -> dict[str, str]:
+        """The greatest image_id of each Parquet file, by its path; both ascend."""
+        filesystem, files = table_files(self.uri)
+        ids = (pq.read_table(file, columns=["image_id"], filesystem=filesystem)["image_id"] for file in files)
+        return {file: pc.max(own).as_py() for file, own in zip(files, ids, strict=True)}
+
 
 def ungrouped(rows: pd.DataFrame) -> int:
     """Count the images in folds that have no lesion; `rows` have the columns lesion_id and fold."""
@@ -111,7 +131,9 @@ def open_images(uri: str) -> Images:
         )
     light = [name for name in SCHEMA.names if name != "image"]
     try:
-        rows = _dataset(uri).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+        rows = (
+            _dataset(*table_files(uri)).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+        )
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{uri} is damaged ({reason}): ingest it again, or copy it whole") from None
@@ -124,8 +146,7 @@ def table_files(uri: str) -> tuple[fs.FileSystem, list[str]]:
     return filesystem, [f"{path}/{name}" for name in storage.listdir(uri) if name.endswith(".parquet")]
 
 
-def _dataset(uri: str) -> pads.Dataset:
-    filesystem, files = table_files(uri)
+def _dataset(filesystem: fs.FileSystem, files: list[str]) -> pads.Dataset:
     return pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
 
 
@@ -150,16 +171,33 @@ def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
 
 
 def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
-    """The pixels of such a stretch of rows, decoded by this process: uint8[n, size, size, 3], in image_id order."""
-    ids, folds = rows["image_id"], sorted(int(fold) for fold in rows["fold"].unique())
-    chosen = (pads.field("image_id") >= ids.min()) & (pads.field("image_id") <= ids.max())
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=chosen & pads.field("fold").isin(folds))
+    """The pixels of rows in image_id order, decoded by this process: uint8[n, size, size, 3], in their order."""
+    image_ids = rows["image_id"].tolist()
+    return read_files(images.uri, images.files_of(image_ids), image_ids)
+
+
+def read_files(uri: str, files: list[str], image_ids: list[str]) -> np.ndarray:
+    """The pixels of images in these files of the table at `uri`, decoded by this process.
+
+    Args:
+        uri: of an IMAGES table.
+        files: as `Images.files_of` names them. Opening others would read their row groups' statistics in vain.
+        image_ids: sorted.
+
+    Returns:
+        uint8[n, size, size, 3], in the order of `image_ids`.
+    """
+    filesystem, _ = storage.resolve(uri)
+    name = pads.field("image_id")
+    chosen = (name >= image_ids[0]) & (name <= image_ids[-1]) & name.isin(image_ids)  # statistics know the bounds alone
+    table = _dataset(filesystem, files).to_table(columns=["image_id", "image"], filter=chosen)
     return np.stack([decode(encoded.as_py()) for encoded in table.sort_by("image_id")["image"]])
 
 
 def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
     """Small JPEGs of these images, by id; at most `size` pixels wide."""
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
+    chosen = pads.field("image_id").isin(image_ids)
+    table = _dataset(*table_files(images.uri)).to_table(columns=["image_id", "image"], filter=chosen)
     pairs = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
     return {image_id: small_jpeg(decode(encoded), size) for image_id, encoded in pairs}
 
