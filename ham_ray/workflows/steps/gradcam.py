@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from ham_ray.console import progress
 from ham_ray.data.images import Images, read_pixels
 from ham_ray.evaluation import assessment, metrics
 from ham_ray.evaluation.predictions import arrays, classes_of
@@ -51,8 +52,9 @@ def attention(model: str, frame: pd.DataFrame, images: Images) -> Attention | No
 
 
 def _shares(saliency: Saliency, network: keras.Model, pixels: np.ndarray, called: np.ndarray) -> float | None:
-    result = [
-        in_corners(saliency(network, pixels[start : start + _BATCH], called[start : start + _BATCH]))
-        for start in range(0, len(pixels), _BATCH)
-    ]
+    result = []
+    with progress("saliency maps") as advance:
+        for start in range(0, len(pixels), _BATCH):
+            advance(start, len(pixels))
+            result.append(in_corners(saliency(network, pixels[start : start + _BATCH], called[start : start + _BATCH])))
     return float(np.concatenate(result).mean()) if result else None
