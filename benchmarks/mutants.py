@@ -487,8 +487,8 @@ MUTANTS = [
     _m(
         "strata forgotten",
         "evaluation/intervals.py::resampled_weights",
-        "    for start in range(0, resamples, _BLOCK):",
-        "    stratum[:] = 0\n    for start in range(0, resamples, _BLOCK):",
+        "    strata = [np",
+        "    stratum[:] = 0\n    strata = [np",
         "rare classes are absent from some resamples",
         INTERVALS + "test_resamples_draw_whole_lesions_and_keep_the_strata",
     ),

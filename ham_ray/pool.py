@@ -23,7 +23,7 @@ from ham_ray.waiting import watched
 RESTARTS = 3  # of the actors that work on a chunk, or of those in one slot; more is no accident
 _LOOK = 2.0  # seconds between two looks at the nodes
 
-Chunk = Any  # small, and hashable
+Chunk = Any  # hashable, and small: all of the work that one call is sent
 Result = Any
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,8 +15,9 @@ import pandas as pd
 from ham_ray import storage
 from ham_ray.data import archives, formats, images, layouts, pictures
 from ham_ray.data.archives import Files, Member
-from ham_ray.data.images import CARD, Images, open_images, read_pixels
+from ham_ray.data.images import CARD, Images, open_images
 from ham_ray.data.quarantine import Finding
+from ham_ray.data.stored import StoredRows
 from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
 
@@ -28,6 +30,14 @@ class Loaded(NamedTuple):
     image_ids: list[str]
     pixels: np.ndarray
     findings: list[Finding]
+
+
+class Stretch(Protocol):
+    """Some images of a gallery, with what it takes to read them and no more: a task is sent this."""
+
+    def load(self) -> Loaded:
+        """Read and decode them."""
+        ...
 
 
 class Gallery(Protocol):
@@ -57,6 +67,10 @@ class Gallery(Protocol):
         """Hidden entries and those of tools, by name: not looked into."""
         ...
 
+    def stretch(self, rows: slice) -> Stretch:
+        """Take the images of a stretch of the rows, to be read here or elsewhere."""
+        ...
+
     def load(self, rows: slice) -> Loaded:
         """Read and decode a stretch of the rows."""
         ...
@@ -75,8 +89,8 @@ class TableGallery:
 
     @property
     def signature(self) -> str:
-        """The table's fingerprint."""
-        return self.images.fingerprint
+        """The table's fingerprint, and the order of its rows where they are not sorted by image_id."""
+        return " ".join([self.images.fingerprint, *self.images.order.values()])
 
     @property
     def left_out(self) -> list[Finding]:
@@ -88,10 +102,29 @@ class TableGallery:
         """Nothing."""
         return Counter()
 
+    def stretch(self, rows: slice) -> Stretch:
+        """Take a stretch of the rows with where they are stored."""
+        return TableStretch(self.images.rows["image_id"].iloc[rows].tolist(), self._stored[rows])
+
+    @cached_property
+    def _stored(self) -> StoredRows:
+        return self.images.stored(self.images.rows)
+
     def load(self, rows: slice) -> Loaded:
         """Read and decode a stretch of the rows; nothing is left out, for ingest left out what cannot be read."""
-        chosen = self.images.rows.iloc[rows]
-        return Loaded(chosen["image_id"].tolist(), read_pixels(self.images, chosen), [])
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class TableStretch:
+    """Images of an IMAGES table, and where they are stored."""
+
+    image_ids: list[str]
+    rows: StoredRows
+
+    def load(self) -> Loaded:
+        """Read and decode the images; nothing is left out, for ingest left out what cannot be read."""
+        return Loaded(self.image_ids, self.rows.pixels(), [])
 
 
 @dataclass(frozen=True)
@@ -106,11 +139,30 @@ class FileGallery:
     left_out: list[Finding] = field(default_factory=list)
     hidden: Counter[str] = field(default_factory=Counter)
 
+    def stretch(self, rows: slice) -> Stretch:
+        """Take these images, with the files that they are in."""
+        image_ids = self.rows["image_id"].iloc[rows].tolist()
+        return FileStretch(image_ids, self.files[rows], self.size, self.geometry)
+
     def load(self, rows: slice) -> Loaded:
-        """Read and decode a stretch of the rows; pictures that cannot be read become findings."""
+        """Read and decode the images; pictures that cannot be read become findings."""
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class FileStretch:
+    """Images and the file of each, to be decoded to `size`×`size` pixels."""
+
+    image_ids: list[str]
+    files: list[Member]
+    size: int
+    geometry: str
+
+    def load(self) -> Loaded:
+        """Read and decode the images; pictures that cannot be read become findings."""
         ids, pixels, findings = [], [], []
         with pictures.strict_headers():
-            for image_id, member in zip(self.rows["image_id"].iloc[rows], self.files[rows], strict=True):
+            for image_id, member in zip(self.image_ids, self.files, strict=True):
                 try:
                     pixels.append(np.asarray(pictures.resized(archives.read(member), self.size, self.geometry)))
                     ids.append(image_id)

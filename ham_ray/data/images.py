@@ -23,7 +23,7 @@ from ham_ray import storage
 from ham_ray.data import datasets
 from ham_ray.data.classes import Classes
 from ham_ray.data.dataset import Dataset
-from ham_ray.data.stored import StoredRows, decode
+from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError
 
 SCHEMA_VERSION = 2
@@ -167,9 +167,9 @@ def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
 
 def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
     """Make small JPEGs of these images, by id; at most `size` pixels a side."""
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
-    pairs = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
-    return {image_id: small_jpeg(decode(encoded), size) for image_id, encoded in pairs}
+    rows = images.rows[images.rows["image_id"].isin(image_ids)]
+    pixels = images.stored(rows).pixels()
+    return {image_id: small_jpeg(one, size) for image_id, one in zip(rows["image_id"], pixels, strict=True)}
 
 
 def small_jpeg(pixels: np.ndarray, size: int) -> bytes:

@@ -5,9 +5,9 @@ Validation images choose thresholds and temperature; all figures are of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from ham_ray.evaluation.predictions import FACTS, NEW, arrays, call_columns, cla
 
 LEAST = 10  # images of a class below which nothing is said of it in a subgroup
 AGES = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}  # years, the upper bound outside
+_Part = TypeVar("_Part")
 GROUPS = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "how the label was made"}
 
 
@@ -119,24 +120,45 @@ class McNemar:
     p_value: float
 
 
-def assess(frame: pd.DataFrame) -> Assessment:
-    """Assess a PREDICTIONS table; takes some seconds, most of them for intervals.
+@dataclass
+class _Progress:
+    """Counts the images that have been resampled, of the `total` of all parts of an assessment."""
+
+    report: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def after(self, images: int, part: _Part) -> _Part:
+        """Report that so many more are done, of which `part` was made."""
+        self.done += images
+        self.report(self.done, self.total)
+        return part
+
+
+def assess(frame: pd.DataFrame, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Assessment:
+    """Assess a PREDICTIONS table; takes some seconds for 10,000 images, most of them for intervals.
+
+    Args:
+        frame: a PREDICTIONS table.
+        on_progress: is called with the images resampled so far and those to be resampled; each counts once a part.
 
     Raises:
         UserError: no image of it may be reported.
     """
     test = reported(frame)
-    lesions = by_lesion(test)
+    lesions, facts = by_lesion(test), [fact for fact in FACTS if test[fact].notna().any()]
+    progress = _Progress(on_progress, len(test) * (3 + len(facts)) + len(lesions))
+    on_progress(0, progress.total)
     return Assessment(
         images=test,
         metrics=metrics.evaluate(*arrays(test), classes_of(test)),
-        intervals=intervals.intervals(test),
-        rates=class_rates(test),
-        points=operating_points(frame),
+        intervals=progress.after(len(test), intervals.intervals(test)),
+        rates=progress.after(len(test), class_rates(test)),
+        points=progress.after(len(test), operating_points(frame)),
         calibration=versions(frame),
         lesions=len(lesions),
-        by_lesion=intervals.intervals(lesions),
-        subgroups=subgroups(test),
+        by_lesion=progress.after(len(lesions), intervals.intervals(lesions)),
+        subgroups=[progress.after(group.images, group) for group in subgroups(test)],
     )
 
 
@@ -225,15 +247,11 @@ def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
     return {"as predicted": p, f"at temperature {result:.2f}": calibration.temperature_scaled(p, result)}
 
 
-def subgroups(test: pd.DataFrame) -> list[Subgroup]:
-    """Assess subgroups by age, sex, site and how the label was made, where any of these rows says it."""
-    return [
-        _subgroup(GROUPS[fact], value, rows)
-        for fact in FACTS
-        if test[fact].notna().any()
-        for value, rows in _parts(test, fact)
-        if len(rows)
-    ]
+def subgroups(test: pd.DataFrame) -> Iterator[Subgroup]:
+    """Assess subgroups by age, sex, site and how the label was made, where any of these rows says it, one by one."""
+    for fact in FACTS:
+        if test[fact].notna().any():
+            yield from (_subgroup(GROUPS[fact], value, rows) for value, rows in _parts(test, fact) if len(rows))
 
 
 def _parts(test: pd.DataFrame, fact: str) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import tensorflow as tf
 from ham_ray import pool
 from ham_ray.console import progress
 from ham_ray.data import pictures
-from ham_ray.data.gallery import Gallery, TableGallery
+from ham_ray.data.gallery import Gallery, Stretch, TableGallery
 from ham_ray.data.images import Images
 from ham_ray.data.quarantine import Finding
 from ham_ray.inference import saved
@@ -80,26 +80,26 @@ def predicted(
 ) -> Iterator[tuple[int, pa.Table]]:
     """Predict the chunks of these numbers; yield each number with its table of `SCHEMA`, as they end."""
     stretches = chunks(gallery, size)
-    work = [_Chunk(number, stretches[number].start, stretches[number].stop) for number in numbers]
-    for chunk, table in pool.mapped(partial(_Predictor, gallery, config), work, "prediction"):
+    work = [_Chunk(number, gallery.stretch(stretches[number])) for number in numbers]
+    for chunk, table in pool.mapped(partial(_Predictor, config), work, "prediction"):
         yield chunk.number, table
 
 
-class _Chunk(NamedTuple):
-    """A stretch of a gallery's rows."""
+@dataclass(frozen=True, eq=False)  # hashed as the object that it is, whatever it holds
+class _Chunk:
+    """The images that are decoded together: all of the gallery that is sent to an actor, so that none gets it whole."""
 
     number: int
-    start: int
-    stop: int
+    images: Stretch
 
 
 class _Predictor:
     """An actor's models, loaded once. Several threads decode chunks, one at a time computes."""
 
-    def __init__(self, gallery: Gallery, config: InferenceConfig) -> None:
+    def __init__(self, config: InferenceConfig) -> None:
         self.strict = pictures.strict_headers()
         self.strict.__enter__()  # for good: threads that come and go would take it from each other
-        self.gallery, self.config, self.computing = gallery, config, threading.Lock()
+        self.config, self.computing = config, threading.Lock()
         self.ensembles = [
             [(forward(saved.load(uri, config.precision)), share) for uri, share in members.items()]
             for members in config.ensembles
@@ -107,7 +107,7 @@ class _Predictor:
 
     def __call__(self, chunk: _Chunk) -> pa.Table:
         """Predict a chunk as a table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
-        loaded = self.gallery.load(slice(chunk.start, chunk.stop))
+        loaded = chunk.images.load()
         good, bad = loaded.image_ids, loaded.findings
         columns = {name: [""] * len(good) + [getattr(one, name) for one in bad] for name in Finding._fields}
         columns["image_id"][: len(good)] = good

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ham_ray.console import progress
 from ham_ray.evaluation import assessment
 from ham_ray.evaluation.exact import Interval
 from ham_ray.evaluation.intervals import paired_differences
@@ -42,10 +43,12 @@ def differences(
     both = {pair: tables for pair, tables in both.items() if len(tables[0])}
     counted = [assessment.mcnemar(*tables) for tables in both.values()]
     adjusted = assessment.holm([result.p_value for result in counted])
-    return [
-        Difference(*pair, len(tables[0]), paired_differences(*tables, COMPARED), images, p)
-        for (pair, tables), images, p in zip(both.items(), counted, adjusted, strict=True)
-    ]
+    result: list[Difference] = []
+    with progress("comparisons", "pairs") as advance:
+        for (pair, tables), images, p in zip(both.items(), counted, adjusted, strict=True):
+            advance(len(result), len(both))
+            result.append(Difference(*pair, len(tables[0]), paired_differences(*tables, COMPARED), images, p))
+    return result
 
 
 def shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham_ray import storage
-from ham_ray.console import for_tables
+from ham_ray.console import for_tables, progress
 from ham_ray.data.dataset import Dataset
 from ham_ray.data.images import LEAKAGE
 from ham_ray.evaluation import intervals, metrics
@@ -70,7 +70,8 @@ class Run:
     def assessment(self) -> Assessment:
         """The assessment of the predictions, made once for table, page, model card and metrics.json."""
         assert self.predictions is not None
-        return assess(self.predictions)
+        with progress("intervals") as advance:
+            return assess(self.predictions, advance)
 
 
 @dataclass(frozen=True)

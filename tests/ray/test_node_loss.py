@@ -26,7 +26,7 @@ import numpy as np
 import ray
 
 from ham_ray.cluster import Resources, connected
-from ham_ray.data.gallery import TableGallery
+from ham_ray.data.gallery import TableGallery, TableStretch
 from ham_ray.data.images import open_images
 from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
@@ -40,11 +40,15 @@ pipeline.CHUNK_IMAGES, activations.BLOCK = 8, 8
 def begun(what):
     (folder / f"{what}-{ray.util.get_node_ip_address()}").touch()
 
-class SlowGallery(TableGallery):
-    def load(self, rows):
+class SlowStretch(TableStretch):
+    def load(self):
         begun("prediction")
         time.sleep(4)
-        return TableGallery.load(self, rows)
+        return TableStretch.load(self)
+
+class SlowGallery(TableGallery):
+    def stretch(self, rows):
+        return SlowStretch(**vars(TableGallery.stretch(self, rows)))
 
 class SlowBuilder(activations._Builder):
     def __init__(self, *arguments):

@@ -20,6 +20,7 @@ from ham_ray.data.truth import Truth, read_truth
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import intervals, isic, metrics, predictions
 from ham_ray.evaluation.predictions import FACTS, NEW, classes_of
+from ham_ray.progress import step
 from ham_ray.report import model_card, paired, report, summary
 from ham_ray.report.summary import RANDOM_WEIGHTS, Run, Summary
 from ham_ray.workflows.evaluate import ALL, BOTH, PARTS, Options
@@ -57,28 +58,35 @@ def run(options: Options) -> Summary:
         for result, part in _parts(name, frame, options.split).items()
     ]
     trained = {result: run for _, result, run in results}
+    with step("intervals", f"{intervals.RESAMPLES:,} resamples of lesions, of {', '.join(trained)}"):
+        reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     first, *others = tables
     compared = {result: run for name, result, run in results if name == first}
     pairs = [(_partner(compared, run), result) for name, result, run in results if name in others]
-    reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     data = "1 table of predictions" if len(tables) == 1 else f"{len(tables)} tables of predictions"
-    matches = summary.summarise(
-        trained,
-        {},
-        data + (f", truth from {options.truth}" if options.truth else ""),
-        synthetic=any(map(predictions.drawn, tables.values())),
-        references=datasets.of_images(reported),
-        models="models",
-        ungrouped=any(map(ungrouped, tables.values())),
-    )
-    differences = paired.differences(trained, {}, pairs)
-    page = _page(options, matches, trained, differences, classes)
-    report.write(page, storage.join(options.out, runs.REPORT))
-    summary.write(matches, options.out)
-    evaluated = {name: run.assessment.facts() for name, run in trained.items()}
-    storage.write_bytes(storage.join(options.out, runs.METRICS), runs.to_json(evaluated))
-    storage.write_bytes(storage.join(options.out, runs.MODEL_CARD), model_card.render(page).encode())
+    with step("comparisons", "with the most frequent class, and between the tables"):
+        matches = summary.summarise(
+            trained,
+            {},
+            data + (f", truth from {options.truth}" if options.truth else ""),
+            synthetic=any(map(predictions.drawn, tables.values())),
+            references=datasets.of_images(reported),
+            models="models",
+            ungrouped=any(map(ungrouped, tables.values())),
+        )
+        differences = paired.differences(trained, {}, pairs)
+    with step("report"):
+        _write(_page(options, matches, trained, differences, classes), options.out)
     return matches
+
+
+def _write(page: report.ReportData, out: str) -> None:
+    """The page with its figures, the table, metrics.json and the model card."""
+    report.write(page, storage.join(out, runs.REPORT))
+    summary.write(page.summary, out)
+    evaluated = {name: run.assessment.facts() for name, run in page.runs.items()}
+    storage.write_bytes(storage.join(out, runs.METRICS), runs.to_json(evaluated))
+    storage.write_bytes(storage.join(out, runs.MODEL_CARD), model_card.render(page).encode())
 
 
 def _names(uris: list[str]) -> dict[str, str]:
