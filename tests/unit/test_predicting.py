@@ -107,7 +107,7 @@ def tabled(count: int, folder: Path) -> Gallery:
     """So many rows of a table in files of 50 rows, with no pixels."""
     folder = folder / f"{count:07d}"
     folder.mkdir()
-    rows = pd.DataFrame({"image_id": [f"ISIC_{number:07d}" for number in range(count)], "sex": "female"})
+    rows = pd.DataFrame({"image_id": [f"ISIC_{number:07d}" for number in range(count)], "sex": "female", "label": 0})
     for number, start in enumerate(range(0, count, 50)):
         stretch = pa.Table.from_pandas(rows.iloc[start : start + 50])
         pq.write_table(stretch, folder / f"images-{number:05d}.parquet")
