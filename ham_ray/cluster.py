@@ -260,6 +260,13 @@ def free_cpus() -> float:
     return float(ray.available_resources().get("CPU", 0))
 
 
+def roomiest_cpus() -> float:
+    """Return the CPUs that nobody holds on the node that has most of them: a task is not split over nodes."""
+    from ray._private.state import available_resources_per_node  # a developer's API; ray.available_resources adds up
+
+    return max((float(node.get("CPU", 0)) for node in available_resources_per_node().values()), default=0.0)
+
+
 def slots(nodes: list[Node]) -> list[Slot]:
     """List where actors that hold a network fit: one a GPU, or one a node without GPUs, for each takes all cores.
 
@@ -364,6 +371,12 @@ def plan(
     use_gpu = gpus >= workers
     device = f"1 of {gpus} GPUs each" if use_gpu else f"no GPU ({gpus} in the cluster for {workers} workers)"
     return Resources(workers, share, use_gpu, f"{workers} worker(s) × {share:g} CPU, {device}: {shape}")
+
+
+def task_cpus() -> float:
+    """Return the CPUs that a task of Ray Data asks for now: no more than are free together on one node, if any are."""
+    free = int(roomiest_cpus() * 10) / 10
+    return min(decoding_cpus(), free) if free >= _LEAST else decoding_cpus()
 
 
 def decoding_cpus() -> float:

@@ -34,7 +34,7 @@ HOW = (
     "lesions where all resamples agree"
 )
 _BLOCK = 100  # resamples that are drawn class by class: the order of the random numbers, and so every figure's
-_BYTES = 4 << 20  # of the weights of images that are computed with at once
+_BYTES = 8 << 20  # of the weights of images that are computed with at once: 100 resamples of 10,000 images
 _LEAST = 8  # resamples at once, however many images; a multiple of 4, by which BLAS adds up in the same order
 
 Floats = NDArray[np.float64]
@@ -133,7 +133,7 @@ def shares(
 
 
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
-    """Draw how much each image weighs in each of `resamples`: blocks float64[<=100, N], of 4 MiB or 8 rows each.
+    """Draw how much each image weighs in each of `resamples`: blocks float64[<=100, N], of 8 MiB or 8 rows each.
 
     `groups` names the lesion of each of the N images. A group belongs to the stratum of its most frequent class:
     images with equal pixels and different labels share a group.

@@ -15,7 +15,7 @@ import pandas as pd
 import ray.train
 from ray.data import Dataset
 
-from ham_ray.cluster import decoding_cpus
+from ham_ray.cluster import decoding_cpus, task_cpus
 from ham_ray.data.images import Images
 from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError
@@ -92,7 +92,7 @@ def split(
     kept = keep({name: one.decoded_bytes / workers for name, one in decoded.items()}, shard_memory)
     samplers = [make_sampler(recipe, len(rows["training"]), rank, workers) for rank in range(workers)]
     datasets = {
-        shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one))
+        shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one), decoding_cpus())
         for name in (kept if ahead else ())
         for one in samplers
     }
@@ -177,14 +177,18 @@ def _ahead(result: Iterator[Any]) -> Iterator[Any]:
 
 def kept_shard(name: str, rows: StoredRows, rank: int, decoder: Decoder, ahead: bool) -> Shard:
     """Decode a worker's shard of a split into memory, or take it from what was decoded `ahead`; `rows` are its rows."""
-    decoded = ray.train.get_dataset_shard(shard_name(name, rank)) if ahead else dataset(rows)
-    return Shard(decoder.whole(rows, lambda: decoded.iter_batches(batch_size=None)), rows.labels)
+    cpus = decoding_cpus() if ahead else task_cpus()
+    decoded = ray.train.get_dataset_shard(shard_name(name, rank)) if ahead else dataset(rows, cpus)
+    return Shard(decoder.whole(rows, cpus, lambda: decoded.iter_batches(batch_size=None)), rows.labels)
 
 
 def decoded(rows: StoredRows) -> Shard:
     """Decode these rows by Ray Data into the memory of this process."""
+    cpus = task_cpus()
     with watched("decoding", f"{len(rows):,} images, by tasks of {decoding_cpus():g} CPU each"):
-        return Shard(Decoder().whole(rows, lambda: dataset(rows).iter_batches(batch_size=None)), rows.labels)
+        return Shard(
+            Decoder().whole(rows, cpus, lambda: dataset(rows, cpus).iter_batches(batch_size=None)), rows.labels
+        )
 
 
 def kept_batches(shard: Shard, sampler: Sampler) -> Batches:

@@ -94,6 +94,7 @@ def train(
         "labels": {name: frame["label"].to_numpy(np.int32) for name, frame in splits.rows.items()},
     }
     workers = f"{resources.workers} worker(s) × {resources.cpus_per_worker:g} CPU"
+    workers = f"{allowed.least} to {allowed.most} workers" if allowed else workers
     with log_relay.relay_logs(storage.basename(uri), workers, time_left) as config["mailbox"]:
         if allowed is None:
             result = _fit(config, splits, resources, restarts)

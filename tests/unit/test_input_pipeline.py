@@ -108,7 +108,7 @@ def batches_of(images: Images, workers: int, kept: bool, epoch: int = 1, first: 
     for rank in range(workers):
         sampler = replace(input_pipeline.make_sampler(RECIPE, len(stored), rank, workers), window=64)
         rows, decoder = input_pipeline.shard_rows("training", stored, sampler), InThisProcess()
-        shard = input_pipeline.Shard(decoder.whole(rows, list), rows.labels)
+        shard = input_pipeline.Shard(decoder.whole(rows, 1.0, list), rows.labels)
         make = (
             input_pipeline.kept_batches(shard, sampler)
             if kept
@@ -182,27 +182,29 @@ def stuck():
 def no_cpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(decoding, "_LOOK", 0.01)
     monkeypatch.setattr(decoding, "STALLED", 0.05)
-    monkeypatch.setattr(decoding, "decoding_cpus", lambda: 1.0)
+    monkeypatch.setattr(decoding, "task_cpus", lambda: 1.0)
     free = iter([0.0, 0.5, 1.0])  # a CPU becomes free: waiting may have an end
-    monkeypatch.setattr(decoding, "free_cpus", lambda: next(free, 0.0))
+    monkeypatch.setattr(decoding, "roomiest_cpus", lambda: next(free, 0.0))
     yield
     assert next(free, None) is None
 
 
 def test_a_shard_whose_blocks_are_gone_is_decoded_by_the_worker_itself(images: Images, no_cpu: None):
     rows, decoder = images.stored(images.fold(2)), Decoder()
-    pixels = decoder.whole(rows, stuck)
+    pixels = decoder.whole(rows, 1.0, stuck)
     assert (pixels[[1, 3]] == 9).all()  # what came before
     rest = [row for row in range(len(rows)) if row not in (1, 3)]
     np.testing.assert_array_equal(pixels[rest], read_pixels(images, images.fold(2))[rest])
     assert decoder.alone
-    np.testing.assert_array_equal(decoder.whole(rows, None), read_pixels(images, images.fold(2)))  # not asked again
+    np.testing.assert_array_equal(
+        decoder.whole(rows, 1.0, None), read_pixels(images, images.fold(2))
+    )  # not asked again
 
 
 def test_a_stream_that_is_stuck_goes_on_where_it_stood(images: Images, no_cpu: None, monkeypatch: pytest.MonkeyPatch):
     rows, whole = images.stored(images.fold(2)), read_pixels(images, images.fold(2))
 
-    def streamed(rows: StoredRows, window: int):
+    def streamed(rows: StoredRows, window: int, cpus: float):
         yield whole[:5]
         threading.Event().wait()
 
@@ -215,13 +217,13 @@ def test_what_goes_wrong_while_decoding_is_raised(images: Images):
         raise OSError(5, "input/output error", "images-00000.parquet")
 
     with pytest.raises(OSError, match=r"images-00000\.parquet"):
-        Decoder().whole(images.stored(images.fold(1)), broken)
+        Decoder().whole(images.stored(images.fold(1)), 1.0, broken)
 
 
 def test_a_stream_can_be_left_and_its_thread_ends(images: Images, monkeypatch: pytest.MonkeyPatch):
     ended = threading.Event()
 
-    def endless(rows: StoredRows, window: int):
+    def endless(rows: StoredRows, window: int, cpus: float):
         try:
             while True:
                 yield np.zeros((1, 32, 32, 3), np.uint8)
@@ -229,6 +231,7 @@ def test_a_stream_can_be_left_and_its_thread_ends(images: Images, monkeypatch: p
             ended.set()
 
     monkeypatch.setattr(decoding, "_streamed", endless)
+    monkeypatch.setattr(decoding, "task_cpus", lambda: 1.0)
     stream = Decoder().stream(images.stored(images.fold(1)), 64)
     next(stream)
     stream.close()
