@@ -46,8 +46,8 @@ def command(main: Callable[..., None], loads: str, kept: str) -> Callable[..., N
     """Make a command for Typer of a job's function, with the options that all jobs have.
 
     The command works in a process of its own under a supervisor. Whatever ends it is one line on standard error: a
-    user's mistake (exit code 2), a signal (128 + its number), any other exception (1; the line names the log that has
-    its traceback, and `--traceback` prints it).
+    user's mistake (exit code 2, or that of the `UserError`), a signal (128 + its number), any other exception (1; the
+    line names the log that has its traceback, and `--traceback` prints it).
 
     Args:
         loads: what takes long to load before the job can print anything, for the first line.
@@ -101,7 +101,8 @@ def _worked(main: Callable[[], None], process: Supervised, kept: str) -> Ending:
             line += f"; {kept}"
         if not expected:
             line += f"; its traceback is in {process.log}, and --traceback prints it"
-        return Ending(2 if expected else 1, f"{trace}{line}" if "--traceback" in sys.argv else line)
+        code = getattr(root, "exit_code", 2) if expected else 1
+        return Ending(code, f"{trace}{line}" if "--traceback" in sys.argv else line)
 
 
 def terminal() -> TextIO:

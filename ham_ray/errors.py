@@ -7,7 +7,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave. Jobs print its message on one line and exit with 2, without a traceback."""
+    """A mistake in what the user gave. Jobs print its message on one line and exit with its code, no traceback."""
+
+    exit_code = 2
 
 
 def shown(value: object) -> str:

@@ -169,8 +169,10 @@ def writing(uri: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
+def locked(folder: str, shared: bool = False) -> Iterator[None]:
     """Keep a second process out of a local folder while the block runs; the kernel lets go when the process dies.
+
+    `shared` lets in those that share it as well.
 
     An object store has no locks: there the block runs without.
 
@@ -184,7 +186,7 @@ def locked(folder: str) -> Iterator[None]:
     path.mkdir(parents=True, exist_ok=True)
     with (path / ".lock").open("w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another process is at work in {folder}; wait for it, or give another --name") from None
         yield

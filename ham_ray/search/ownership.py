@@ -29,11 +29,12 @@ from sqlalchemy.exc import IntegrityError
 from ham_ray.errors import UserError
 from ham_ray.search import database
 from ham_ray.search.database import StudyError
+from ham_ray.search.leases import Leases
 
 EVERY = 3.0  # seconds between signs of life
 DEAD = 60.0  # seconds without one after which an owner has lost its study
 _WRITES = ("INSERT", "UPDATE", "DELETE", "REPLACE")
-_OWNERS = sql.Table(
+OWNERS = sql.Table(
     "ham_ray_owners",
     sql.MetaData(),
     sql.Column("study", sql.String(512), primary_key=True),
@@ -49,7 +50,7 @@ _OWNERS = sql.Table(
 
 
 @dataclass(frozen=True)
-class _Owner:
+class Owner:
     """A row of the table of owners: the process that works on a study."""
 
     study: str
@@ -67,33 +68,45 @@ class _Owner:
 
     def gone(self) -> bool:
         """Say whether the owner was a process of this machine that has ended."""
-        return self.machine == _machine() and _born(self.pid) != self.born
+        return self.machine == machine() and born(self.pid) != self.born
 
 
-class Ownership:
+class Ownership(Leases):
     """This process's hold on a study."""
 
-    def __init__(self, engine: Engine, me: _Owner) -> None:
-        self._engine, self._me, self._ended = engine, me, threading.Event()
-        self._lost = False
+    _lost_what = "the study; once that one has ended the same command goes on"
+
+    def __init__(self, engine: Engine, study: str, me: Owner) -> None:
+        super().__init__()
+        self._study = study
+        self._engines, self._me, self._ended = [engine], me, threading.Event()
+        self._lost, self._signs = False, 0  # of life, that the thread below has given
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
 
+    @database.patient
     def check(self) -> None:
         """Check that the study is still this process's.
 
         Raises:
             UserError: another process has taken it over.
         """
-        with self._engine.begin() as connection:
+        self._check()
+
+    def _check(self) -> None:
+        with self._engines[0].begin() as connection:
             self._sign(connection)
 
     def guard(self, engine: Engine) -> None:
-        """Check before each write through this engine, in its transaction, that the study is still this process's."""
+        """Check before each write through this engine, in its transaction, that the study is still this process's.
+
+        Its connections are closed when the study is left.
+        """
+        self._engines.append(engine)
 
         @event.listens_for(engine, "before_cursor_execute")
         def look(connection: Connection, cursor: Any, statement: str, *more: Any) -> None:
-            if statement.lstrip()[:7].upper().startswith(_WRITES) and _OWNERS.name not in statement:
+            if statement.lstrip()[:7].upper().startswith(_WRITES) and OWNERS.name not in statement:
                 self._sign(connection)
 
     def release(self) -> None:
@@ -103,24 +116,29 @@ class Ownership:
         """
         self._ended.set()
         self._thread.join(timeout=EVERY)
-        with contextlib.suppress(StudyError), self._engine.begin() as connection:
-            connection.execute(_OWNERS.delete().where(_OWNERS.c.owner == self._me.owner))
-        self._engine.dispose()
+        with contextlib.suppress(StudyError), self._engines[0].begin() as connection:
+            self._forget(connection)
+        for engine in self._engines:
+            engine.dispose()
+
+    def _forget(self, connection: Connection) -> None:
+        connection.execute(OWNERS.delete().where(OWNERS.c.owner == self._me.owner))
 
     def _sign(self, connection: Connection) -> None:
-        mine = _OWNERS.c.owner == self._me.owner
-        living = _OWNERS.update().where(mine).values(beats=_OWNERS.c.beats + 1)
+        mine = OWNERS.c.owner == self._me.owner
+        living = OWNERS.update().where(mine).values(beats=OWNERS.c.beats + 1)
         if self._lost or connection.execute(living).rowcount == 0:
             self._lost = True
             raise UserError(
-                f"study {self._me.study!r} has another owner now: this process stood still for over {DEAD:.0f} s "
-                "(suspended?) and another search took it over; once that one has ended the same command goes on"
+                f"study {self._study!r} has another owner now: this process stood still for over {DEAD:.0f} s "
+                f"(suspended?) and another search took over {self._lost_what}"
             )
 
     def _beat(self) -> None:
         while not self._ended.wait(EVERY):
             try:
-                self.check()
+                self._check()
+                self._signs += 1
             except StudyError:
                 continue  # a database that fails: whoever needs it next says so
             except UserError:
@@ -136,22 +154,29 @@ def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
         StudyError: the database cannot be used.
     """
     engine = database.engine(url)
-    pid, now = os.getpid(), datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    me = _Owner(study, uuid.uuid4().hex, socket.gethostname(), _machine(), pid, _born(pid) or "", folder, now, 0)
+    me = this_process(study, folder)
     _claim(engine, me)
-    held = Ownership(engine, me)
+    held = Ownership(engine, study, me)
     try:
         yield held
     finally:
         held.release()
 
 
-def _claim(engine: Engine, me: _Owner) -> None:
+def this_process(study: str, folder: str) -> Owner:
+    """Make the row of this process."""
+    pid, now = os.getpid(), datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    return Owner(study, uuid.uuid4().hex, socket.gethostname(), machine(), pid, born(pid) or "", folder, now, 0)
+
+
+def _claim(engine: Engine, me: Owner) -> None:
     """Become the owner, once there is none or the present one shows no sign of life; refuse where it shows one."""
-    _create_table(engine)
+    create_table(engine, OWNERS)
     seen, since = None, time.monotonic()
     while True:
         owner = _owner(engine, me.study)
+        if owner is not None and owner.owner == me.owner:
+            return  # the database had taken the row before its answer was lost
         if owner is None:
             if _insert(engine, me):
                 return
@@ -170,9 +195,11 @@ def _claim(engine: Engine, me: _Owner) -> None:
             time.sleep(EVERY / 6)
 
 
-def _create_table(engine: Engine) -> None:
+@database.patient
+def create_table(engine: Engine, table: sql.Table) -> None:
+    """Make a table where there is none."""
     try:
-        _OWNERS.create(engine, checkfirst=True)
+        table.create(engine, checkfirst=True)
     except IntegrityError:
         pass  # on PostgreSQL: another process created it just now
     except StudyError as error:
@@ -180,30 +207,33 @@ def _create_table(engine: Engine) -> None:
             raise
 
 
-def _owner(engine: Engine, study: str) -> _Owner | None:
+@database.patient
+def _owner(engine: Engine, study: str) -> Owner | None:
     with engine.begin() as connection:
-        row = connection.execute(_OWNERS.select().where(_OWNERS.c.study == study)).one_or_none()
-    return None if row is None else _Owner(**row._mapping)
+        row = connection.execute(OWNERS.select().where(OWNERS.c.study == study)).one_or_none()
+    return None if row is None else Owner(**row._mapping)
 
 
-def _insert(engine: Engine, me: _Owner) -> bool:
+@database.patient
+def _insert(engine: Engine, me: Owner) -> bool:
     try:
         with engine.begin() as connection:
-            connection.execute(_OWNERS.insert().values(**vars(me)))
+            connection.execute(OWNERS.insert().values(**vars(me)))
     except IntegrityError:
         return False  # another was first
     return True
 
 
-def _replace(engine: Engine, me: _Owner, other: _Owner) -> bool:
+@database.patient
+def _replace(engine: Engine, me: Owner, other: Owner) -> bool:
     """Take the row over if it has not changed since it was read; say whether it was taken."""
-    same = (_OWNERS.c.owner == other.owner) & (_OWNERS.c.beats == other.beats)
+    same = (OWNERS.c.owner == other.owner) & (OWNERS.c.beats == other.beats)
     with engine.begin() as connection:
-        return connection.execute(_OWNERS.update().where(same).values(**vars(me))).rowcount == 1
+        return connection.execute(OWNERS.update().where(same).values(**vars(me))).rowcount == 1
 
 
-def _machine() -> str:
-    """Name what has process numbers of its own: this start of this machine, and within it the container."""
+def machine() -> str:
+    """Name what has its own numbers of processes: this start of this machine, and within it a container."""
     boot, container = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):  # systems other than Linux
@@ -211,8 +241,8 @@ def _machine() -> str:
     return " ".join(parts)[:255]
 
 
-def _born(pid: int) -> str | None:
-    """Return a process's start in clock ticks of the kernel; None where it has ended, empty where that is not known."""
+def born(pid: int) -> str | None:
+    """Read when a process of this machine started, in words of the kernel; None where there is none or it has ended."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

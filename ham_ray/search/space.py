@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import optuna
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ham_ray.errors import UserError, unknown_name
 from ham_ray.recipe import BASELINES, FIELDS, SHORTEST, Recipe, baseline, field_info
@@ -55,7 +55,9 @@ class Numbers(_Strict):
     low: float
     high: float
     log: bool = False
-    step: float | None = Field(default=None, gt=0)
+    step: Annotated[float | None, BeforeValidator(lambda value: None if value == "null" else value)] = Field(
+        default=None, gt=0
+    )
     when: dict[str, list[Value] | Value] = {}
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
@@ -248,7 +250,7 @@ def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
         }
         return _Wrong(path, str(unknown_name("name", str(path[-1]), fields.get(str(path[0]), []))))
     if result["input"] is None:
-        return _Wrong(path, f"{'.'.join(map(str, path))}: nothing is given; the word null is written 'null', in quotes")
+        return _Wrong(path, f"{'.'.join(map(str, path))}: nothing is given")
     got = "" if result["type"] == "missing" else f", got {result['input']!r}"[:100]
     return _Wrong(path, f"{'.'.join(map(str, path))}: {result['msg']}{got}"[:300])
 

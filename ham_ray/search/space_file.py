@@ -1,7 +1,7 @@
 """The text of a search space: YAML, read within limits, each mistake with its line.
 
-Words and numbers are YAML 1.2's: `off`, `on`, `yes` and `no` are words, so that choices can have these names (`true`
-and `false` are no words), and 1e-3 is a number.
+Words and numbers are YAML 1.2's: `off`, `on`, `yes` and `no` are words, which may name choices (only `true` and `false`
+may not), and 1e-3 is a number. `null` is a word as well; nothing is written `~`, or not at all.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":bool", ":float", ":timestamp"))]
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":bool", ":float", ":null", ":timestamp"))]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"~?$"), ["~", ""])
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )

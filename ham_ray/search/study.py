@@ -1,9 +1,9 @@
 """The durable study: an Optuna study in a database is the whole truth of a search.
 
-A search that goes on, or is extended, reads everything from it: finished trials, interrupted ones (they go on under
-their own number), and the scores of their epochs for the pruner. The sampler is seeded anew for each trial from the
-space's seed and the trial's number, so that a resumed search asks for the points that an uninterrupted one would have
-asked for.
+A search that goes on, or is extended, reads everything from it: finished trials, interrupted ones (they go on
+under their own number), the scores of their epochs for the pruner. Where several processes share it, each trial is run
+by one. The sampler is seeded anew for each trial from the space's seed and the trial's number, so that a resumed search
+asks for the points that an uninterrupted one would have asked for.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import deque
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from ham_ray import runs
 from ham_ray.errors import UserError
 from ham_ray.search import database
+from ham_ray.search.leases import Leases
 from ham_ray.search.ownership import Ownership
 from ham_ray.search.space import Space, Value
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STOPPED = "stopped"  # beside a trial: the scheduler's word, which it gives once
 _TELLING = 4  # complete trials below which importances say nothing
+_ASKING = "the next trial"  # the lease of the process that asks for one
+_TOLD = 30.0  # seconds between lines while other processes run what is open
+_LOOK = 3.0  # seconds between looks at it
 _ALIKE = 3  # failures for one reason, and nothing else, before a search gives up
 
 
@@ -47,13 +51,16 @@ class Ask:
 class Study:
     """A search's Optuna study: it gives trials to run, and keeps their scores and how they ended."""
 
-    def __init__(self, study: optuna.Study, space: Space, trials: int) -> None:
-        self.study, self.space, self.trials = study, space, trials
-        for trial in self._in(TrialState.RUNNING):
-            if STOPPED in trial.user_attrs:  # a kill came between the scheduler's word and the trial's end
-                self.prune(trial.number)
+    def __init__(self, study: optuna.Study, space: Space, trials: int, leases: Leases) -> None:
+        self.study, self.space, self.trials, self._leases = study, space, trials, leases
+        with leases.holding(_ASKING):
+            for number in self._cut_off():
+                self.interrupted(number)
         self._before = frozenset(self.finished_numbers())
-        self._cut_off = deque(trial.number for trial in self._in(TrialState.RUNNING))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give nothing to be pickled: Tune writes down what it runs for, and none of that is read back."""
+        return {}
 
     def finished(self) -> int:
         """Count the trials that need not be run any more: complete, pruned and failed ones."""
@@ -68,15 +75,69 @@ class Study:
         return max(self.trials - self.finished(), len(self._in(TrialState.RUNNING)))
 
     def ask(self) -> Ask | None:
-        """Return the next trial, interrupted ones first; None where enough were asked for, or all fail alike."""
-        if self._cut_off:
-            return self._again(self._cut_off.popleft())
-        if self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials or self.failing_alike():
+        """Return the next trial, interrupted ones first; None where enough were asked for, or all fail alike.
+
+        Values of an interrupted trial that had not been drawn before are drawn now.
+        """
+        number = self._begin()
+        if number is None:
             return None
-        waiting = self._in(TrialState.WAITING)
-        self._seed(waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False)))
-        trial = self.study.ask()
-        return Ask(trial.number, self.space.suggest(trial))
+        self._seed(number)
+        values = self.space.suggest(self._live(number))
+        return Ask(number, {**self._frozen(number).params, **values})
+
+    @database.patient
+    def _begin(self) -> int | None:
+        """Make the next trial a running one of this process. One process at a time does so: `trials` is exact.
+
+        Where the study made one and its answer was lost, the next call has it as one that was cut off.
+        """
+        with self._leases.holding(_ASKING):
+            if (number := next(self._cut_off(), None)) is not None:
+                return number
+            if self._all_begun() or self.failing_alike():
+                return None
+            self.study.sampler = RandomSampler()  # draws nothing here; `ask` has the trial's own
+            number = self.study.ask().number
+            self._leases.take(_lease(number))
+            return number
+
+    def _cut_off(self) -> Iterator[int]:
+        """Yield running trials on which nobody works, this process's from now on; end those that are to be stopped."""
+        for number in [trial.number for trial in self._in(TrialState.RUNNING)]:
+            if not self._leases.take(_lease(number)):
+                continue
+            if not self.is_running(number):  # whose process ended it, and itself, just now
+                self._leases.leave(_lease(number))
+            elif STOPPED in self._frozen(number).user_attrs:  # interrupted between the scheduler's decision and the end
+                self.prune(number)
+            else:
+                yield number
+
+    def _all_begun(self) -> bool:
+        return self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials
+
+    def has_work(self) -> bool:
+        """Say whether there is a trial to ask for; wait, with lines, while other processes run all that are open.
+
+        There is none either where one that was asked for still runs, or where all fail alike.
+        """
+        since, lines = time.monotonic(), 0
+        while self.open() and not self.failing_alike():
+            if not self._all_begun():
+                return True
+            running = [trial.number for trial in self._in(TrialState.RUNNING)]
+            if any(self._leases.holds(_lease(number)) for number in running):
+                return False
+            if (number := next(self._cut_off(), None)) is not None:
+                self.interrupted(number)
+                return True
+            if running and time.monotonic() - since >= lines * _TOLD:
+                lines += 1
+                who = "; ".join(f"trial {number} in {self._leases.holder(_lease(number))}" for number in running)
+                print(f"search: waiting for what runs elsewhere: {who}", flush=True)
+            time.sleep(_LOOK)
+        return False
 
     def is_running(self, number: int) -> bool:
         """Say whether a trial was asked for and has not ended."""
@@ -84,13 +145,7 @@ class Study:
 
     def interrupted(self, number: int) -> None:
         """Queue a running trial that lost its process: it is asked for again, before any new one."""
-        self._cut_off.append(number)
-
-    def _again(self, number: int) -> Ask:
-        """Return an interrupted trial; values that had not been drawn before are drawn now."""
-        self._seed(number)
-        values = self.space.suggest(self._live(number))
-        return Ask(number, {**self._frozen(number).params, **values})
+        self._leases.leave(_lease(number))
 
     def _seed(self, number: int) -> None:
         self.study.sampler = make_sampler(self.space, self.trials, number)
@@ -109,17 +164,23 @@ class Study:
     def complete(self, number: int) -> float:
         """End a trial as complete; return its value, the best score of its epochs: a run keeps that epoch."""
         value = max(self._frozen(number).intermediate_values.values())
-        self.study.tell(number, value)
+        self._end(number, TrialState.COMPLETE, value)
         return value
 
     def prune(self, number: int) -> None:
         """End a trial that the scheduler stopped: the sampler takes it for worse than every complete one."""
-        self.study.tell(number, state=TrialState.PRUNED)
+        self._end(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
         """End a trial that gave no value, and keep the reason."""
         self.note(number, reason=reason)
-        self.study.tell(number, state=TrialState.FAIL)
+        self._end(number, TrialState.FAIL)
+
+    @database.patient
+    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
+        """Tell the study how a trial ended, unless it knows and only its answer was lost."""
+        if self._frozen(number).state != state:
+            self.study.tell(number, value, state)
 
     def note(self, number: int, **facts: Any) -> None:
         """Keep facts beside a trial."""
@@ -198,27 +259,58 @@ def open_study(
     written once another process has taken the study over.
 
     Raises:
-        StudyError: the database cannot be opened; later also of every method of the study that cannot use it.
+        StudyError: the database cannot be opened, or did not answer for as long as it is waited for; later also of
+            every method of the study that cannot use it.
         UserError: the study has other facts, or a parameter other values than a study
             can hold side by side.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = _opened(name, url, make_pruner(space), ownership)
+    _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
+    _queue_points(study, space)
+    return Study(study, space, trials, ownership or Leases())
+
+
+@database.patient
+def _opened(name: str, url: str, pruner: BasePruner, ownership: Ownership | None) -> optuna.Study:
+    """Optuna's study of that name, made where there is none."""
     try:
-        storage = optuna.storages.RDBStorage(url, engine_kwargs=database.settings(url))
-        database.watch(storage.engine, url)
+        backend = optuna.storages.RDBStorage(url, engine_kwargs=database.settings(url))
+        database.watch(backend.engine, url)
         if ownership:
-            ownership.guard(storage.engine)
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction="maximize", pruner=make_pruner(space), load_if_exists=True
+            ownership.guard(backend.engine)
+        patient: Any = _Patient(backend)
+        storage = optuna.storages._CachedStorage(patient)  # as Optuna itself wraps one
+        return optuna.create_study(
+            study_name=name, storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
         )
     except (SQLAlchemyError, OptunaError, ImportError, ValueError, RuntimeError) as error:
         raise database.explained(error, url) from None
-    _check_facts(study, space, facts, json.loads(json.dumps(details or {})), other_ok)
+
+
+class _Patient:
+    """Optuna's storage, each of whose calls waits for a database that is away.
+
+    All of them can be repeated where only the answer was lost (they read, or write a row anew), but for those that make
+    trials and change their states. `Study` and `_queue_points` repeat these together with a look at what they did.
+    """
+
+    _not_alone = ("create_new_trial", "_create_new_trial", "set_trial_state_values")
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._storage, name)
+        return database.patient(value) if callable(value) and name not in self._not_alone else value
+
+
+@database.patient
+def _queue_points(study: optuna.Study, space: Space) -> None:
     for index, point in enumerate(space.points):
         if index >= study.user_attrs.get("points", 0):
             study.enqueue_trial(point, skip_if_exists=True)  # a kill between the two lines queues none twice
             study.set_user_attr("points", index + 1)
-    return Study(study, space, trials)
 
 
 def startup_trials(trials: int, points: int) -> int:
@@ -253,6 +345,10 @@ def make_pruner(space: Space) -> BasePruner:
     if scheduler.name == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=scheduler.grace)
     return NopPruner()
+
+
+def _lease(number: int) -> str:
+    return f"trial {number}"
 
 
 def _kind(reason: str) -> str:

@@ -66,7 +66,13 @@ class Options:
     ] = 4.0
     activations: Annotated[float, Option(help="GiB that outputs of frozen layers may take, each depth")] = 8.0
     size: Size = None
-    storage: Annotated[str | None, Option(help="database URL of the study; default a file in its folder")] = None
+    storage: Annotated[
+        str | None,
+        Option(
+            help="database URL of the study, such as postgresql://user@host/studies (needs ham_ray[postgres]); "
+            "default a file in its folder"
+        ),
+    ] = None
     mixed: Annotated[
         bool,
         Option(help="resume a study although data, space or weights changed (values are not comparable)"),
@@ -176,10 +182,10 @@ class Options:
 
     def _check_storage(self) -> None:
         """Check that the database's URL can be parsed and its driver is installed; nothing is opened."""
-        from sqlalchemy.engine import make_url
         from sqlalchemy.exc import ArgumentError
 
         from ham_ray import storage
+        from ham_ray.search import database
 
         if self.storage is None:
             if storage.is_remote(self.out):
@@ -187,13 +193,14 @@ class Options:
             if "?" in storage.absolute(self.out):
                 raise UserError(f"--out {self.out}: the URL of the study's database cannot hold '?'; choose another")
             return
+        url = shown(_without_password(self.storage))
         try:
-            make_url(self.storage).get_dialect().import_dbapi()
-        except (ArgumentError, ImportError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            url = shown(_without_password(self.storage))
+            database.with_driver(self.storage)
+        except database.StudyError as error:
+            raise UserError(f"--storage {url}: {error}") from None
+        except (ArgumentError, ValueError) as error:
             raise UserError(
-                f"--storage {url}: no database URL that can be used here: {reason}; such as "
+                f"--storage {url}: no database URL that can be used here: {str(error).splitlines()[0]}; such as "
                 "postgresql://user@host/studies or sqlite:////shared/study.db"
             ) from None
 
@@ -214,7 +221,8 @@ def run(options: Options) -> None:
     tuning.show(search)
     if search.summary:
         summary.show(search.summary)
-    print(f"report: {search.place}/report.html; trials: {search.place}/trials.csv")
+    report = f"report: {search.place}/report.html; " if search.reported else ""
+    print(f"{report}trials: {search.place}/trials.csv")
 
 
 def _without_password(url: str) -> str:

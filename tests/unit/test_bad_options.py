@@ -153,6 +153,7 @@ JOBS = {
                 "--storage nosql://user:secret@x/y",
                 "--storage nosql://user:…@x/y: no database URL that can be used here",
             ),
+            ("--storage postgresql+none://x/y", "--storage postgresql+none://x/y: no database URL"),
             ("--out s3://bucket/runs", "a study needs a database; give --storage postgresql"),
         ],
     ),

@@ -55,6 +55,14 @@ def test_fields_are_set_for_every_family():
     assert recipes(changes=["dropout = 0.1"])["simple_cnn"].model.dropout == 0.1
 
 
+@pytest.mark.parametrize("name", ["augmentation", "augmentation.name"])
+def test_a_value_is_the_word_that_was_set_whatever_yaml_takes_it_for(name: str):
+    assert [r.augmentation.name for r in recipes(changes=[f"{name}=off"]).values()] == ["off", "off"]
+    for word in ("no", "on", "null"):
+        with pytest.raises(UserError, match=f"--set: augmentation: Input should be 'off', .*, got '{word}'"):
+            recipes(changes=[f"{name}={word}"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import event
 
+from ham_ray.errors import UserError
 from ham_ray.search import database
 from ham_ray.search.database import StudyError
 from ham_ray.search.ownership import owned
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
+from ham_ray.workflows.tune import Options
 
 pytestmark = pytest.mark.unit
 SPACE = Space(family="simple_cnn", parameters={"learning_rate": {"type": "float", "low": 1e-5, "high": 1e-2}})
@@ -118,6 +122,48 @@ def test_a_full_disk_is_named(study: Study, file: Path):
     with pytest.raises(StudyError, match="full; the disk is full: free some space; then the same command goes on"):
         for _ in range(500):
             study.note(study.ask().number, run="x" * 1000)
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let only these drivers be there: empty modules that SQLAlchemy can look at."""
+    for name in ("psycopg", "psycopg2", "MySQLdb", "pymysql"):
+        module = ModuleType(name)
+        module.paramstyle = "pyformat"  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, module if name in names else None)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "url", "expected"),
+    [
+        (["psycopg"], "postgresql://me:p%40ss@host:5433/db?sslmode=require", "postgresql+psycopg://"),
+        (["psycopg2"], "postgresql://me:p%40ss@host:5433/db?sslmode=require", "postgresql+psycopg2://"),
+        (["psycopg", "psycopg2"], "postgresql://host/db", "postgresql+psycopg2://"),
+        (["psycopg", "psycopg2"], "postgresql+psycopg://host/db", "postgresql+psycopg://"),
+        (["MySQLdb"], "mysql://host/db", "mysql://"),
+        (["pymysql"], "mysql+pymysql://host/db", "mysql+pymysql://"),
+        ([], "sqlite:////a/b.db", "sqlite://"),
+    ],
+)
+def test_a_url_gets_a_driver_that_is_installed_and_keeps_the_rest(monkeypatch, drivers, url: str, expected: str):
+    installed(monkeypatch, *drivers)
+    assert database.with_driver(url) == expected + url.partition("://")[2]
+
+
+@pytest.mark.parametrize(
+    ("drivers", "url", "missing"),
+    [
+        ([], "postgresql://me:secret@host/db", "psycopg is not installed: pip install 'ham_ray[postgres]'"),
+        (["psycopg"], "postgresql+psycopg2://host/db", "psycopg2 is not installed: pip install psycopg2-binary"),
+        (["psycopg"], "mysql://host/db", "MySQLdb is not installed: pip install mysqlclient"),
+        ([], "mysql+pymysql://host/db", "pymysql is not installed: pip install pymysql"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named_before_anything_starts(monkeypatch, drivers, url: str, missing: str):
+    installed(monkeypatch, *drivers)
+    with pytest.raises(UserError) as raised:
+        Options(storage=url)._check_storage()
+    shown = url.replace("secret", "…")
+    assert str(raised.value) == f"--storage {shown}: the database's driver {missing}"
 
 
 def test_passwords_are_not_shown():

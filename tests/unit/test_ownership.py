@@ -135,7 +135,7 @@ def test_of_many_that_start_together_one_gets_the_study(url: str, dead: bool):
     with owned("s", url, "there"):
         pass  # the table is there
     if dead:
-        values = f"'s', 'x', 'here', '{ownership._machine()}', 4194999, '1', '/there', 'long ago', 7"
+        values = f"'s', 'x', 'here', '{ownership.machine()}', 4194999, '1', '/there', 'long ago', 7"
         row(url, f"INSERT INTO ham_ray_owners VALUES ({values})")
     start, end, got, refused = threading.Barrier(6), threading.Barrier(6), [], []
 

@@ -11,6 +11,7 @@ import pytest
 
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
+from ham_ray.search import space as space_module
 from ham_ray.search.space import load_space
 
 pytestmark = pytest.mark.unit
@@ -163,7 +164,14 @@ def test_values_off_the_steps_are_no_points(load):
         ("epochs: 3", "epochs: 2026-11-25", 3, "epochs: Input should be a valid integer"),
         ("epochs: 3", "epochs: !!python/name:os.system x", 3, "'python/name:os.system' is no kind of value"),
         ("epochs: 3", "epochs: !!binary eHh4", 3, "'binary' is no kind of value"),
-        ("[0, 128]", "[0, null]", 10, "nothing is given; the word null is written 'null', in quotes"),
+        ("[0, 128]", "[0, ~]", 10, "nothing is given"),
+        ("epochs: 3", "epochs:", 3, "nothing is given"),
+        (
+            "epochs: 3",
+            "epochs: null",
+            3,
+            "epochs: Input should be a valid integer, unable to parse string as an integer",
+        ),
         ("low: 1.0e-5, high", "low: 1.0e-5, step: .inf, high", 6, "finite number"),
         ("low: 0, high: 5", "low: 0, high: .nan", 7, "finite number"),
     ],
@@ -218,6 +226,36 @@ def test_words_are_words_and_numbers_are_numbers(load):
     assert space.points[1]["learning_rate"] == 0.001
     assert space.parameters["learning_rate"].log is True and space.sampler.multivariate is False  # type: ignore[union-attr]
     assert load(TEXT.replace("epochs: 3", "augmentation: off\n  epochs: 3")).base().augmentation.name == "off"
+
+
+@pytest.mark.parametrize("word", ["off", "Off", "OFF", "on", "yes", "no", "NO", "y", "n", "null", "Null"])
+def test_words_of_older_yaml_name_choices_wherever_a_value_stands(load, monkeypatch: pytest.MonkeyPatch, word: str):
+    """YAML 1.1 takes them for true, false or nothing."""
+    named = {**space_module.BASELINES, word: space_module.BASELINES["resnet50_finetuned"]}
+    monkeypatch.setattr(space_module, "BASELINES", named)
+    monkeypatch.setattr(space_module, "_accepted", lambda *given: None)  # no field of a recipe has all these choices
+    text = TEXT.replace("family: resnet50_finetuned", f"family: {word}")
+    text = text.replace("epochs: 3", f"loss: {word}").replace("recipe:", f"finals: {{seed: {word}}}\nrecipe:", 1)
+    text = text.replace("parameters:", f"parameters:\n  augmentation: {{type: choice, choices: [{word}, light]}}")
+    text = text.replace("{unfreeze_depth: [0, 1]}", f"{{augmentation: [{word}, light]}}")
+    space = load(f"{text}  - {{augmentation: {word}}}\n")
+    hidden, augmentation = space.parameters["hidden_units"], space.parameters["augmentation"]
+    assert (space.family, space.recipe["loss"], space.finals["seed"]) == (word, word, word)
+    assert augmentation.choices == [word, "light"] and hidden.when == {"augmentation": [word, "light"]}
+    assert space.points[-1] == {"augmentation": word}
+
+
+def test_a_choice_of_off_reaches_the_recipe_of_a_trial(load):
+    space = load(TEXT.replace("parameters:", "parameters:\n  augmentation: {type: choice, choices: [off]}"))
+    chosen = space.suggest(optuna.create_study().ask())
+    assert space.base().changed(**chosen).augmentation.name == "off"
+    assert space.record()["parameters"]["augmentation"]["choices"] == ["off"]  # as in studies made before
+
+
+def test_a_step_of_null_is_none(load):
+    assert (
+        load(TEXT.replace("low: 0, high: 5", "low: 0, high: 5, step: null")).parameters["unfreeze_depth"].step is None
+    )  # type: ignore[union-attr]
 
 
 def test_dotted_names_are_the_same_fields(load):

@@ -25,10 +25,11 @@ from ham_ray.report import search_report
 from ham_ray.report.summary import Run, Summary, disclaimers
 from ham_ray.runs import ENVIRONMENT, FINALS, REPORT, WINNER
 from ham_ray.search import tuner
-from ham_ray.search.database import shown
+from ham_ray.search.database import is_file, shown, with_driver
 from ham_ray.search.distributed_trial import DistributedTrial
 from ham_ray.search.ownership import Ownership, owned
 from ham_ray.search.pace import Ahead, time_left
+from ham_ray.search.sharing import joined
 from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import InProcessTrial, Shared, table_key
@@ -40,6 +41,7 @@ from ham_ray.workflows.tune import Options
 
 TRIALS, STUDY = "trials", "study.db"
 _SHOWN = 5  # runs that were passed over, with their reasons
+_RESULTS = "finals and report"  # the lease of the search that makes them
 _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 
@@ -47,7 +49,8 @@ _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 class Found:
     """The results of a search: TRIALS, the space they are from, the search's folder, and the table of the finals.
 
-    `noise` is the spread of a score on one validation fold by chance, where it is known.
+    `noise` is the spread of a score on one validation fold by chance, where it is known. `reported` is False where
+    finals and page were left to another process that works on the study.
     """
 
     trials: pd.DataFrame
@@ -55,6 +58,7 @@ class Found:
     place: str
     summary: Summary | None
     noise: float | None
+    reported: bool = True
 
 
 def run(options: Options) -> Found:
@@ -67,19 +71,26 @@ def run(options: Options) -> Found:
     search = _prepared(options)
     print(f"search {search.name!r}: {search.place}")
     try:
-        with storage.locked(search.place), owned(search.name, search.url, search.place) as ownership:
+        alone = is_file(search.url)
+        driver = (owned if alone else joined)(search.name, search.url, search.place)
+        with storage.locked(search.place, shared=not alone), driver as ownership:
             return _run(search, ownership)
     except OptunaError as error:  # another program wrote into the study; its database has errors of its own
         raise UserError(f"study {search.name!r}: {type(error).__name__}: {error}; the same command goes on") from error
 
 
 def _run(search: _Search, ownership: Ownership) -> Found:
-    runs.record_start(storage.join(search.place, ENVIRONMENT))
-    study = search.study(ownership)
-    tuner.remove_leftovers(search.place)
-    tuner.forget_checkpoints(study, search.place)
-    if study.open():
-        shared = search.shared()
+    with ownership.holding("the start"):
+        runs.record_start(storage.join(search.place, ENVIRONMENT))
+        study = search.study(ownership)
+        if ownership.alone():
+            tuner.remove_leftovers(search.place)
+            tuner.forget_checkpoints(study, search.place)
+    shared = None
+    while study.open() and study.has_work():
+        if shared is None:
+            with ownership.holding("the tables of activations"):
+                shared = search.shared()
         tuner.run(study, shared, search.resources, search.trainable(shared), search.time_left)
     ownership.check()
     table = study.table()
@@ -92,6 +103,9 @@ def _run(search: _Search, ownership: Ownership) -> Found:
     if study.open():
         message = f"{study.finished()} of {study.trials} trials finished"
         raise UserError(f"search {search.name!r} was interrupted: {message}; the same command goes on")
+    if not ownership.take(_RESULTS):
+        print(f"finals and report: by {ownership.holder(_RESULTS)}; this search ends here", flush=True)
+        return Found(table, search.space, search.place, None, search.images.dataset.noise, reported=False)
     summary = None
     options = search.options
     if options.counts.finalists:
@@ -148,7 +162,7 @@ class _Search:
     @property
     def url(self) -> str:
         """The URL of the study's database."""
-        return self.options.storage or f"sqlite:///{self.place}/{STUDY}"
+        return with_driver(self.options.storage) if self.options.storage else f"sqlite:///{self.place}/{STUDY}"
 
     @property
     def facts(self) -> dict[str, Any]:
