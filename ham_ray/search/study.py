@@ -124,11 +124,11 @@ class Study:
         """
         since, lines = time.monotonic(), 0
         while self.open() and not self.failing_alike():
+            running = [trial.number for trial in self._in(TrialState.RUNNING)]
+            if any(self._leases.holds(_lease(number)) for number in running):  # what ran it was interrupted
+                return False
             if not self._all_begun():
                 return True
-            running = [trial.number for trial in self._in(TrialState.RUNNING)]
-            if any(self._leases.holds(_lease(number)) for number in running):
-                return False
             if (number := next(self._cut_off(), None)) is not None:
                 self.interrupted(number)
                 return True

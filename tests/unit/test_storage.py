@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -73,12 +74,11 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
 
 def test_a_folder_that_is_shared_is_held_against_those_that_do_not(tmp_path: Path):
     folder = str(tmp_path)
-    with storage.locked(folder, shared=True), storage.locked(folder, shared=True):
-        with pytest.raises(UserError, match="another process is at work in"), storage.locked(folder):
-            pytest.fail("entered")
-    with storage.locked(folder):
-        with pytest.raises(UserError, match="another process is at work in"), storage.locked(folder, shared=True):
-            pytest.fail("entered")
+    refused = functools.partial(pytest.raises, UserError, match="another process is at work in")
+    with storage.locked(folder, shared=True), storage.locked(folder, shared=True), refused(), storage.locked(folder):
+        pytest.fail("entered")
+    with storage.locked(folder), refused(), storage.locked(folder, shared=True):
+        pytest.fail("entered")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"null", b"3", b"\xff\xfe", b"[" * 100_000, b"9" * 5000])
