@@ -124,17 +124,18 @@ class Study:
         """
         since, lines = time.monotonic(), 0
         while self.open() and not self.failing_alike():
-            running = [trial.number for trial in self._in(TrialState.RUNNING)]
-            if any(self._leases.holds(_lease(number)) for number in running):  # what ran it was interrupted
+            running = [_lease(trial.number) for trial in self._in(TrialState.RUNNING)]
+            if any(map(self._leases.holds, running)):  # what ran it was interrupted
                 return False
             if not self._all_begun():
                 return True
             if (number := next(self._cut_off(), None)) is not None:
                 self.interrupted(number)
                 return True
-            if running and time.monotonic() - since >= lines * _TOLD:
+            others = [name for name in running if not self._leases.holds(name)]  # the rest was to be stopped
+            if others and time.monotonic() - since >= lines * _TOLD:
                 lines += 1
-                who = "; ".join(f"trial {number} in {self._leases.holder(_lease(number))}" for number in running)
+                who = "; ".join(f"{name} in {self._leases.holder(name)}" for name in others)
                 print(f"search: waiting for what runs elsewhere: {who}", flush=True)
             time.sleep(_LOOK)
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -72,12 +71,13 @@ def test_a_folder_is_held_by_one_process_and_free_when_it_dies(tmp_path: Path):
         pass
 
 
-def test_a_folder_that_is_shared_is_held_against_those_that_do_not(tmp_path: Path):
+@pytest.mark.parametrize(("held", "asked"), [(True, False), (False, True), (False, False)])
+def test_a_folder_that_is_shared_is_held_against_those_that_do_not(tmp_path: Path, held: bool, asked: bool):
     folder = str(tmp_path)
-    refused = functools.partial(pytest.raises, UserError, match="another process is at work in")
-    with storage.locked(folder, shared=True), storage.locked(folder, shared=True), refused(), storage.locked(folder):
-        pytest.fail("entered")
-    with storage.locked(folder), refused(), storage.locked(folder, shared=True):
+    with storage.locked(folder, shared=True), storage.locked(folder, shared=True):
+        pass
+    busy = pytest.raises(UserError, match="another process is at work in")
+    with storage.locked(folder, shared=held), busy, storage.locked(folder, shared=asked):
         pytest.fail("entered")
 
 
