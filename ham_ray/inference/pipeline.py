@@ -127,4 +127,4 @@ class _Predictor:
 
 def forward(model: Any) -> Callable[[np.ndarray], tf.Tensor]:
     """The model's compiled inference."""
-    return tf.function(lambda pixels: model(pixels, training=False))
+    return tf.function(lambda pixels: model(pixels, training=False), autograph=False)

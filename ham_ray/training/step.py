@@ -88,7 +88,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, network: Network, replica: Replica, counts: np.ndarray, cached: bool = False):
         self.network, self.replica, self.cached = network, replica, cached
-        self.forward = tf.function(self._forward)
+        self.forward = tf.function(self._forward, autograph=False)  # which would rewrite Keras's code: half the tracing
         self._initial = [variable.numpy() for variable in network.learned_variables]
         self._compiled: dict[str, _Compiled] = {}
         self._start(recipe, counts)
@@ -167,7 +167,7 @@ class Trainer:
             losses = strategy.run(self._replica_step, (inputs, labels, index, knobs, statistics))
             return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-        return _Compiled(variables, optimizer, tf.function(global_step))
+        return _Compiled(variables, optimizer, tf.function(global_step, autograph=False))
 
     def _forward(self, inputs: tf.Tensor) -> tf.Tensor:
         def probabilities(x: tf.Tensor) -> tf.Tensor:

@@ -218,12 +218,14 @@ def _finish(
     recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica, shards: dict[str, input_pipeline.Shard]
 ) -> dict[str, np.ndarray]:
     """Save the float32 classifier and predict with it: what PREDICTIONS hold is what model.keras gives."""
-    final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
-    for target, source in zip(final.variables, network.variables, strict=True):
-        target.assign(source.numpy())
-    classifier = final.classifier()
+    if recipe.model.precision != "float32" or replica.workers > 1:  # other layers, or variables of a strategy
+        trained = network.variables
+        network = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
+        for target, source in zip(network.variables, trained, strict=True):
+            target.assign(source.numpy())
+    classifier = network.classifier()
     if replica.rank == 0:
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             save(classifier, path, config["classes"])
-    forward = tf.function(lambda images: classifier(images, training=False))
+    forward = tf.function(lambda images: classifier(images, training=False), autograph=False)
     return {name: replica.gather(predict(forward, shard.inputs)) for name, shard in shards.items()}
