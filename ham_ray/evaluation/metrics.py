@@ -6,6 +6,7 @@ classes the first. A value nothing can be said about (sensitivity to an absent c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Clas
         "macro_f1": macro_f1(y_true, p),
         "weighted_f1": weighted_f1(y_true, p),
         "balanced_accuracy": balanced_accuracy(y_true, p),
-        "macro_auc": macro_auc(y_true, p),
+        "macro_auc": macro_auc([one["auc"] for one in of_classes.values()]),
         **{own: focus[name] for name, own in classes.focus_metrics.items()},
         **({"malignant_auc": malignant_auc(y_true, p, classes)} if classes.malignant else {}),
         "nll": nll(y_true, p),
@@ -128,9 +129,9 @@ def average_precision(y_true: NDArray[np.integer], p: NDArray[np.floating], labe
     return float(average_precision_score(positive, p[:, label])) if 0 < positive.sum() < len(positive) else None
 
 
-def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
-    """Compute the mean one-versus-rest AUC of the classes present; `evaluate` lists the others as `absent_classes`."""
-    defined = [auc for label in range(p.shape[1]) if (auc := class_auc(y_true, p, label)) is not None]
+def macro_auc(aucs: Iterable[float | None]) -> float | None:
+    """Compute the mean of the classes' one-versus-rest AUCs; those left out are `absent_classes` in `evaluate`."""
+    defined = [auc for auc in aucs if auc is not None]
     return float(np.mean(defined)) if defined else None
 
 

@@ -127,4 +127,4 @@ class _Predictor:
 
 def forward(model: Any) -> Callable[[np.ndarray], tf.Tensor]:
     """Compile the model's inference: uint8[B, S, S, 3] to probabilities float32[B, K]."""
-    return tf.function(lambda pixels: model(pixels, training=False))
+    return tf.function(lambda pixels: model(pixels, training=False), autograph=False)

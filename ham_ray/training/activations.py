@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import ml_dtypes
@@ -192,6 +192,7 @@ def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[in
     return views + ("; computed once now" if missing else "; there already")
 
 
+@cache
 def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
     """Return shape and dtype of what the prefix gives, from a network with random weights."""
     prefix = build(recipe, size, RANDOM, classes=1).prefix
@@ -293,7 +294,7 @@ class _Builder:
         self.computing = threading.Lock()
         prefix = build(recipe, size, weights, classes=1).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
-            lambda pixels: tf.cast(prefix(pixels, training=False), stored)
+            lambda pixels: tf.cast(prefix(pixels, training=False), stored), autograph=False
         )
 
     def __call__(self, block: _Block) -> int:

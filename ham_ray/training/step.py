@@ -89,7 +89,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, network: Network, replica: Replica, counts: np.ndarray, cached: bool = False):
         self.network, self.replica, self.cached = network, replica, cached
-        self.forward = tf.function(self._forward)
+        self.forward = tf.function(self._forward, autograph=False)  # which would rewrite Keras's code: half the tracing
         self._initial = [variable.numpy() for variable in network.learned_variables]
         self._compiled: dict[str, _Compiled] = {}
         self._start(recipe, counts)
@@ -188,15 +188,18 @@ class Trainer:
         def global_steps(
             inputs: tf.Tensor, labels: tf.Tensor, first: tf.Tensor, rates: tf.Tensor, knobs: Knobs
         ) -> tf.Tensor:
-            losses = tf.TensorArray(tf.float32, tf.shape(rates)[0], element_shape=(2,))
-            for number in tf.range(tf.shape(rates)[0]):
+            def one(number: tf.Tensor, losses: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
                 optimizer.learning_rate = rates[number]
-                losses = losses.write(number, global_step(inputs[number], labels[number], first + number, knobs))
-            return losses.stack()
+                return number + 1, losses.write(
+                    number, global_step(inputs[number], labels[number], first + number, knobs)
+                )
 
-        return _Compiled(
-            variables, optimizer, tf.function(global_step), tf.function(global_steps, reduce_retracing=True)
-        )
+            count = tf.shape(rates)[0]
+            losses = tf.TensorArray(tf.float32, count, element_shape=(2,))
+            return tf.while_loop(lambda number, _: number < count, one, (0, losses), parallel_iterations=1)[1].stack()
+
+        many = tf.function(global_steps, autograph=False, reduce_retracing=True)
+        return _Compiled(variables, optimizer, tf.function(global_step, autograph=False), many)
 
     def _forward(self, inputs: tf.Tensor) -> tf.Tensor:
         def probabilities(x: tf.Tensor) -> tf.Tensor:

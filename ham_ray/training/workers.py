@@ -274,14 +274,16 @@ def _join() -> Replica:
 
 def _saved(recipe: Recipe, config: dict[str, Any], network: Network, replica: Replica) -> Any:
     """Make the float32 classifier and save it; its compiled forward pass. What PREDICTIONS hold is what it gives."""
-    final = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
-    for target, source in zip(final.variables, network.variables, strict=True):
-        target.assign(source.numpy())
-    classifier = final.classifier()
+    if recipe.model.precision != "float32" or replica.workers > 1:  # other layers, or variables of a strategy
+        trained = network.variables
+        network = build(recipe.changed(precision="float32"), config["size"], RANDOM, len(config["classes"]))
+        for target, source in zip(network.variables, trained, strict=True):
+            target.assign(source.numpy())
+    classifier = network.classifier()
     if replica.rank == 0:
         with storage.writing(storage.join(config["uri"], MODEL)) as path:
             save(classifier, path, config["classes"])
-    return tf.function(lambda images: classifier(images, training=False))
+    return tf.function(lambda images: classifier(images, training=False), autograph=False)
 
 
 class _Advance:

@@ -55,16 +55,19 @@ def single(cluster: str, images: Images, folder: Path) -> workers.Outcome:
     return run(images, folder / "single", 1)
 
 
-def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions(tmp_path: Path):
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions(tmp_path: Path, precision: str):
     """In float32, in the order of the images, which are 300: three batches, the last of them padded."""
-    network = build(RECIPE.changed(precision="bfloat16", seed=3), 32, RANDOM, 7)
+    recipe = RECIPE.changed(precision=precision, seed=3)
+    network = build(recipe, 32, RANDOM, 7)
     for variable in network.variables:  # as after a training, BatchNorm's statistics too
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     replica = Replica(tf.distribute.get_strategy())
     config = {"size": 32, "classes": CODES, "uri": str(tmp_path)}
-    predicted = predict(workers._saved(RECIPE, config, network, replica), pixels)
+    predicted = predict(workers._saved(recipe, config, network, replica), pixels)
     kept = keras.models.load_model(tmp_path / MODEL)
+    assert {layer.compute_dtype for layer in kept._flatten_layers()} <= {"float32", "uint8"}
     np.testing.assert_allclose(predicted, kept.predict(pixels, verbose=0), atol=1e-6)
     assert predicted.std(axis=0).max() > 1e-4, "the images look alike to this network: their order would not show"
     for variable, trained in zip(kept.variables, network.variables, strict=True):

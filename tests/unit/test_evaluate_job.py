@@ -22,7 +22,7 @@ from ham_ray.report.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL
 from ham_ray.workflows.evaluate import Options
 from ham_ray.workflows.steps import evaluating
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.usefixtures("undrawn")]
 ROOT = Path(__file__).parents[2]
 COUNT = 280
 
