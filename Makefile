@@ -13,7 +13,7 @@ test: $(INSTALLED)  ## the tests that need no data, in minutes
 	$(VENV)/python -m pytest -n 2 -m "not long and not real"
 
 test-all: test  ## those, then the long ones and, where HAM_RAY_TEST_DATA and HAM_RAY_TEST_WEIGHTS are set, those on real inputs
-	$(VENV)/python -m pytest -m "long or real" -W default  # hosts leave open files to the collector: no errors of that yet
+	$(VENV)/python -m pytest -m "long or real"
 
 lint: $(INSTALLED)
 	$(VENV)/ruff check .

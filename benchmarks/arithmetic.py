@@ -42,7 +42,7 @@ def main(
 
 
 def _multiply_adds(model: Any) -> dict[str, int]:
-    """Of each convolution, for one image."""
+    """Count the multiply-adds of each convolution, for one image."""
     convolutions = [(layer, getattr(layer, "conv", layer)) for layer in model.layers]
     return {
         convolution.name: math.prod(layer.output.shape[1:3]) * math.prod(convolution.kernel.shape)

@@ -34,7 +34,7 @@ def main(
 
 
 def measure(family: str, size: int, rounds: int, precision: str) -> dict[str, list[float]]:
-    """Seconds of each timed step, by strength."""
+    """Time training steps: the seconds of each, by strength."""
     import tensorflow as tf
 
     from ham_ray.models.network import build

@@ -93,7 +93,7 @@ def _fully_decoded(data: bytes, size: int) -> np.ndarray:
 
 
 def _fidelity(wanted: list[np.ndarray], given: list[np.ndarray]) -> tuple[float, int]:
-    """PSNR in dB over all pixels, and the largest difference in grey levels."""
+    """Return PSNR in dB over all pixels, and the largest difference in grey levels."""
     errors = np.stack(wanted).astype(np.int32) - np.stack(given)
     power = float(np.mean(errors**2))
     return (10 * np.log10(255**2 / power) if power else np.inf), int(np.abs(errors).max())

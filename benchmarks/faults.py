@@ -126,7 +126,7 @@ JOBS = {
 
 @dataclass
 class Reference:
-    """What an uninterrupted run gave, all its files, and the seconds of each of its phases in their order."""
+    """What an uninterrupted run gave: tables, paths of all files, and the seconds of its phases in their order."""
 
     tables: dict[str, pd.DataFrame]
     files: set[str]
@@ -134,7 +134,7 @@ class Reference:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """The seconds of the whole run."""
         return sum(self.phases.values())
 
     def __str__(self) -> str:
@@ -143,7 +143,7 @@ class Reference:
 
 @dataclass
 class Outcome:
-    """What came of an experiment."""
+    """The result of an experiment."""
 
     number: int
     job: str
@@ -185,16 +185,16 @@ class Start:
 
     @property
     def said(self) -> str:
-        """Its output so far."""
+        """The job's output so far."""
         return self.log.read_text(errors="replace")
 
     @property
     def last(self) -> str:
-        """The last line of it."""
+        """The last line of the job's output."""
         return (self.said.strip().splitlines() or ["nothing"])[-1]
 
     def wait(self, condition: Callable[[], object]) -> bool:
-        """Wait for the condition; False where the job ended, or its time, before."""
+        """Wait for the condition; False where the job or its time ended before."""
         while self.process.poll() is None and time.monotonic() < self.end:
             if condition():
                 return True
@@ -210,7 +210,7 @@ class Ground:
         self._broken = True
 
     def start(self, topology: str, command: list[str], log: Path, deadline: float) -> Start:
-        """Start a job on a topology, whose cluster is mended first."""
+        """Start a job on a topology; a broken cluster is made anew first."""
         if topology == "cluster":
             self._mend()
         outside = ["env", "-u", "RAY_ADDRESS"] if topology == "alone" else []
@@ -220,7 +220,7 @@ class Ground:
         return Start(process, log, time.monotonic() + deadline)
 
     def hosts(self, topology: str) -> list[Host]:
-        """The running hosts of a topology."""
+        """List the running hosts of a topology."""
         return [host for host in ([self.alone] if topology == "alone" else self.cluster) if host.running]
 
     def clear(self) -> None:
@@ -248,7 +248,7 @@ class Ground:
         return ""
 
     def give_up(self, topology: str, start: Start, folder: Path) -> None:
-        """Keep what is running in `folder`, and end the job."""
+        """Write the list of running processes into `folder`, and end the job."""
         lists = [host.run(["ps", "-Aww", "-o", "pid,stat,etime,args"], 30).stdout for host in self.hosts(topology)]
         (folder / "hung.txt").write_text("\n".join(lists))
         start.process.kill()
@@ -269,7 +269,7 @@ class Ground:
 
 
 def _drivers(job: Process) -> list[psutil.Process]:
-    """The process that was started on the host, which supervises, and the one that works."""
+    """Find the process that was started on the host, which supervises, and the one that works."""
     with contextlib.suppress(psutil.NoSuchProcess):
         supervisor = psutil.Process(job.pid).children()[:1]
         working = [child for one in supervisor for child in one.children() if child.cmdline() == one.cmdline()]
@@ -288,7 +288,7 @@ def _is(process: psutil.Process, fault: str) -> bool:
 
 
 class Epochs:
-    """Counts epochs that were trained twice, by the checkpoints that appear again below a folder."""
+    """A counter of epochs that were trained twice, by the checkpoints that appear again below a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._seen, self._done = folder, dict[Path, set[tuple[int, int]]](), threading.Event()
@@ -304,7 +304,7 @@ class Epochs:
 
     @property
     def repeated(self) -> int:
-        """Checkpoints written again."""
+        """The number of checkpoints that were written again."""
         return sum(len(files) - 1 for files in self._seen.values())
 
     def _watch(self) -> None:
@@ -319,7 +319,7 @@ def reference(ground: Ground, name: str, inputs: Path, folder: Path, deadline: f
     """Run a job to its end, on the host without Ray.
 
     Raises:
-        RuntimeError: it fails, or its log has not the line that begins a phase.
+        RuntimeError: the job fails, or its log lacks the line that begins a phase.
     """
     ground.clear()
     folder.mkdir()
@@ -408,7 +408,7 @@ def _kill(ground: Ground, outcome: Outcome, expected: Reference, start: Start, c
 
 
 def _files(folder: Path) -> set[str]:
-    """Paths of all files below the folder, but for the logs of this campaign."""
+    """List the paths of all files below the folder, but for the logs of this campaign."""
     paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in paths if not re.match(r"start-\d+\.log$|hung\.txt$", str(path))}
 
@@ -448,7 +448,7 @@ def write_model(folder: str) -> None:
 
 
 def table(outcomes: list[Outcome]) -> Iterator[str]:
-    """The campaign in lines, by job, topology and fault: what was tried, lost, repeated, hung and left over."""
+    """Format the campaign in lines, by job, topology and fault: what was tried, lost, repeated, hung and left over."""
     form = "{:10} {:8} {:8} {:>11} {:>6} {:>5} {:>9} {:>5} {:>11} {:>11}"
     headings = "experiments", "kills", "lost", "repeated", "hung", "tracebacks", "files left"
     yield form.format("job", "topology", "fault", *headings)
@@ -509,7 +509,7 @@ def main(
 
 
 def _drawn(number: int, seed: int, jobs: list[str], faults: list[str], topologies: list[str], out: Path) -> Outcome:
-    """The experiment of that number: each kind once before one comes again; the same for the same seed and options."""
+    """Draw the experiment of that number: each kind once before one comes again, the same for equal options."""
     kinds = [
         (job, fault, topology)
         for job, fault, topology in product(jobs, faults, topologies)

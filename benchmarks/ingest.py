@@ -68,7 +68,7 @@ def main(
 
 
 def _seconds(function: Callable[..., object], *arguments: object) -> tuple[float, float]:
-    """Wall time, and CPU time of all threads: the second tells more on a machine that others use as well."""
+    """Measure wall time, and CPU time of all threads: the second tells more on a machine that others use as well."""
     start, cpu = time.perf_counter(), time.process_time()
     function(*arguments)
     return time.perf_counter() - start, time.process_time() - cpu
@@ -79,7 +79,7 @@ def _spread(values: list[float], form: str) -> str:
 
 
 def _plain(path: Path, size: int) -> list[bytes]:
-    """What one writes in ten lines: two threads over the zip's images."""
+    """Do what one writes in ten lines: two threads over the zip's images."""
     with zipfile.ZipFile(path) as archive, ThreadPoolExecutor(2) as pool:
 
         def one(name: str) -> bytes:
@@ -94,7 +94,7 @@ def _plain(path: Path, size: int) -> list[bytes]:
 
 
 def _cycled(source: str, path: Path, images: int) -> Path:
-    """An archive of that many images in Kaggle's layout: the source's, again and again under new ids."""
+    """Write an archive of that many images in Kaggle's layout: the source's, again and again under new ids."""
     opened = layouts.open_archive(source)
     rows = opened.metadata[opened.metadata["image_id"].isin(list(opened.images))]
     rows = rows.iloc[[place % len(rows) for place in range(images)]].reset_index(drop=True)
@@ -113,7 +113,7 @@ def _name(place: int) -> str:
 
 
 def _peak_memory(path: Path, out: Path, size: int) -> int:
-    """MiB of a fresh process that ingests the archive (Linux; getrusage would count the parent as well)."""
+    """Measure the MiB of a fresh process that ingests the archive (Linux; getrusage would count the parent as well)."""
     command = [sys.executable, "-c", _MEASURE_MEMORY, str(path), str(out), str(size)]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout) // 1024
 

@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
 
 def _m(name: str, function: str, old: str, new: str, effect: str, test: str) -> Mutant:
-    """A mutant of `module.py::function`; its test is of `tests/`."""
+    """Make a mutant of `module.py::function`; its test is of `tests/`."""
     file, _, where = function.partition("::")
     return Mutant(name, f"ham_ray/{file}", where, old, new, effect, f"tests/{test}")
 
@@ -193,9 +193,9 @@ MUTANTS = [
     # schedule, moving average, random numbers
     _m(
         "schedule restarts each epoch",
-        "training/loop.py::_train_epoch",
-        "rate = learning_rate(phase.peak, before + index,",
-        "rate = learning_rate(phase.peak, index,",
+        "training/loop.py::Training._train_epoch",
+        "learning_rate(phase.peak, before + step + i,",
+        "learning_rate(phase.peak, step + i,",
         "the learning rate never falls",
         LOOP + "test_two_epochs_are_those_of_keras_fit",
     ),
@@ -217,9 +217,9 @@ MUTANTS = [
     ),
     _m(
         "each epoch augmented alike",
-        "training/loop.py::_train_epoch",
-        "epoch * data.steps + index).numpy()",
-        "index).numpy()",
+        "training/loop.py::Training._train_epoch",
+        "epoch * data.steps + step, rates)",
+        "step, rates)",
         "each image is seen in one augmentation alone",
         LOOP + "test_each_epoch_augments_anew",
     ),
@@ -233,28 +233,28 @@ MUTANTS = [
     ),
     _m(
         "epochs in one order",
-        "training/sampler.py::Sampler.order",
-        "default_rng([self.seed, epoch, s])",
-        "default_rng([self.seed, s])",
+        "training/sampler.py::Sampler._visits",
+        "default_rng([self.seed, epoch, stratum])",
+        "default_rng([self.seed, stratum])",
         "each epoch has the batches of the first",
         "unit/test_sampler.py::test_epochs_and_seeds_shuffle_differently_and_repeat",
     ),
     _m(
-        "streamed epochs in one order",
-        "training/input_pipeline.py::_streamed",
-        "(sampler.seed * 1_000 + epoch) * 1_000 + sampler.rank",
-        "sampler.seed * 1_000_000 + sampler.rank",
-        "each epoch has the batches of the first",
-        "unit/test_input_pipeline.py::test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker",
+        "streamed from the first step on",
+        "training/input_pipeline.py::streamed_batches",
+        "order = sampler.order(epoch)[first:]",
+        "order = sampler.order(epoch)[: sampler.steps - first]",
+        "a resumed epoch learns some images twice and others not at all",
+        "unit/test_input_pipeline.py::test_batches_go_on_in_the_middle_of_an_epoch",
     ),
     # pixels and activations
     _m(
         "labels of other images",
-        "training/input_pipeline.py::_joined",
-        '[block["label"] for block in blocks])[order]',
-        '[block["label"] for block in blocks])',
+        "data/stored.py::StoredRows.__getitem__",
+        "labels=self.labels[rows])",
+        "labels=self.labels[: len(places)])",
         "images are learned and judged by other images' labels",
-        "unit/test_input_pipeline.py::test_a_part_is_in_the_order_of_image_id_with_its_own_labels",
+        "unit/test_input_pipeline.py::test_batches_are_the_same_in_memory_and_streamed_on_any_number_of_workers",
     ),
     _m(
         "crop squashes",
@@ -487,8 +487,8 @@ MUTANTS = [
     _m(
         "strata forgotten",
         "evaluation/intervals.py::resampled_weights",
-        "    for start in range(0, resamples, _BLOCK):",
-        "    stratum[:] = 0\n    for start in range(0, resamples, _BLOCK):",
+        "    strata = [np",
+        "    stratum[:] = 0\n    strata = [np",
         "rare classes are absent from some resamples",
         INTERVALS + "test_resamples_draw_whole_lesions_and_keep_the_strata",
     ),
@@ -583,8 +583,8 @@ MUTANTS = [
     _m(
         "trivial baseline fitted on test",
         "models/trivial_baselines.py::trivial_baselines",
-        'training = splits["training"]',
-        "training = pd.concat(splits.values())",
+        '    fitted = splits["training"]\n',
+        "    fitted = pd.concat(splits.values())\n",
         "what a model has to beat has seen the test images",
         "unit/test_trivial_baselines.py::test_test_labels_are_not_used",
     ),
@@ -600,15 +600,16 @@ MUTANTS = [
 
 
 def _copied(folder: Path) -> Path:
-    """The tree, without what is not its own."""
+    """Copy the tree, without what is not part of the project."""
     ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs", "shared")
     return Path(shutil.copytree(ROOT, folder / "tree", ignore=ignored))
 
 
 def _passes(tree: Path, tests: list[str]) -> tuple[bool, str]:
-    """Whether these tests pass in the tree; the end of what pytest printed. No test at all is no pass.
+    """Say whether these tests pass in the tree, and return the end of what pytest printed. No test at all is no pass.
 
-    In a fork of this process, which has imported the libraries already: importing them takes longer than most tests.
+    They run in a fork of this process, which has imported the libraries already: importing them takes longer than most
+    tests.
     """
     printed = tree / "printed.txt"
     run = multiprocessing.get_context("fork").Process(target=_pytest, args=(tree, tests, printed))
@@ -633,7 +634,7 @@ def _pytest(tree: Path, tests: list[str], printed: Path) -> None:
 
 
 def _killed(tree: Path, mutant: Mutant) -> bool:
-    """Whether the mutant's test fails on it; the tree is as before afterwards."""
+    """Say whether the mutant's test fails on it; the tree is as before afterwards."""
     path = tree / mutant.file
     text = path.read_text()
     path.write_text(text.replace(mutant.old, mutant.new))
@@ -644,7 +645,7 @@ def _killed(tree: Path, mutant: Mutant) -> bool:
 
 
 def _stale(mutant: Mutant) -> str:
-    """Why the mutant cannot be made; empty where it can."""
+    """Say why the mutant cannot be made; empty where it can."""
     path = ROOT / mutant.file
     found = path.read_text().count(mutant.old) if path.exists() else 0
     if found != 1:

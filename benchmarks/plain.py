@@ -18,7 +18,7 @@ STAGES = ("conv5", "conv4", "conv3", "conv2", "conv1")
 
 
 def resnet50(size: int, weights: Weights, depth: int) -> keras.Model:
-    """Logits of float images 0–255; the top `depth` residual stages are trained."""
+    """Build a ResNet50 from float images 0–255 to logits; its top `depth` residual stages are trained."""
     inputs = keras.Input((size, size, 3))
     base = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(size, size, 3))
     load_backbone(base, weights)
@@ -29,7 +29,7 @@ def resnet50(size: int, weights: Weights, depth: int) -> keras.Model:
 
 
 def simple_cnn(size: int) -> keras.Model:
-    """Three convolution blocks as in this project's family, and logits."""
+    """Build three convolution blocks as in this project's family, and logits."""
     inputs = keras.Input((size, size, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1.0)(inputs)
     for filters in (32, 64, 128):
@@ -39,7 +39,7 @@ def simple_cnn(size: int) -> keras.Model:
 
 
 def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
-    """With AdamW, cross-entropy and macro-F1."""
+    """Compile a model with AdamW, cross-entropy and macro-F1."""
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     metric = keras.metrics.F1Score(average="macro", name="f1")
     model.compile(keras.optimizers.AdamW(learning_rate), loss=loss, metrics=[metric])
@@ -47,7 +47,7 @@ def compiled(model: keras.Model, learning_rate: float) -> keras.Model:
 
 
 def splits(images: Images, recipe: Recipe) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pixels uint8[n, size, size, 3] and labels int32[n] of training and validation, in memory."""
+    """Read pixels uint8[n, size, size, 3] and labels int32[n] of training and validation into memory."""
     rows = input_pipeline.split_rows(images, recipe)
     return {
         name: (read_pixels(images, rows[name]), rows[name]["label"].to_numpy(np.int32))
@@ -56,7 +56,7 @@ def splits(images: Images, recipe: Recipe) -> dict[str, tuple[np.ndarray, np.nda
 
 
 def dataset(pixels: np.ndarray, labels: np.ndarray, batch_size: int, training: bool) -> Any:
-    """tf.data over arrays in memory, shuffled and augmented for `training`; labels as one-hot rows."""
+    """Make a tf.data pipeline over arrays in memory, shuffled and augmented for `training`; labels as one-hot rows."""
     found = tf.data.Dataset.from_tensor_slices((pixels, np.eye(7, dtype=np.float32)[labels]))
     found = found.shuffle(len(labels)) if training else found
 
@@ -68,7 +68,7 @@ def dataset(pixels: np.ndarray, labels: np.ndarray, batch_size: int, training: b
 
 
 def symmetries(images: tf.Tensor) -> tf.Tensor:
-    """One of the eight symmetries of each image [B, S, S, 3]: RandomRotation interpolates, ours does not."""
+    """Draw one of the eight symmetries of each image [B, S, S, 3]: RandomRotation interpolates, ours does not."""
     turned, upside, mirrored = tf.unstack(tf.random.uniform([3, tf.shape(images)[0], 1, 1, 1]) < 0.5)
     images = tf.where(turned, tf.transpose(images, [0, 2, 1, 3]), images)
     images = tf.where(upside, tf.reverse(images, [1]), images)

@@ -69,7 +69,7 @@ def main(
 
 
 def _plain(gallery: Any, network: Any, views: int) -> tuple[float, float, np.ndarray]:
-    """Seconds an image, those of them that decode, and the probabilities."""
+    """Predict by a plain loop: return the seconds an image, those of them that decode, and the probabilities."""
     from ham_ray.training.augment import view
 
     started, decoding, found = time.perf_counter(), 0.0, []
@@ -83,7 +83,7 @@ def _plain(gallery: Any, network: Any, views: int) -> tuple[float, float, np.nda
 
 
 def _ours(gallery: Any, way: Any, size: int) -> tuple[float, float, np.ndarray]:
-    """Seconds to the first chunk, seconds an image after it, and the probabilities."""
+    """Predict by the pipeline; return seconds to the first chunk, seconds an image after it, and probabilities."""
     from ham_ray.inference.pipeline import chunks, predicted
 
     stretches = chunks(gallery, size)

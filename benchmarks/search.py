@@ -60,7 +60,7 @@ class _Block:
 
     @property
     def points(self) -> list[dict[str, Any]]:
-        """What its trials and those before them are to be, as far as that is fixed."""
+        """The values that are fixed for its trials and those before them."""
         random, (low, high) = np.random.default_rng(0), self.depths
         return [
             {
@@ -72,7 +72,7 @@ class _Block:
         ]
 
     def told(self, marks: list[float], inside: list[float], best: float) -> dict[str, Any]:
-        """From when the first trial started and each one ended, and the seconds each spent in its epochs."""
+        """Report from when the first trial started and each one ended, and the seconds each spent in its epochs."""
         each = np.diff(marks) - (0.0 if self.no_work else np.array(inside))
         return {"seconds": marks[-1] - marks[0], "overheads": each[1:].tolist(), "best": best}
 
@@ -121,7 +121,7 @@ def _line(name: str, turns: list[dict[str, Any]], trials: int) -> str:
 
 
 def _measured(arguments: list[str]) -> dict[str, Any]:
-    """Run a block in a process of its own; its last line is what it found."""
+    """Run a block in a process of its own, whose last line is the block's results."""
     started, peak, done = time.perf_counter(), [0], threading.Event()
     process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
 
@@ -140,7 +140,7 @@ def _measured(arguments: list[str]) -> dict[str, Any]:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Of a process and all below it; what they share counts once for each."""
+    """Sum the bytes of a process and all below it; what they share counts once for each."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
@@ -233,13 +233,13 @@ class _Peer:
         self.inside: list[float] = []
 
     def model(self, learning_rate: float, depth: int) -> Any:
-        """A compiled ResNet50 with its top `depth` stages unfrozen."""
+        """Build a compiled ResNet50 with its top `depth` stages unfrozen."""
         import plain
 
         return plain.compiled(plain.resnet50(self.size, self.weights, depth), learning_rate)
 
     def fit(self, model: Any, scale: float) -> float:
-        """Train with class weights; the best validation macro-F1."""
+        """Train with class weights; return the best validation macro-F1."""
         import keras
 
         from ham_ray.training.objectives import class_weights
@@ -284,7 +284,7 @@ def _keras_tuner(block: _Block, peer: _Peer) -> dict[str, Any]:
     propose = tuner.oracle.populate_space
 
     def fixed_first(trial_id: str) -> dict[str, Any]:
-        """Its own proposal is made, and paid for, as Optuna's is for an enqueued trial."""
+        """Replace the tuner's proposal, which is made and paid for, as Optuna's is for an enqueued trial."""
         proposed, number = propose(trial_id), len(tuner.oracle.trials)
         return {**proposed, "values": block.points[number]} if number < len(block.points) else proposed
 

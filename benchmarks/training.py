@@ -90,7 +90,7 @@ def _name(recipe: Any) -> str:
 
 
 def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, str] | None, float]:
-    """Tables of activations, made anew, and the seconds that took."""
+    """Build tables of activations anew; return their folders and the seconds that took."""
     from ham_ray.training import activations, input_pipeline
 
     started, rows = time.perf_counter(), input_pipeline.split_rows(images, recipe)
@@ -99,7 +99,7 @@ def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[s
 
 
 def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str, str] | None, folder: str) -> Timed:
-    """Under Ray Train: HISTORY's median, and what lay between the last two checkpoints beyond the epoch itself."""
+    """Time Ray Train: HISTORY's first and median epoch, with what lay between the last two checkpoints beyond it."""
     from ham_ray.cluster import cluster_resources
     from ham_ray.runs import CHECKPOINTS
     from ham_ray.training import input_pipeline
@@ -114,13 +114,13 @@ def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str
 
 
 def _apart(function: Callable[..., float], *arguments: Any) -> float:
-    """In a process of its own, whose memory is free again afterwards."""
+    """Run the function in a process of its own, whose memory is free again afterwards."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> float:
-    """Seconds of an epoch as one writes it without this project: the median of as many as are timed of ours."""
+    """Time an epoch as one writes it without this project: the median of as many as are timed of ours, in seconds."""
     import plain
 
     parts = plain.splits(images, recipe)
@@ -138,7 +138,7 @@ def _plain(images: Any, recipe: Any, weights: Any, steps: int) -> float:
 
 
 def _plain_epoch(model: Any, training: Any, validation: Any, whole: int) -> float:
-    """Seconds of an epoch of `whole` steps, of which `training` has the first ones."""
+    """Time an epoch of `whole` steps, of which `training` has the first ones, in seconds."""
     import keras
 
     marks: list[float] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ham_ray import storage
-from ham_ray.errors import UserError
+from ham_ray.errors import UserError, shown
 from ham_ray.hardware import cores
 
 _LONGEST_SOCKET = 107  # bytes of a path in the file system (AF_UNIX)
@@ -27,6 +28,40 @@ class Resources:
     cpus_per_worker: float
     use_gpu: bool
     reason: str
+
+
+@dataclass(frozen=True)
+class WorkerRange:
+    """How many workers a training may have, from the fewest to the most; the same number: it is not elastic.
+
+    cpus_each: instead of an even share of the nodes.
+    """
+
+    least: int
+    most: int
+    cpus_each: float | None = None
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.least < self.most
+
+    def counts(self, batch_size: int) -> list[int]:
+        """List the numbers of workers that divide the batch, the largest first."""
+        return [count for count in range(self.most, self.least - 1, -1) if batch_size % count == 0]
+
+
+def worker_range(text: str, cpus_each: float | None = None) -> WorkerRange:
+    """Read `4`, or `1-4` for any number from 1 to 4.
+
+    Raises:
+        UserError: the text is neither.
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", str(text))
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most <= 1000:
+        raise UserError(f"--workers {shown(text)}: from 1 to 1000, or the fewest and the most, as in 1-4")
+    return WorkerRange(least, most, cpus_each)
 
 
 @dataclass(frozen=True)
@@ -68,7 +103,9 @@ _KERAS = {  # of workers on other nodes: whatever a keras.json there asks for; t
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Ray for the length of a job: the cluster of RAY_ADDRESS (set by `ray job submit`), else one of this machine.
+    """Connect to Ray while the block runs.
+
+    The cluster is that of RAY_ADDRESS (set by `ray job submit`), else one of this machine, which is started and ended.
 
     Raises:
         UserError: Ray does not start, or RAY_ADDRESS names a cluster that does not answer.
@@ -93,7 +130,7 @@ def connected() -> Iterator[None]:
 
 
 def _remedy(address: str | None, reason: str) -> str:
-    """What to say where Ray gives this reason for not starting, or not letting this process join."""
+    """Write the message for Ray not starting, or not letting this process join, for this reason; with the remedy."""
     if address:
         return (
             f"cannot connect to Ray at {address}: {reason}; compare RAY_ADDRESS with `ray status` on the cluster, and "
@@ -106,7 +143,7 @@ def _remedy(address: str | None, reason: str) -> str:
 
 
 def _temporary() -> str:
-    """Where Ray keeps a session's sockets and logs."""
+    """Return the folder in which Ray keeps a session's sockets and logs."""
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
@@ -126,12 +163,12 @@ def check_temporary() -> None:
 
 
 def in_submitted_job() -> bool:
-    """Whether this process was started by `ray job submit`."""
+    """Say whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def configure_data() -> None:
-    """No progress bars and no line for each dataset, for the jobs print their own progress; and the quicker reader."""
+    """Silence Ray Data's progress bars and log lines, for jobs print their own, and choose its quicker reader."""
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -142,7 +179,7 @@ def configure_data() -> None:
 
 
 def has_gpus() -> bool:
-    """Whether the connected cluster has any."""
+    """Say whether the connected cluster has a GPU."""
     import ray
 
     return ray.cluster_resources().get("GPU", 0) > 0
@@ -196,7 +233,7 @@ def check_visible(path: str, option: str) -> None:
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes of the connected cluster that are there now, by address."""
+    """List the nodes of the connected cluster that are there now, by address."""
     import ray
 
     result = [node for node in ray.nodes() if node["Alive"]]
@@ -209,7 +246,7 @@ def alive_nodes() -> list[Node]:
 
 
 def this_node() -> Any:
-    """Ray's scheduling strategy for an actor that is to live and die with the node of this process."""
+    """Return Ray's scheduling strategy for an actor that is to live and die with the node of this process."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -217,16 +254,23 @@ def this_node() -> Any:
 
 
 def free_cpus() -> float:
-    """CPUs of the cluster that nobody holds now."""
+    """Count the CPUs of the connected cluster that nobody holds now."""
     import ray
 
     return float(ray.available_resources().get("CPU", 0))
 
 
-def slots(nodes: list[Node]) -> list[Slot]:
-    """Where actors that hold a network fit: one a GPU, or one a node where there are none, for each takes all cores.
+def roomiest_cpus() -> float:
+    """Return the CPUs that nobody holds on the node that has most of them: a task is not split over nodes."""
+    from ray._private.state import available_resources_per_node  # a developer's API; ray.available_resources adds up
 
-    They ask for a CPU, or for half of what their node has for each where that is less: the rest is kept for others.
+    return max((float(node.get("CPU", 0)) for node in available_resources_per_node().values()), default=0.0)
+
+
+def slots(nodes: list[Node]) -> list[Slot]:
+    """List where actors that hold a network fit: one a GPU, or one a node without GPUs, for each takes all cores.
+
+    Actors ask for a CPU, or for half of what their node has for each where that is less: the rest is kept for others.
     """
     gpus = any(node.gpus for node in nodes)
     result = []
@@ -243,7 +287,7 @@ def _nodes() -> list[str]:
 
 
 def _blind(path: str) -> int:
-    """How many nodes do not see a local path. One that dies meanwhile does not count."""
+    """Count the nodes that do not see a local path. A node that dies meanwhile does not count."""
     import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -264,7 +308,10 @@ def _blind(path: str) -> int:
 
 
 def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows: bool = False) -> Resources:
-    """`plan` for the nodes of the connected cluster; of several, the reason says how many workers each is to have."""
+    """Plan for the nodes of the connected cluster, see `plan`.
+
+    Where there are several nodes, the reason says how many workers each is to have.
+    """
     nodes = alive_nodes()
     result = plan(workers, [node.cpus for node in nodes], sum(node.gpus for node in nodes), cpus_per_worker, grows)
     counts = spread(result, nodes)
@@ -275,8 +322,10 @@ def cluster_resources(workers: int, cpus_per_worker: float | None = None, grows:
 
 
 def spread(resources: Resources, nodes: list[Node]) -> dict[Node, int]:
-    """How Ray's strategy SPREAD places the workers: one a node, then a second where there is room; {} if they do not
-    fit."""
+    """Count the workers that each node gets by Ray's strategy SPREAD; {} if they do not fit.
+
+    Every node gets one, then a second where there is room.
+    """
     counts = dict.fromkeys(nodes, 0)
     for _ in range(resources.workers):
         room = [
@@ -294,13 +343,18 @@ def spread(resources: Resources, nodes: list[Node]) -> dict[Node, int]:
 def plan(
     workers: int, node_cpus: list[float], gpus: int = 0, cpus_per_worker: float | None = None, grows: bool = False
 ) -> Resources:
-    """CPUs for each of `workers` so that all fit on the nodes and Ray Data keeps some to decode with.
+    """Share CPUs out to `workers` so that all fit on the nodes and Ray Data keeps some to decode with.
 
     Workers that hold every CPU while their data is lazy would wait for it forever, without a word. Where the cluster
     `grows`, its autoscaler is trusted to add what does not fit yet.
 
+    Args:
+        node_cpus: the CPUs of each node.
+        gpus: the GPUs of all nodes together.
+        cpus_per_worker: what the user asks for; None: 1 where the cluster `grows`, else as much as fits.
+
     Raises:
-        UserError: they do not fit; with the arithmetic.
+        UserError: the workers do not fit; with the arithmetic.
     """
     if workers < 1:
         raise UserError(f"--workers {workers}: at least 1")
@@ -319,27 +373,34 @@ def plan(
     return Resources(workers, share, use_gpu, f"{workers} worker(s) × {share:g} CPU, {device}: {shape}")
 
 
+def task_cpus() -> float:
+    """Return the CPUs that a task of Ray Data asks for now: no more than are free together on one node, if any are."""
+    free = int(roomiest_cpus() * 10) / 10
+    return min(decoding_cpus(), free) if free >= _LEAST else decoding_cpus()
+
+
 def decoding_cpus() -> float:
-    """CPUs that one of Ray Data's tasks asks for: no more than `plan` keeps for them."""
+    """Return the CPUs that one of Ray Data's tasks asks for: no more than `plan` keeps for them."""
     return _reserve(sum(node.cpus for node in alive_nodes()))
 
 
 def _reserve(total: float) -> float:
-    """CPUs kept for Ray Data of so many in all."""
+    """Return the CPUs kept for Ray Data of so many in all."""
     return 1.0 if total >= 2 else total / 2
 
 
 def shares(processes: int) -> tuple[float, float]:
-    """CPUs and GPUs for each of so many `processes` on the nodes of the connected cluster; (0, 0): they do not fit."""
+    """Compute the CPUs and GPUs for each of so many `processes` on the connected cluster; (0, 0): they do not fit."""
     import ray
 
     return process_shares(processes, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def process_shares(processes: int, nodes: list[dict[str, float]]) -> tuple[float, float]:
-    """`shares` on nodes with these resources: a process finds all it asks for on one node, and a GPU is one of them.
+    """Compute the CPUs and GPUs for each of so many `processes` on nodes with these resources; see `shares`.
 
-    Where there are GPUs only their nodes count. One process alone leaves a CPU to others.
+    The CPUs of a process are all on one node, and its share of a GPU is of one GPU. Where there are GPUs only their
+    nodes count. One process alone leaves a CPU to others.
     """
     used = [node for node in nodes if node.get("GPU", 0) >= 1] or nodes
     cpus, gpus = [float(node.get("CPU", 0)) for node in used], int(sum(node.get("GPU", 0) for node in used))
@@ -348,7 +409,7 @@ def process_shares(processes: int, nodes: list[dict[str, float]]) -> tuple[float
 
 
 def _share(workers: int, node_cpus: list[float], reserve: float) -> float:
-    """The largest share of a CPU with which all workers fit."""
+    """Return the largest share of a CPU with which all workers fit; 0 where they cannot."""
     candidates = [(sum(node_cpus) - reserve) / workers]
     candidates += [cpus / k for cpus in node_cpus for k in range(1, workers + 1)]
     rounded = {float(int(c)) if c >= 1 else int(c * 100) / 100 for c in candidates}
@@ -356,7 +417,7 @@ def _share(workers: int, node_cpus: list[float], reserve: float) -> float:
 
 
 def _fits(workers: int, share: float, node_cpus: list[float], reserve: float) -> bool:
-    """Whether all workers find a place while some node keeps the reserve whole: a task is not split over nodes."""
+    """Say whether all workers fit while some node keeps the reserve whole: a task is not split over nodes."""
     for keeper in range(len(node_cpus)):
         left = [cpus - reserve * (node == keeper) for node, cpus in enumerate(node_cpus)]
         if min(left) >= 0 and sum(int(cpus / share + 1e-9) for cpus in left) >= workers:

@@ -102,7 +102,7 @@ def _show_fields() -> None:
 
 
 def _parameters(options: type) -> list[inspect.Parameter]:
-    """The fields of a dataclass as parameters of a function, keywords only."""
+    """Make the fields of a dataclass parameters of a function, keywords only."""
     kinds = get_type_hints(options, include_extras=True)
     keyword = inspect.Parameter.KEYWORD_ONLY
     return [
@@ -118,7 +118,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _for_typer(help: str) -> str:
-    """Text as Typer shows it as it is: no markup in it, and only indented lines are broken where they were."""
+    """Escape text so that Typer shows it as it is: no markup in it, and only indented lines keep their line breaks."""
     paragraphs = inspect.cleandoc(help).split("\n\n")
     joined = [text if "\n " in text or text.startswith(" ") else text.replace("\n", " ") for text in paragraphs]
     return escape("\n\n".join(joined))

@@ -45,9 +45,9 @@ def start(app: typer.Typer) -> None:
 def command(main: Callable[..., None], loads: str, kept: str) -> Callable[..., None]:
     """Make a command for Typer of a job's function, with the options that all jobs have.
 
-    It works in a process of its own under a supervisor. Whatever ends it is one line on standard error: a user's
-    mistake (exit code 2, or that of the `UserError`), a signal (128 + its number), any other exception (1; the line
-    names the log that has its traceback, and `--traceback` prints it).
+    The command works in a process of its own under a supervisor. Whatever ends it is one line on standard error: a
+    user's mistake (exit code 2, or that of the `UserError`), a signal (128 + its number), any other exception (1; the
+    line names the log that has its traceback, and `--traceback` prints it).
 
     Args:
         loads: what takes long to load before the job can print anything, for the first line.
@@ -81,7 +81,7 @@ def _supervise(loads: str, kept: str) -> None:
 
 
 def _worked(main: Callable[[], None], process: Supervised, kept: str) -> Ending:
-    """Work, and return how it ended."""
+    """Run the job, and return how it ended."""
     try:
         main()
         sys.stdout.flush()
@@ -106,7 +106,7 @@ def _worked(main: Callable[[], None], process: Supervised, kept: str) -> Ending:
 
 
 def terminal() -> TextIO:
-    """Standard error as the user sees it; in a job, what libraries write to `sys.stderr` goes to its log."""
+    """Return standard error as the user sees it; in a job, what libraries write to `sys.stderr` goes to its log."""
     return _process.terminal if _process else sys.stderr
 
 
@@ -125,7 +125,7 @@ def _look_alike(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def for_tables() -> Console:
-    """Standard output, 100 columns wide where it is no terminal (rich would take 80)."""
+    """Make a console on standard output, 100 columns wide where that is no terminal (rich would take 80)."""
     console = Console()
     console.width = console.width if console.is_terminal else 100
     return console
@@ -133,9 +133,9 @@ def for_tables() -> Console:
 
 @contextmanager
 def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """A bar with pace and time left; the block calls what it is given with (done, total), counted in `unit`.
+    """Show a bar with pace and time left; the block gets a function to call with (done, total) in `unit`.
 
-    Outside a terminal, where a bar cannot be, a line every half minute.
+    Outside a terminal, where a bar cannot be, print a line every half minute.
     """
     console = Console(file=terminal())
     if not console.is_terminal:
@@ -159,7 +159,7 @@ def progress(what: str, unit: str = "images") -> Iterator[Callable[[int, int], N
 
 
 def _lines(what: str, unit: str) -> Callable[[int, int], None]:
-    """What counts by lines; work that was done before the first call does not count for the pace."""
+    """Make what prints progress by lines; work that was done before the first call does not count for the pace."""
     first, last = None, time.monotonic()
 
     def told(done: int, total: int) -> None:

@@ -13,26 +13,26 @@ class UserError(Exception):
 
 
 def shown(value: object) -> str:
-    """The value as an error shows it: on one line, and not without end."""
+    """Write a value as an error shows it: on one line, and cut where it is long."""
     text = str(value)
     text = text if text and text.isprintable() else repr(text)
     return text if len(text) <= 120 else f"{text[:100]}… ({len(text)} characters)"
 
 
 def listed(names: Iterable[str]) -> str:
-    """The choices as a sentence has them: `a, b or c`."""
+    """List choices as a sentence has them: `a, b or c`."""
     *first, last = names
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def some(names: Iterable[str], most: int = 5) -> str:
-    """The first of the names as a message lists them: `a, b, …`; each as `shown` has it."""
+    """List the first of the names as a message has them: `a, b, …`; each as `shown` writes it."""
     names = [*names]
     return ", ".join([*map(shown, names[:most]), *(["…"] if len(names) > most else [])])
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is in no list, with the near ones (or all, where none is near)."""
+    """Make the error for a name that is in no list, with the near ones (or all, where none is near)."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
@@ -47,9 +47,9 @@ def cause(error: BaseException) -> BaseException:
 
 
 def in_words(error: BaseException) -> str:
-    """Tell the cause of an error on one line: what was raised, or what became of the process that should have worked.
+    """Say the cause of an error on one line: what was raised, or what became of the process that should have worked.
 
-    A UserError is its message, an OSError the reason and the file, where it knows it.
+    A UserError gives its message, an OSError the reason and the file where that is known.
     """
     error = cause(error)
     if isinstance(error, UserError):
@@ -79,7 +79,7 @@ _ENDS = {  # by the names of Ray's classes: this module does not import it
 
 
 def _wrapped(error: BaseException) -> BaseException | None:
-    """The error inside one of Ray's; None where it is the cause itself."""
+    """Return the error inside one of Ray's; None where it is the cause itself."""
     if not _is_of_ray(error):
         return None
     failures = getattr(error, "worker_failures", None)  # of a training, by rank

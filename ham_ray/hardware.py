@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def fast_in_bfloat16() -> bool:
-    """Tell whether the processor multiplies bfloat16 faster than float32: with AMX, or AMD's with AVX-512 bfloat16.
+    """Say whether the processor multiplies bfloat16 faster than float32: with AMX, or AMD's with AVX-512 bfloat16.
 
     Intel's with AVX-512 bfloat16 and no AMX, as in some virtual machines, are slower in it (docs/performance.md).
     """

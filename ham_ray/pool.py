@@ -23,13 +23,13 @@ from ham_ray.waiting import watched
 RESTARTS = 3  # of the actors that work on a chunk, or of those in one slot; more is no accident
 _LOOK = 2.0  # seconds between two looks at the nodes
 
-Chunk = Any  # small, and hashable
+Chunk = Any  # hashable, and small: all of the work that one call is sent
 Result = Any
 
 
 @ray.remote(max_restarts=0)
 class _Actor:
-    """Does the work; it is made by `start`, whose errors reach the job as they are (a constructor's do not)."""
+    """An actor that does the work; made ready by `start`, whose errors reach the job unlike a constructor's."""
 
     def start(self, make: Callable[[], Callable[[Chunk], Result]]) -> None:
         self.work = make()
@@ -48,7 +48,7 @@ class _Call(NamedTuple):
 def mapped(
     make: Callable[[], Callable[[Chunk], Result]], chunks: Sequence[Chunk], what: str
 ) -> Iterator[tuple[Chunk, Result]]:
-    """Chunks with their results, in the order in which they end.
+    """Run the work on chunks in actors; yield each chunk with its result, in the order in which they end.
 
     Args:
         make: called once in each actor; what it returns is called with a chunk, in several threads at once.
@@ -72,7 +72,7 @@ def mapped(
 
 
 def described(result: list[Slot]) -> str:
-    """Actors in these slots, in words."""
+    """Describe actors in these slots in words."""
     each = ", ".join(f"{slot.node} ({slot.cpus:g} CPU{', 1 GPU' if slot.gpus else ''})" for slot in result)
     return f"{len(result)} actor(s) on {each}"
 
@@ -93,7 +93,7 @@ class _Pool:
             )
 
     def slots(self) -> list[Slot]:
-        """Where actors may be now."""
+        """List the slots where actors may be now."""
         return slots(alive_nodes())
 
     def step(self) -> Iterator[tuple[Chunk, Result]]:
@@ -143,7 +143,7 @@ class _Pool:
                     busy[slot] += 1
 
     def _bury(self, dead: _Call, error: RayError) -> None:
-        """Take back the chunks of a dead actor. Its end counts against them, unless its whole node is gone."""
+        """Take back the chunks of a dead actor; its death counts against them, unless its whole node is gone."""
         actor = self.actors.pop(dead.slot, None)
         if actor is not None:
             ray.kill(actor)  # one that is unreachable may still be alive

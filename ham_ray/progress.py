@@ -11,7 +11,7 @@ from threading import Lock
 
 
 def duration(seconds: float) -> str:
-    """The time in words: seconds below two minutes, minutes below two hours, else hours."""
+    """Write a time in words: seconds below two minutes, minutes below two hours, else hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
@@ -38,7 +38,7 @@ class Work:
 
 
 class TimeLeft:
-    """Estimates the time left of a whole command, of which `at_once` pieces of work run together.
+    """An estimate of the time left of a whole command, of which `at_once` pieces of work run together.
 
     `then` says what follows them, whose time nobody has measured.
     """
@@ -49,7 +49,7 @@ class TimeLeft:
         self._lock = Lock()  # work that runs together reports from several threads
 
     def advance(self, name: str, left: int, seconds: float) -> str:
-        """Count a unit that took so long, of a piece of which so many are `left`; returns the time left in words."""
+        """Count a unit that took so many seconds, of a piece of which `left` remain; return the time left in words."""
         with self._lock:
             work = self._work[name]
             work.units = left
@@ -61,13 +61,13 @@ class TimeLeft:
         self._work[name].units = 0
 
     def seconds(self) -> float:
-        """The time left of all pieces of which a unit, or one of the same kind, has been timed."""
+        """Estimate the seconds left of all pieces of which a unit, or one of the same kind, has been timed."""
         timed = [work for work in self._work.values() if work.units and work.kind in self._taken]
         total = sum(work.units * fmean(self._taken[work.kind]) for work in timed)
         return total / max(1, min(self._at_once, len(timed)))
 
     def words(self) -> str:
-        """`about 40 s left`, then the kinds of which nothing has been timed yet, then what follows all."""
+        """Say `about 40 s left`, then the kinds of which nothing has been timed yet, then what follows all."""
         to_come = dict.fromkeys(work.kind for work in self._work.values() if work.units)
         untimed = [kind for kind in to_come if kind not in self._taken]
         rest = [f"{', '.join(untimed)} (not timed yet)"] * bool(untimed) + [self._then] * bool(self._then)

@@ -146,34 +146,38 @@ class Recipe(_Section):
         return [fold for fold in range(FOLDS) if fold not in (self.data.test_fold, self.data.validation_fold)]
 
     def flat(self) -> dict[str, Any]:
-        """Every field's value by its shortest name."""
+        """Return every field's value by its shortest name."""
         return {name: functools.reduce(getattr, path, self) for name, path in _PATHS.items()}
 
     def record(self) -> dict[str, Any]:
-        """What runs, checkpoints and studies are bound to, as JSON: equal records are the same work.
+        """Return what runs, checkpoints and studies are bound to, as JSON: equal records are the same work.
 
-        A field that is new to the code is not in it while it has its default, so that work begun without it goes on.
+        A field that is new to the code is left out while it has its default, so that work begun without it goes on.
         """
         version = {"version": VERSION} if VERSION > 1 else {}  # a record without one is of the first
         fields = self.flat().items()
         return version | {k: v for k, v in fields if k in _ALWAYS_RECORDED or v != field_info(k).default}
 
     def crossed(self) -> list[Recipe]:
-        """The recipe on each split of a cross-validation: each fold tests once, the fold after it validates."""
+        """Return the recipe on each split of a cross-validation: each fold tests once, the fold after it validates."""
         return [self.changed(test_fold=fold, validation_fold=(fold + 1) % FOLDS) for fold in range(FOLDS)]
 
     def refit(self) -> Recipe:
-        """The recipe that trains on its validation fold too, to the last epoch."""
+        """Return the recipe that trains on its validation fold too, to the last epoch."""
         return make_recipe(**{**self.flat(), "validation_fold": None, "patience": 0})
 
     def changed(self, **changes: Any) -> Recipe:
-        """The recipe with some fields replaced, validated again; None leaves a field as it is."""
+        """Return the recipe with some fields replaced, validated again; None leaves a field as it is.
+
+        Raises:
+            UserError: see `make_recipe`.
+        """
         replaced = {shortest_name(name): value for name, value in changes.items() if value is not None}
         return make_recipe(**{**self.flat(), **replaced})
 
 
 def _paths() -> dict[str, tuple[str, ...]]:
-    """Section and name of each field, or its name alone, by its shortest name."""
+    """Map the shortest name of each field to its section and name, or to its name alone where it is in no section."""
     paths: list[tuple[str, ...]] = []
     for name, info in Recipe.model_fields.items():
         kind = info.annotation
@@ -195,7 +199,7 @@ FIELDS = tuple(_PATHS)  # by their shortest names
 
 
 def shortest_name(name: str) -> str:
-    """The shortest name of a field that goes by `name`.
+    """Return the shortest name of a field that goes by `name`.
 
     Raises:
         UserError: no field does; with the near names.
@@ -208,7 +212,7 @@ def shortest_name(name: str) -> str:
 
 
 def field_info(name: str) -> FieldInfo:
-    """Type, default and description of the field with that shortest name."""
+    """Return type, default and description of the field with that shortest name."""
     *sections, last = _PATHS[name]
     model: Any = Recipe
     for section in sections:
@@ -220,7 +224,11 @@ BASELINES = registry.RECIPES  # the named recipes of all architectures
 
 
 def baseline(family: str) -> Recipe:
-    """The named baseline's recipe."""
+    """Return the named baseline's recipe.
+
+    Raises:
+        UserError: an unknown family, with the near names.
+    """
     if family not in BASELINES:
         raise unknown_name("family", family, BASELINES)
     return make_recipe(family=family, **BASELINES[family].fields)
@@ -246,7 +254,7 @@ def make_recipe(**fields: Any) -> Recipe:
 
 
 def _in_words(error: ErrorDetails) -> str:
-    """pydantic's finding; of fields that contradict each other the message alone, for it names them."""
+    """Write pydantic's finding in words; of fields that contradict each other the message alone, for it names them."""
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     path = ".".join(map(str, error["loc"]))
@@ -255,5 +263,5 @@ def _in_words(error: ErrorDetails) -> str:
 
 
 def digest(*parts: Any) -> str:
-    """Eight hex digits that name JSON-serialisable content: the same content, the same name."""
+    """Name JSON-serialisable content by eight hex digits: the same content, the same name."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]

@@ -27,7 +27,7 @@ def show() -> None:
 
 
 def _table(section: str) -> Table:
-    """The fields of one section; of the section without name those that are in none."""
+    """Make the table of a section's fields; of the section without name those that are in none."""
     purpose = Recipe.model_fields[section].annotation.__doc__ if section else Recipe.__doc__
     title = Text(f"{section}: {purpose}" if section else str(purpose).splitlines()[0])
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True, pad_edge=False)
@@ -41,7 +41,7 @@ def _table(section: str) -> Table:
 
 
 def _values(info: FieldInfo) -> str:
-    """The values that a field takes: its choices, or its type and bounds."""
+    """Write the values that a field takes: its choices, or its type and bounds."""
     bounds = [
         f"{sign} {getattr(bound, name):,}"
         for bound in info.metadata
@@ -52,7 +52,7 @@ def _values(info: FieldInfo) -> str:
 
 
 def _kind(annotation: Any) -> str:
-    """A type in words; of a union or a list of choices each."""
+    """Write a type in words; of a union or a list of choices each."""
     if get_origin(annotation) is Literal:
         return ", ".join(map(str, get_args(annotation)))
     if parts := get_args(annotation):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,8 +21,10 @@ Run = Callable[[Sequence[int]], Iterator[tuple[int, pa.Table]]]  # numbers of pa
 
 
 class Parts:
-    """The part files in a work folder; discarded are those of another source or other options, and those with images
-    that could not be opened."""
+    """The part files in a work folder.
+
+    Parts of another source or other options, and those with images that could not be opened, are deleted at the start.
+    """
 
     def __init__(self, folder: Path, identity: dict[str, object], schema: pa.Schema) -> None:
         self.folder, self.schema = folder, schema
@@ -35,7 +38,7 @@ class Parts:
             again.unlink()
 
     def path(self, number: int) -> Path:
-        """Where that part stands, or will."""
+        """Return the path where that part is, or will be."""
         return self.folder / f"part-{number:05d}.arrow"
 
     def fill(self, images: Mapping[int, int], run: Run, on_progress: Callable[[int, int], None]) -> None:
@@ -43,7 +46,7 @@ class Parts:
 
         Args:
             images: how many images each part is made of, by its number.
-            run: makes the parts of the numbers it is given.
+            run: makes the parts of the numbers it is called with.
         """
         total = sum(images.values())
         missing = [number for number in images if not self.path(number).exists()]
@@ -58,15 +61,26 @@ class Parts:
             on_progress(done, total)
 
     def read(self, numbers: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The parts one after the other, those columns of them."""
+        """Read these parts one after the other, only these columns."""
         options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
         for number in numbers:
             with pa.OSFile(str(self.path(number))) as file:
                 yield pa.ipc.open_file(file, options=options).read_all()
 
+    def take(self, places: np.ndarray, columns: Sequence[str]) -> pa.Table:
+        """Read single rows, by part and row in it, int[n, 2], in that order; no others are read from the disk."""
+        options = pa.ipc.IpcReadOptions(included_fields=[self.schema.get_field_index(name) for name in columns])
+        tables = []
+        for number in np.unique(places[:, 0]):
+            with pa.memory_map(str(self.path(number))) as file:
+                part = pa.ipc.open_file(file, options=options).read_all()
+                tables.append(part.take(places[places[:, 0] == number, 1]))
+        by_part = np.argsort(places[:, 0], kind="stable")
+        return pa.concat_tables(tables).take(np.argsort(by_part))
+
 
 def work_path(target: str) -> Path:
-    """Where the work on `target` is kept: beside it, or among temporary files where it is on an object store."""
+    """Return where the work on `target` is kept: beside it, or among temporary files where it is on an object store."""
     if not storage.is_remote(target):
         return Path(f"{target}.partial")
     return Path(tempfile.gettempdir(), f"ham_ray-{hashlib.sha256(target.encode()).hexdigest()[:12]}.partial")
@@ -74,7 +88,7 @@ def work_path(target: str) -> Path:
 
 @contextmanager
 def work_folder(path: Path) -> Iterator[Path]:
-    """The folder for parts, locked against a second process; where the block raises, its parts stay.
+    """Lock the folder for parts against a second process; delete it afterwards, but if the block raises, parts stay.
 
     Raises:
         UserError: another process is at work there.

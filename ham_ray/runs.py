@@ -72,13 +72,13 @@ def record_start(uri: str) -> None:
 
 
 def last_start(uri: str) -> str:
-    """When the run of this manifest was started last, as sortable text; empty where nobody knows."""
+    """Return when the run of this manifest was started last, as sortable text; "" where nobody knows."""
     starts = storage.read_object(uri).get("starts")
     return starts[-1]["time"] if starts else ""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, command and commit: the part of a manifest that is not the recipe."""
+    """Collect versions, machine, command and commit: the part of a manifest that is not the recipe."""
     return {
         "ham_ray": __version__,
         "commit": commit(),
@@ -92,7 +92,7 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The git commit of this code, with `+changes` where files differ from it; `unknown` outside a checkout."""
+    """Return the git commit of this code, with `+changes` where files differ from it; `unknown` outside a checkout."""
     folder = Path(__file__).parent
     try:
         described = subprocess.run(
@@ -109,18 +109,21 @@ def commit() -> str:
 
 
 def code_digest() -> str:
-    """sha256 of this package's sources, 12 hex digits: names the code where there is no git, as in a submitted job."""
+    """Compute the sha256 of this package's sources, 12 hex digits.
+
+    It names the code where there is no git, as in a submitted job.
+    """
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
 
 
 def to_json(content: Any) -> bytes:
-    """Readable JSON with a line end."""
+    """Write content as readable JSON with a line end, UTF-8."""
     return (json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n").encode()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    """Each entry that differs, by its path with dots: its value in `old` and in `new`, None where it is absent."""
+    """List each entry that differs, by its path with dots: its value in `old` and in `new`, None where it is absent."""
     result = []
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)

@@ -27,12 +27,12 @@ _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
 
 
 def is_remote(uri: str | Path) -> bool:
-    """True for a URI that is not a local path."""
+    """Say whether a path or URI is remote: it has a scheme other than `file://`."""
     return bool(_SCHEME.match(str(uri))) and not str(uri).startswith("file://")
 
 
 def absolute(uri: str | Path) -> str:
-    """The URI, or the local path made absolute: workers run in other directories.
+    """Make a local path absolute, for workers run in other directories; a URI stays as it is.
 
     Raises:
         UserError: the path leads nowhere: `~` of an unknown user, or links in a circle.
@@ -45,25 +45,25 @@ def absolute(uri: str | Path) -> str:
 
 
 def join(uri: str | Path, *parts: str) -> str:
-    """The path of an entry below `uri`; a URI's query (`?endpoint_override=…`) stays at the end."""
+    """Return the path of an entry below `uri`; a URI's query (`?endpoint_override=…`) stays at the end."""
     base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
     return "/".join([base.rstrip("/"), *parts]) + question + query
 
 
 def parent(uri: str | Path) -> str:
-    """The folder that an entry is in."""
+    """Return the folder that an entry is in."""
     base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
     return base.rstrip("/").rpartition("/")[0] + question + query
 
 
 def sibling(uri: str | Path, suffix: str) -> str:
-    """The path beside `uri` whose name has `.suffix` added."""
+    """Return the path beside `uri` whose name has `.suffix` added."""
     base, question, query = str(uri).partition("?") if is_remote(uri) else (str(uri), "", "")
     return f"{base.rstrip('/')}.{suffix}{question}{query}"
 
 
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system and the path on it.
+    """Return the file system of a path or URI, and the path on it.
 
     Raises:
         UserError: the scheme is unknown to pyarrow or the address is malformed.
@@ -77,13 +77,13 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
 
 
 def exists(uri: str | Path) -> bool:
-    """Whether a file or folder stands there."""
+    """Say whether there is a file or folder at a path or URI."""
     filesystem, path = resolve(uri)
     return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
 def is_folder(uri: str | Path) -> bool:
-    """Whether a folder stands there; False where nothing can be read."""
+    """Say whether there is a folder at a path or URI; False where nothing can be read."""
     try:
         filesystem, path = resolve(uri)
         return filesystem.get_file_info(path).type == fs.FileType.Directory
@@ -92,12 +92,12 @@ def is_folder(uri: str | Path) -> bool:
 
 
 def listdir(uri: str | Path) -> list[str]:
-    """The names in a folder, sorted; empty where there is no such folder."""
+    """List the names in a folder, sorted; empty where there is no such folder."""
     return sorted(info.base_name for info in _infos(uri))
 
 
 def folders(uri: str | Path) -> list[str]:
-    """The folders in a folder, sorted; empty where there is no such folder."""
+    """List the folders in a folder, each with its whole path, sorted; empty where there is no such folder."""
     return sorted(join(uri, info.base_name) for info in _infos(uri) if info.type == fs.FileType.Directory)
 
 
@@ -107,14 +107,14 @@ def _infos(uri: str | Path) -> list[fs.FileInfo]:
 
 
 def read_bytes(uri: str | Path) -> bytes:
-    """The whole content of a file."""
+    """Read a whole file."""
     filesystem, path = resolve(uri)
     with filesystem.open_input_stream(path) as stream:
         return stream.read()
 
 
 def read_limited(uri: str | Path, most: int, option: str = "") -> bytes:
-    """The whole content of a plain file of at most `most` bytes; nothing of another is read.
+    """Read a whole plain file of at most `most` bytes; nothing of another is read.
 
     Raises:
         UserError: it is larger, or a folder, a pipe or a device; with the option that named it.
@@ -131,7 +131,7 @@ def read_limited(uri: str | Path, most: int, option: str = "") -> bytes:
 
 
 def read_object(uri: str | Path, remedy: str = "copy it again from its run, or move it away") -> dict[str, Any]:
-    """The JSON object in a file; an empty one where there is no such file.
+    """Read the JSON object in a file; an empty one where there is no such file.
 
     Raises:
         UserError: over `MAX_JSON`, or no JSON object: damaged, with the remedy.
@@ -155,7 +155,7 @@ def write_bytes(uri: str | Path, data: bytes) -> None:
 
 @contextmanager
 def writing(uri: str | Path) -> Iterator[Path]:
-    """A temporary local path; what the block writes there stands at `uri` afterwards, unless the block raises."""
+    """Make a temporary local path; what the block writes there is at `uri` afterwards, unless the block raises."""
     target = absolute(uri).removeprefix("file://")
     remote = is_remote(target)
     folder = Path(tempfile.gettempdir()) if remote else Path(target).parent
@@ -203,7 +203,7 @@ def remove(uri: str | Path) -> None:
 
 
 def basename(uri: str) -> str:
-    """The last part of a path or URI, without its query."""
+    """Return the last part of a path or URI, without its query."""
     return uri.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -104,7 +104,7 @@ class _Watch:
     signal: int = 0
 
     def start(self, folder: Path, log: Path) -> int:
-        """Start it; returns what to read its last words from. Signals are blocked meanwhile."""
+        """Start the process and return the file descriptor of its last words. Call it while signals are blocked."""
         reader, result = os.pipe()
         terminal = os.dup(2)
         mark = f"{os.getpid()},{terminal},{result},{log}"
@@ -134,7 +134,7 @@ class _Watch:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The working process's: libraries take no other settings than those that this project is made for."""
+    """Make the working process's environment: libraries take only the settings that this project is made for."""
     own = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     return {
         **own,
@@ -147,7 +147,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _keras_home(own: Path) -> Path:
-    """A folder without keras.json (which may ask for channels_first, float64 or nonsense), but with Keras's cache."""
+    """Make a folder without keras.json (it may ask for channels_first, float64 or nonsense), but with Keras's cache."""
     cache = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "models"
     own.mkdir()
     try:
@@ -159,7 +159,7 @@ def _keras_home(own: Path) -> Path:
 
 
 def _ending(said: str, status: int, number: int, kept: str, log: Path) -> Ending:
-    """The job's own ending, unless a signal came first or it died without a word."""
+    """Return the job's own ending, unless a signal came first or the job died without a word."""
     code, _, line = said.partition(" ")
     if said and not (number and int(code)):
         return Ending(int(code), line)
@@ -173,7 +173,7 @@ def _ending(said: str, status: int, number: int, kept: str, log: Path) -> Ending
 
 
 def _last_error(log: Path) -> str:
-    """The first sentence of the last error that Ray's C++ code wrote before it ended the process; or nothing."""
+    """Return the first sentence of the last error that Ray's C++ code wrote to the log; "" without one."""
     errors = _ERROR.findall(log.read_text(encoding="utf-8", errors="replace"))
     return errors[-1] if errors else ""
 
@@ -196,7 +196,7 @@ def _end_orphans() -> None:
 
 
 def _children() -> list[int]:
-    """This process's own, zombies included; none where there is no /proc."""
+    """List this process's own children by pid, zombies included; none where there is no /proc."""
     result = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

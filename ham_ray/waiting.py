@@ -34,7 +34,7 @@ def watched(what: str, awaited: str) -> Iterator[Callable[[], None]]:
 
 
 class _Watch:
-    """Compares the nodes of now with those seen before, and the time with that of the last result."""
+    """A watch that compares the nodes of now with those seen before, and the time with that of the last result."""
 
     def __init__(self, what: str, awaited: str) -> None:
         self.what, self.awaited = what, awaited
@@ -44,7 +44,7 @@ class _Watch:
         self.last, self.clock, self.said = time.monotonic(), datetime.now(), time.monotonic()
 
     def heard(self) -> None:
-        """Something came in."""
+        """Note that something came in."""
         self.begun = True
         self.last, self.clock = time.monotonic(), datetime.now()
 

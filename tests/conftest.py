@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # an epoch of tests would wait for the next look
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # what activating the environment does
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 import pytest
 import warm
 from apart import RAY, Apart
+from undrawn import empty_figures
 
 from ham_ray.cluster import connected
 from ham_ray.data.images import Images, open_images
@@ -75,6 +77,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     folder: Path = tmp_path_factory.mktemp("images")
     archive = write_sample(folder / "synthetic.zip", size=(80, 60))
     return open_images(ingest(archive, folder / "images", size=32).uri)
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """Figures that are empty, for tests of what is around them."""
+    with empty_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -89,6 +89,7 @@ class Host:
         self.cpus = cpus
         self._number, self._switch, self._kept, self._environment = number, switch, kept, environment
         self._init: subprocess.Popen[str] | None = None
+        self._started: list[Process] = []
 
     @property
     def running(self) -> bool:
@@ -128,7 +129,9 @@ class Host:
         """Start a command on the host, by default in the repository's root; RAY_ADDRESS names the cluster."""
         options = {"text": True, "stdin": subprocess.DEVNULL, "cwd": ROOT, **options}
         inside = ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", f"--wd={options.pop('cwd')}"]
-        return Process([*inside, *map(str, command)], env={**self._environment, **(environment or {})}, **options)
+        process = Process([*inside, *map(str, command)], env={**self._environment, **(environment or {})}, **options)
+        self._started.append(process)
+        return process
 
     def run(
         self, command: Sequence[str | Path], timeout: float, environment: dict[str, str] | None = None, **options: Any
@@ -143,8 +146,8 @@ class Host:
         try:
             out, errors = process.communicate(timeout=timeout)
         except BaseException:
-            process.kill()
-            process.wait()
+            with process:  # which closes its pipes and waits for it
+                process.kill()
             raise
         return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
@@ -164,9 +167,17 @@ class Host:
 
     def kill(self) -> None:
         """Lose it: SIGKILL to its init, with which the kernel ends all its processes, its network and its /tmp."""
-        if self._init is not None and self._init.poll() is None:
-            os.kill(self.pid, 9)
-            self._init.wait()
+        if self._init is not None:
+            with self._init:
+                if self.running:
+                    os.kill(self.pid, 9)
+
+    def close(self) -> None:
+        """Lose it, and close the pipes of all that was started on it: until then what they hold can be read."""
+        self.kill()
+        for process in self._started:
+            with process:
+                pass
 
 
 class Hosts(list[Host]):
@@ -215,9 +226,9 @@ def hosts(
         yield made
     finally:
         for host in made:
-            host.kill()
-        switch.kill()
-        switch.wait()
+            host.close()
+        with switch:
+            switch.kill()
 
 
 def _held(command: list[str]) -> subprocess.Popen[str]:
@@ -226,7 +237,8 @@ def _held(command: list[str]) -> subprocess.Popen[str]:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if process.stdout is None or (said := process.stdout.readline()) != "ready\n":
-        process.kill()
+        with process:
+            process.kill()
         raise RuntimeError(f"{' '.join(command[:6])} …: {said}")
     return process
 

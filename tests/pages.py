@@ -163,7 +163,7 @@ def search_data(found: pd.DataFrame | None = None) -> SearchData:
     found = trials() if found is None else found
     return SearchData(
         name="resnet50-a",
-        labels=(),
+        disclaimers=(),
         trials=found,
         parameters=["learning_rate", "unfreeze_depth", "class_weight_scale", "augmentation"],
         objective="balanced_accuracy",

@@ -57,7 +57,7 @@ class UnopenedMember(UnreadableMember):
 
 
 class Skipped(NamedTuple):
-    """An entry of the archive that is never opened: why, as in quarantine.csv."""
+    """An entry of the archive that is never opened, with the reason and the details that quarantine.csv gives."""
 
     file: str
     reason: str
@@ -65,7 +65,7 @@ class Skipped(NamedTuple):
 
     @property
     def image_id(self) -> str:
-        """Of the image that it would be by its name; empty where the name is no picture's."""
+        """The image_id that the entry would have by its name; empty where the name is no picture's."""
         return Member("", self.file, self.file, 0).image_id if _is_named(self.file) else ""
 
 
@@ -117,7 +117,7 @@ class Member(NamedTuple):
 
     @property
     def _kind(self) -> str:
-        """By its content; not looked at where the suffix is one of text and tables."""
+        """The kind of the file, by its content; "text" by the suffix alone where that is one of text and tables."""
         return "text" if self.file_name.lower().endswith(_NO_PICTURE) else formats.kind(head(self))
 
     @property
@@ -128,7 +128,7 @@ class Member(NamedTuple):
 
     @property
     def _parts(self) -> list[str]:
-        """Of the path; zips made on Windows may hold backslashes."""
+        """The parts of the path; zips made on Windows may hold backslashes."""
         return self.name.replace("\\", "/").split("/")
 
 
@@ -146,7 +146,7 @@ class Files:
     hidden: Counter[str] = field(default_factory=Counter)
 
     def beside(self) -> list[str]:
-        """What is in the archive beside images and tables, in lines for people."""
+        """List what the archive holds beside images and tables, in lines for people."""
         masks = sum(member.is_mask for member in self.members)
         others = [Path(m.file_name).suffix.lower() or "no suffix" for m in self.members if m.is_other]
         lines = [
@@ -185,7 +185,7 @@ def list_files(archive: str | Path) -> Files:
 
 
 def read(member: Member) -> bytes:
-    """The content of a file. Keeps no state: fit for threads and for other processes.
+    """Read a whole file of the archive. Keeps no state: fit for threads and for other processes.
 
     zipfile would parse the directory of all members again in each process and hold one lock for all threads.
 
@@ -205,7 +205,7 @@ def read(member: Member) -> bytes:
 
 
 def head(member: Member) -> bytes:
-    """The first bytes of a file, `formats.HEAD` at most; none where it cannot be read."""
+    """Read the first bytes of a file, `formats.HEAD` at most; b"" where the file cannot be read."""
     try:
         if member.place is None:
             return _read_plain(Path(member.container, member.name), whole=False)
@@ -219,7 +219,11 @@ def head(member: Member) -> bytes:
 
 
 def same_content(members: list[Member]) -> bool:
-    """Whether all these files hold the same bytes; zip members are compared by size and checksum, without reading."""
+    """Say whether all these files hold the same bytes; zip members are compared by size and checksum, without reading.
+
+    Raises:
+        UnreadableMember: a file has to be read and cannot be.
+    """
     if len({member.size for member in members}) > 1:
         return False
     if all(member.place for member in members):
@@ -228,14 +232,16 @@ def same_content(members: list[Member]) -> bool:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that any table and terminal takes: bytes that are not UTF-8, and control characters, in
-    hex."""
+    """Write a file's name as text that any table and terminal takes.
+
+    Control characters, and bytes that are not UTF-8, are written in hex.
+    """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _read_plain(path: Path, whole: bool = True) -> bytes:
-    """A plain file, or only its head. Never waits, as opening a pipe would."""
+    """Read a plain file, or only its head, without ever waiting as opening a pipe would."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -256,7 +262,7 @@ def _read_zipped(container: str, size: int, entry: ZipPlace) -> bytes:
 
 
 def _packed(file: BinaryIO, entry: ZipPlace, most: int) -> bytes:
-    """The first bytes of a member as they stand in the zip, at most `most`."""
+    """Read the first bytes of a member as they stand in the zip, at most `most`."""
     if entry.encrypted or entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise UnreadableMember("encrypted" if entry.encrypted else f"unsupported zip compression {entry.method}")
     file.seek(entry.offset)
@@ -302,7 +308,10 @@ def _list_zip(path: Path, prefix: str, skipped: list[Skipped], hidden: Counter[s
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
-    """The member's name; macOS and Linux write UTF-8 without saying so, which zipfile takes for DOS's letters."""
+    """Decode a member's name.
+
+    macOS and Linux write UTF-8 without saying so, which zipfile takes for DOS's letters.
+    """
     if info.flag_bits & _UTF8_NAME or info.filename.isascii():
         return info.filename
     try:
@@ -337,7 +346,7 @@ def _list_folder(root: Path, skipped: list[Skipped], hidden: Counter[str]) -> It
 
 
 def _why_not_opened(path: Path, root: Path) -> str | None:
-    """Why an entry of a folder is never opened; None for a plain file, and for a link to one in the same folder."""
+    """Say why an entry of a folder is never opened; None: it is a plain file, or a link to one in the same folder."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -361,13 +370,13 @@ def _why_not_opened(path: Path, root: Path) -> str | None:
 
 
 def _hidden_part(name: str) -> str | None:
-    """The part of a path that is hidden or a tool's, such as `.ipynb_checkpoints`."""
+    """Return the part of a path that is hidden or a tool's, such as `.ipynb_checkpoints`; None without one."""
     parts = name.replace("\\", "/").split("/")
     return next((part for part in parts if part.lower() in _TOOLS or (part[:1] == "." and part.strip("."))), None)
 
 
 def _is_named(name: str) -> bool:
-    """Whether a name ends as pictures do."""
+    """Say whether a name ends as pictures do."""
     return name.lower().endswith((*formats.SUFFIXES, *formats.CAMERA_RAW))
 
 

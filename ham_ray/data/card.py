@@ -28,8 +28,12 @@ _LIMITS = "no patient ids exist: images of one patient's different lesions may b
 
 
 def fingerprint(rows: pd.DataFrame, size: int, geometry: str) -> str:
-    """Names the content: sha256 of schema version, size, geometry and each row's id, diagnosis, group, fold, pixels."""
-    digest = hashlib.sha256(f"{SCHEMA_VERSION} {size} {geometry}\n".encode())
+    """Compute the sha256, in hex, that names a table's content.
+
+    A version of its own, size and geometry go into it, and each row's id, diagnosis, group, fold and pixels; the order
+    of rows does not.
+    """
+    digest = hashlib.sha256(f"1 {size} {geometry}\n".encode())
     columns = rows.sort_values("image_id")[["image_id", "dx", "group_id", "fold", "pixel_hash"]]
     for row in columns.itertuples(index=False):
         digest.update(("\t".join(map(str, row)) + "\n").encode())
@@ -39,7 +43,14 @@ def fingerprint(rows: pd.DataFrame, size: int, geometry: str) -> str:
 def write(
     archive: Archive, rows: pd.DataFrame, moments: np.ndarray, quarantined: dict[str, int], size: int, geometry: str
 ) -> dict[str, Any]:
-    """The data card, ready for JSON. `rows` is IMAGES without pixels, `moments` the int64[2, 3] sum over all images."""
+    """Make the data card, ready for JSON.
+
+    Args:
+        rows: IMAGES without the column `image`.
+        moments: `Picture.moments` summed over all images, int64[2, 3].
+        quarantined: how many images (or files) were left out, by reason.
+        size: side of the stored images in pixels.
+    """
     mean, std = _channel_statistics(moments, len(rows) * size * size)
     codes, dataset = archive.classes.codes, archive.dataset
     licence = _SYNTHETIC if archive.synthetic else dataset.licence
@@ -77,18 +88,21 @@ def write(
 
 
 def to_json(contents: dict[str, Any]) -> bytes:
-    """dataset.json, UTF-8."""
+    """Write a data card as dataset.json, UTF-8."""
     return json.dumps(contents, indent=1, ensure_ascii=False).encode()
 
 
 def same_pixels(rows: pd.DataFrame) -> list[list[str]]:
-    """The image_ids that share their resized pixels, two or more in each list."""
+    """List the image_ids that share their resized pixels, two or more in each list."""
     repeated = rows[rows["pixel_hash"].duplicated(keep=False)]
     return sorted(sorted(ids) for _, ids in repeated.groupby("pixel_hash")["image_id"])
 
 
 def contradictions(rows: pd.DataFrame) -> Iterable[str]:
-    """Sentences on images that share pixels and differ in diagnosis or official partition: a table cannot mend that."""
+    """Describe images that share pixels and differ in diagnosis or official partition, a sentence for each set.
+
+    The images stay in the table: nothing in it says which of them is right.
+    """
     by_id = rows.set_index("image_id")
     for ids in same_pixels(rows):
         for name in ("dx", "partition"):
@@ -98,7 +112,7 @@ def contradictions(rows: pd.DataFrame) -> Iterable[str]:
 
 
 def odd_lesions(rows: pd.DataFrame) -> Iterable[str]:
-    """Sentences on lesions that may be none: very many images, or several diagnoses, under one lesion_id."""
+    """Describe lesions that may be none: very many images, or several diagnoses, under one lesion_id."""
     lesions = rows.groupby("lesion_id")
     sizes, diagnoses = lesions.size(), lesions["dx"].agg(lambda dx: sorted(set(dx)))
     for name, size in sizes[sizes > USUAL_LESION].items():

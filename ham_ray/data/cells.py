@@ -31,7 +31,7 @@ _SEXES = {"m": "male", "man": "male", "f": "female", "woman": "female"}
 
 
 def cleaned(metadata: pd.DataFrame, classes: Classes | None) -> tuple[pd.DataFrame, list[str]]:
-    """Write "" wherever a word in metadata (strings) means missing; and say what was read in another way.
+    """Write "" wherever a word in metadata (strings) means missing; and note what was read as something else.
 
     Ids have one spelling, ages are plain numbers of years or "", diagnoses of `classes` are codes; others stay as they
     are. Without `classes` each name of a diagnosis is a class and becomes its code.
@@ -49,7 +49,7 @@ def cleaned(metadata: pd.DataFrame, classes: Classes | None) -> tuple[pd.DataFra
 
 
 def diagnoses(column: pd.Series, classes: Classes | None) -> tuple[pd.Series, list[str]]:
-    """Return codes where the name is known, else it in lower case; and which other names than codes were read."""
+    """Turn diagnoses into codes, unknown ones into lower case; and note which other names than codes were read."""
     if classes is None:
         return column.map(code), []
     codes = {text: classes.code_of(text) for text in column.unique()}
@@ -63,7 +63,10 @@ def _images(column: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def _lesions(column: pd.Series) -> tuple[pd.Series, list[str]]:
-    """One spelling of each id: those that differ in case alone are one lesion, as two they could leak across folds."""
+    """Write each id in one spelling.
+
+    Ids that differ in case alone are one lesion; as two they could leak across folds.
+    """
     column = _whole(column)
     values = column[(column != "") & ~column.isin(_ZEROS)]
     if not values.str.fullmatch(r"\d+").all():
@@ -79,7 +82,7 @@ def _lesions(column: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def _whole(column: pd.Series) -> pd.Series:
-    """`123.0` is 123 where all ids are so: numbers that went through a spreadsheet or a table of floats."""
+    """Write `123.0` as `123` where all ids are so: numbers that went through a spreadsheet or a table of floats."""
     values = column[column != ""]
     floats = len(values) and values.str.fullmatch(r"\d+\.0+").all()
     return column.str.replace(r"\.0+$", "", regex=True) if floats else column
@@ -97,7 +100,11 @@ def _ages(column: pd.Series) -> tuple[pd.Series, list[str]]:
 
 
 def years(text: str) -> float | None:
-    """An age in years: a number, also with a decimal comma and a unit (years, months); None of anything else."""
+    """Read an age in years: a number, also with a decimal comma and a unit (years, months).
+
+    Returns:
+        None for anything else, and for an age outside `AGES`.
+    """
     if match := _AGE.fullmatch(text.strip()):
         value = float(match[1].replace(",", "."))
         value = value / 12 if (match[2] or "").lower().startswith("m") else value
@@ -127,7 +134,10 @@ _COLUMNS: dict[str, Callable[[pd.Series], tuple[pd.Series, list[str]]]] = {
 
 
 def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[str]]:
-    """Image ids as `known` spells them, where case or a picture's suffix alone differs and one fits; and a note."""
+    """Write image ids as `known` spells them, and note how many were read so.
+
+    An id is changed only where exactly one known id differs from it by case or a picture's suffix alone.
+    """
     strange = set(ids[~ids.isin(list(known)) & (ids != "")])
     near: dict[str, list[str]] = defaultdict(list)
     if strange:
@@ -144,7 +154,7 @@ def match_ids(ids: pd.Series, known: Collection[str]) -> tuple[pd.Series, list[s
 
 
 def loose(image_id: str) -> str:
-    """An image id without case, suffix and the two ways to write an umlaut: as people write it."""
+    """Reduce an image id to what all its spellings share: no case, no suffix, one way to write an umlaut."""
     folded = unicodedata.normalize("NFC", image_id).casefold()
     suffix = next((suffix for suffix in (*formats.SUFFIXES, ".0") if folded.endswith(suffix)), "")
     return folded.removesuffix(suffix)

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ham_ray import hardware
 from ham_ray.cluster import check_visible
 from ham_ray.data import archives, pictures
 from ham_ray.data.archives import Member
+from ham_ray.data.images import PICTURES
 from ham_ray.errors import cause
 from ham_ray.resumable import Parts
 
@@ -27,13 +29,14 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("pixel_hash", pa.string()),
         pa.field("moments", pa.list_(pa.int64(), 6)),
+        pa.field("thumbnail", pa.binary()),
         pa.field("image", pa.binary()),
     ]
 )
 
 
 class Chunk(NamedTuple):
-    """Images to prepare: pairs of image_id and its files."""
+    """Images to prepare: pairs of an image_id and its files; `size` is in pixels."""
 
     number: int
     images: list[tuple[str, list[Member]]]
@@ -68,6 +71,7 @@ def _rows(image_id: str, members: list[Member], size: int, geometry: str) -> lis
             "height": picture.height,
             "pixel_hash": picture.pixel_hash,
             "moments": picture.moments.ravel().tolist(),
+            "thumbnail": picture.thumbnail,
             "image": picture.encoded,
         }
     ]
@@ -136,7 +140,7 @@ def _within_strict_headers(work: Callable[[Chunk], pa.Table], chunk: Chunk) -> p
 
 
 def default_executor(archive: str) -> tuple[Executor, str]:
-    """Ray's cluster where one of several nodes is connected, else this machine's threads; and the reason in words.
+    """Choose Ray where a cluster of several nodes is connected, else this machine's threads; and say why in words.
 
     Raises:
         UserError: a node does not see the archive.
@@ -151,11 +155,15 @@ def default_executor(archive: str) -> tuple[Executor, str]:
 
 
 def facts(kept: Parts, chunks: list[Chunk]) -> pa.Table:
-    """All columns but the images, of all chunks' parts. Copied: Arrow would keep each part's images beside them."""
-    names, numbers = [name for name in SCHEMA.names if name != "image"], [chunk.number for chunk in chunks]
-    return pa.concat_tables([part.filter(part["image_id"].is_valid()) for part in kept.read(numbers, names)])
+    """Join all chunks' parts without their pictures; `part` and `row` say where each row stands.
 
-
-def covering(chunks: list[Chunk], first: str, last: str) -> list[int]:
-    """The numbers of the chunks, sorted by image_id as they are, that hold the images from `first` to `last`."""
-    return [chunk.number for chunk in chunks if chunk.images[0][0] <= last and first <= chunk.images[-1][0]]
+    Copied: Arrow would keep each part's pictures beside them.
+    """
+    names, numbers = [name for name in SCHEMA.names if name not in PICTURES], [chunk.number for chunk in chunks]
+    tables = []
+    for number, part in zip(numbers, kept.read(numbers, names), strict=True):
+        places = {"part": np.full(len(part), number, np.int32), "row": np.arange(len(part), dtype=np.int32)}
+        for name, values in places.items():
+            part = part.append_column(name, pa.array(values))
+        tables.append(part.filter(part["image_id"].is_valid()))
+    return pa.concat_tables(tables)

@@ -100,11 +100,11 @@ class Classes:
         return dx if self.name(dx) == dx else f"{dx} ({self.name(dx)})"
 
     def code_of(self, text: str) -> str | None:
-        """Look up the class of that code or name, however it is written; None: it is of no class."""
+        """Look up the code of the class that has this code or name, however it is written; None: no class has."""
         return self._code_of.get(words(text))
 
     def nearest(self, text: str) -> str | None:
-        """Return the known name most like one that is of no class, with its code; None where none is like it."""
+        """Return the known name most like one that is of no class, with its code; None where no name is like it."""
         near = difflib.get_close_matches(words(text), self._code_of, n=1, cutoff=0.6)
         if not near:
             return None
@@ -127,10 +127,10 @@ class Classes:
 
 
 def common(owned: Iterable[tuple[str, Classes]], subject: str, remedy: str) -> Classes:
-    """Return the classes that all have, each by its name.
+    """Return the classes that all owners have in common; `owned` are pairs of an owner's name and its classes.
 
     Raises:
-        UserError: the first two that differ; `subject` begins the message and `remedy` ends it.
+        UserError: two owners have different classes; `subject` begins the message and `remedy` ends it.
     """
     (first, classes), *others = owned
     for name, own in others:
@@ -141,7 +141,7 @@ def common(owned: Iterable[tuple[str, Classes]], subject: str, remedy: str) -> C
 
 
 def words(text: str) -> str:
-    """Lower case, without apostrophes, one blank between words: `Bowen's_disease` and `bowens disease` are one."""
+    """Reduce a name to lower-case words with one blank between: `Bowen's_disease` and `bowens disease` are one."""
     return " ".join(re.sub(r"[\W_]+", " ", re.sub(r"['’`]", "", text.casefold())).split())
 
 

@@ -53,7 +53,7 @@ _BRANDS = {  # of ISO media files, the telling ones first: an AVIF may call itse
 
 
 def kind(head: bytes) -> str:
-    """The kind's name, from the first `HEAD` bytes of a file; "" for bytes of no known kind."""
+    """Name the kind of a file by its first bytes, `HEAD` at most; "" for bytes of no known kind."""
     if not head:
         return "empty"
     if head[4:8] == b"ftyp":
@@ -67,7 +67,7 @@ def kind(head: bytes) -> str:
 
 
 def is_picture(name: str) -> bool:
-    """Whether files of that kind are pictures, read or not."""
+    """Say whether files of this kind are pictures, read by this project or not."""
     return name in READ or name in _UNREAD
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,8 +15,9 @@ import pandas as pd
 from ham_ray import storage
 from ham_ray.data import archives, formats, images, layouts, pictures
 from ham_ray.data.archives import Files, Member
-from ham_ray.data.images import CARD, Images, open_images, read_pixels
+from ham_ray.data.images import CARD, Images, open_images
 from ham_ray.data.quarantine import Finding
+from ham_ray.data.stored import StoredRows
 from ham_ray.data.truth import completed, once
 from ham_ray.errors import UserError
 
@@ -30,11 +32,19 @@ class Loaded(NamedTuple):
     findings: list[Finding]
 
 
+class Stretch(Protocol):
+    """Some images of a gallery, with what it takes to read them and no more: a task is sent this."""
+
+    def load(self) -> Loaded:
+        """Read and decode them."""
+        ...
+
+
 class Gallery(Protocol):
     """Images to be predicted.
 
     `rows` has a row an image, sorted by image_id, with what is known of it: the columns of IMAGES that PREDICTIONS
-    take; label is <NA> where nobody told it, fold -1 where there is none. `signature` changes whenever an image does.
+    take; label is <NA> where it is not known, fold -1 where there is none.
     """
 
     @property
@@ -44,17 +54,21 @@ class Gallery(Protocol):
 
     @property
     def signature(self) -> str:
-        """Names the content."""
+        """A text that changes whenever an image does."""
         ...
 
     @property
     def left_out(self) -> list[Finding]:
-        """Files of the place that are no images to be predicted, or are never opened; each with its reason."""
+        """Files at the path that are no images to be predicted, or are never opened; each with its reason."""
         ...
 
     @property
     def hidden(self) -> Counter[str]:
         """Hidden entries and those of tools, by name: not looked into."""
+        ...
+
+    def stretch(self, rows: slice) -> Stretch:
+        """Take the images of a stretch of the rows, to be read here or elsewhere."""
         ...
 
     def load(self, rows: slice) -> Loaded:
@@ -75,8 +89,8 @@ class TableGallery:
 
     @property
     def signature(self) -> str:
-        """The table's fingerprint."""
-        return self.images.fingerprint
+        """The table's fingerprint, and the order of its rows where they are not sorted by image_id."""
+        return " ".join([self.images.fingerprint, *self.images.order.values()])
 
     @property
     def left_out(self) -> list[Finding]:
@@ -88,10 +102,29 @@ class TableGallery:
         """Nothing."""
         return Counter()
 
+    def stretch(self, rows: slice) -> Stretch:
+        """Take a stretch of the rows with where they are stored."""
+        return TableStretch(self.images.rows["image_id"].iloc[rows].tolist(), self._stored[rows])
+
+    @cached_property
+    def _stored(self) -> StoredRows:
+        return self.images.stored(self.images.rows)
+
     def load(self, rows: slice) -> Loaded:
-        """What cannot be read was left out by ingest."""
-        chosen = self.images.rows.iloc[rows]
-        return Loaded(chosen["image_id"].tolist(), read_pixels(self.images, chosen), [])
+        """Read and decode a stretch of the rows; nothing is left out, for ingest left out what cannot be read."""
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class TableStretch:
+    """Images of an IMAGES table, and where they are stored."""
+
+    image_ids: list[str]
+    rows: StoredRows
+
+    def load(self) -> Loaded:
+        """Read and decode the images; nothing is left out, for ingest left out what cannot be read."""
+        return Loaded(self.image_ids, self.rows.pixels(), [])
 
 
 @dataclass(frozen=True)
@@ -106,11 +139,30 @@ class FileGallery:
     left_out: list[Finding] = field(default_factory=list)
     hidden: Counter[str] = field(default_factory=Counter)
 
+    def stretch(self, rows: slice) -> Stretch:
+        """Take these images, with the files that they are in."""
+        image_ids = self.rows["image_id"].iloc[rows].tolist()
+        return FileStretch(image_ids, self.files[rows], self.size, self.geometry)
+
     def load(self, rows: slice) -> Loaded:
-        """Bad pictures are findings."""
+        """Read and decode the images; pictures that cannot be read become findings."""
+        return self.stretch(rows).load()
+
+
+@dataclass(frozen=True)
+class FileStretch:
+    """Images and the file of each, to be decoded to `size`×`size` pixels."""
+
+    image_ids: list[str]
+    files: list[Member]
+    size: int
+    geometry: str
+
+    def load(self) -> Loaded:
+        """Read and decode the images; pictures that cannot be read become findings."""
         ids, pixels, findings = [], [], []
         with pictures.strict_headers():
-            for image_id, member in zip(self.rows["image_id"].iloc[rows], self.files[rows], strict=True):
+            for image_id, member in zip(self.image_ids, self.files, strict=True):
                 try:
                     pixels.append(np.asarray(pictures.resized(archives.read(member), self.size, self.geometry)))
                     ids.append(image_id)
@@ -123,7 +175,7 @@ class FileGallery:
 
 
 def open_gallery(path: str, size: int, geometry: str) -> Gallery:
-    """The images at a path; `size` and `geometry` are what the model takes.
+    """Open the images at a path; `size` (in pixels) and `geometry` are what the model takes.
 
     Raises:
         UserError: nothing there, no picture in it, or an IMAGES table of another size or geometry.
@@ -150,7 +202,7 @@ def open_gallery(path: str, size: int, geometry: str) -> Gallery:
 
 
 def thumbnails(path: str, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
-    """Small JPEGs by id of those of these images that are at `path`, at most `size` pixels wide."""
+    """Make small JPEGs, by image_id, of those of these images that are at `path`; at most `size` pixels a side."""
     if storage.exists(storage.join(path, CARD)):
         return images.thumbnails(open_images(path), image_ids, size)
     gallery = open_gallery(path, size, "crop")
@@ -174,9 +226,9 @@ def _table(table: Images, size: int, geometry: str) -> TableGallery:
 
 
 def _named(members: list[Member]) -> tuple[dict[str, Member], list[Finding]]:
-    """Files by image_id, sorted: by the name without folder and suffix where no two share it, else by more of it.
+    """Name files by image_id, sorted; copies of the same bytes are one image, and the other copies are findings.
 
-    Copies of the same bytes are one image; the others are findings.
+    An image_id is the name without folder and suffix where no two files share it, else the path.
     """
     same: dict[str, list[Member]] = {}
     for member in members:
@@ -196,7 +248,7 @@ def _named(members: list[Member]) -> tuple[dict[str, Member], list[Finding]]:
 
 
 def _equal(copies: list[Member]) -> bool:
-    """Whether files hold the same bytes; no, where one of them cannot be read."""
+    """Say whether files hold the same bytes; False where one of them cannot be read."""
     try:
         return archives.same_content(copies)
     except archives.UnreadableMember:
@@ -204,14 +256,14 @@ def _equal(copies: list[Member]) -> bool:
 
 
 def _metadata(path: str, members: list[Member]) -> pd.DataFrame:
-    """What an archive's metadata says, by image_id, and the `file` it stands in; empty for a folder without."""
+    """Read what an archive's metadata says, by image_id, and the `file` it stands in; empty for a folder without."""
     if layouts.recognise(members) is None:
         return pd.DataFrame({"file": []})
     return once(layouts.open_archive(path).metadata).set_index("image_id")
 
 
 def _left_out(files: Files, images: set[Member], metadata: set[str]) -> list[Finding]:
-    """What is in a place beside images and their metadata, as lines of quarantine.csv."""
+    """List what an archive holds beside images and their metadata, as lines of quarantine.csv."""
     return [Finding(entry.file, entry.image_id, entry.reason, entry.detail) for entry in files.skipped] + [
         _beside(member) for member in files.members if member not in images and member.label not in metadata
     ]
@@ -229,13 +281,13 @@ def _beside(member: Member) -> Finding:
 
 
 def _kinds(findings: list[Finding]) -> str:
-    """What was left out, in short."""
+    """Count what was left out by suffix, in words."""
     suffixes = Counter(Path(finding.file).suffix.lower() or "no suffix" for finding in findings)
     return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "nothing else"
 
 
 def _needs_heic(members: list[Member]) -> bool:
-    """Whether what is read depends on the package for HEIC, which is there."""
+    """Say whether the package for HEIC is installed and one of these files needs it."""
     return "HEIF" in pictures.readers() and any(
         member.file_name.lower().endswith((".heic", ".heif", ".hif")) for member in members
     )

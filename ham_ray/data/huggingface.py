@@ -22,10 +22,10 @@ _BATCH = 16  # pictures in memory at once: some 5 MB of HAM10000's originals
 
 
 def is_packed(member: Member) -> bool:
-    """Whether a file is Parquet with a column of pictures and one of diagnoses.
+    """Say whether a file is Parquet with a column of pictures and one of diagnoses.
 
     Raises:
-        UserError: it is named so and is no whole Parquet file.
+        UserError: its name ends in .parquet, and it is no whole Parquet file.
     """
     if member.place is not None or not member.file_name.lower().endswith(".parquet"):
         return False
@@ -34,12 +34,15 @@ def is_packed(member: Member) -> bool:
 
 
 def read_metadata(members: Sequence[Member]) -> pd.DataFrame:
-    """All columns but the pictures, as strings; image_id, where there is none, is the name of the picture's file."""
+    """Read all columns but the pictures, as strings, with the `file` of each row.
+
+    Where there is no column image_id, the name of the picture's file, without folder and suffix, stands for it.
+    """
     return pd.concat([_rows(member).assign(file=member.label) for member in members], ignore_index=True).fillna("")
 
 
 def index(members: Sequence[Member]) -> dict[str, list[Member]]:
-    """Pictures by image_id; they can be read once they are `unpacked`."""
+    """Map image_ids to pictures, which can be read once they are `unpacked`."""
     images: dict[str, list[Member]] = defaultdict(list)
     for number, member in enumerate(members):
         for row, image_id in enumerate(_rows(member)["image_id"]):
@@ -48,7 +51,10 @@ def index(members: Sequence[Member]) -> dict[str, list[Member]]:
 
 
 def unpacked(images: dict[str, list[Member]], packed: Iterable[Path], folder: Path) -> dict[str, list[Member]]:
-    """The pictures as files in `folder`, written where they are not there yet; a killed start goes on file by file."""
+    """Write the pictures as files into `folder`, and map image_ids to these files.
+
+    A Parquet file that an earlier start has unpacked is not unpacked again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(packed):
         done = folder / f"{number:03d}.done"
@@ -82,7 +88,7 @@ def _holds_bytes(schema: pa.Schema) -> bool:
 
 
 def _rows(member: Member) -> pd.DataFrame:
-    """The rows of one file as strings, with image_id and dx."""
+    """Read the rows of one file as strings, without the pictures, with image_id and dx."""
     file = _open(member)
     light = [name for name in file.schema_arrow.names if name != PICTURE]
     rows = user_tables.text_columns(file.read(columns=light))
@@ -98,14 +104,17 @@ def _rows(member: Member) -> pd.DataFrame:
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The words behind the numbers of a column of classes; the library keeps them in the schema's metadata."""
+    """Return the words behind the numbers of a column of classes, empty where there are none.
+
+    Hugging Face's library keeps them in the schema's metadata.
+    """
     described = (schema.metadata or {}).get(b"huggingface", b"{}")
     features = json.loads(described).get("info", {}).get("features", {})
     return list(features.get(column, {}).get("names", []))
 
 
 def _file_names(file: pq.ParquetFile, stem: str) -> list[str]:
-    """An id a row: the picture's file name without folder and suffix, or else where it stands."""
+    """Make an id for each row: the picture's file name without folder and suffix, else `stem` and the row's number."""
     kind = file.schema_arrow.field(PICTURE).type
     paths: list[str | None] = [None] * file.metadata.num_rows
     if pa.types.is_struct(kind) and any(field.name == "path" for field in kind):
@@ -116,7 +125,7 @@ def _file_names(file: pq.ParquetFile, stem: str) -> list[str]:
 
 
 def _pictures(path: Path) -> Iterator[bytes]:
-    """The bytes of each row's picture, b"" where it has none."""
+    """Yield the bytes of each row's picture, b"" where it has none."""
     file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # a stream, no whole row group in memory
     struct = pa.types.is_struct(file.schema_arrow.field(PICTURE).type)
     for batch in file.iter_batches(_BATCH, columns=[f"{PICTURE}.bytes" if struct else PICTURE]):

@@ -1,7 +1,8 @@
-"""The IMAGES table: its schema, opening it, and reading chosen rows of it with Ray Data.
+"""The IMAGES table: its schema, opening it, and where its rows are stored.
 
-IMAGES is a folder: `images-00000.parquet` … (row groups of 128 images, rows in image_id order across the files) and
-`dataset.json`, written last. A folder without `dataset.json` is unfinished and is refused.
+IMAGES is a folder: `images-00000.parquet` … (small row groups; rows by fold, and within a fold in an order that knows
+neither class nor file name) and `dataset.json`, written last. A folder without `dataset.json` is unfinished and is
+refused. Tables of schema version 1 have their rows in the order of image_id, and no thumbnails.
 """
 
 from __future__ import annotations
@@ -9,24 +10,25 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ham_ray import storage
 from ham_ray.data import datasets
 from ham_ray.data.classes import Classes
 from ham_ray.data.dataset import Dataset
+from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError
 
-if TYPE_CHECKING:
-    import ray.data
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
+ORDER = "fold, hash of image_id"
 SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -43,9 +45,11 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),  # of the source file, in pixels
         pa.field("height", pa.int32(), nullable=False),
         pa.field("pixel_hash", pa.string(), nullable=False),  # sha256 of the resized RGB pixels
+        pa.field("thumbnail", pa.binary()),  # 12×9 RGB pixels, for the trivial baseline; null in version 1
         pa.field("image", pa.binary(), nullable=False),  # encoded at the training size
     ]
 )
+PICTURES = ("thumbnail", "image")  # columns that are read when they are needed
 CARD = "dataset.json"
 LEAKAGE = "leakage between photographs of one lesion cannot be excluded"  # where images have no lesion
 
@@ -65,8 +69,13 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """Names the content: same images, labels and folds, same fingerprint."""
+        """The sha256 that names the content: same images, labels and folds, same fingerprint."""
         return str(self.card["fingerprint"])
+
+    @property
+    def order(self) -> dict[str, str]:
+        """What the order of the rows adds to the identity of a training: nothing where they are sorted by image_id."""
+        return {} if self.card["schema_version"] == 1 else {"order": ORDER}
 
     @cached_property
     def classes(self) -> Classes:
@@ -84,8 +93,30 @@ class Images:
         return ungrouped(self.rows) > 0
 
     def fold(self, *folds: int) -> pd.DataFrame:
-        """The rows of these folds, in image_id order."""
+        """Take the rows of these folds, in stored order."""
         return self.rows[self.rows["fold"].isin(folds)]
+
+    def stored(self, rows: pd.DataFrame) -> StoredRows:
+        """Say where these rows of `self.rows` are stored, by their index: what tasks read them by."""
+        if not self.rows["image_id"].reindex(rows.index).equals(rows["image_id"]):
+            raise AssertionError("these rows have lost the index by which the table knows them")
+        positions = rows.index.to_numpy()
+        groups, starts = self._groups
+        group = np.searchsorted(starts, positions, side="right") - 1
+        places = np.column_stack([groups[group], positions - starts[group]]).astype(np.int32)
+        filesystem, files = table_files(self.uri)
+        return StoredRows(filesystem, tuple(files), places, rows["label"].to_numpy(np.int32), self.size)
+
+    @cached_property
+    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """The row groups: file and number in it, int[g, 2], and the row that each starts with, int[g]."""
+        filesystem, files = table_files(self.uri)
+        groups, lengths = [], []
+        for number, name in enumerate(files):
+            with filesystem.open_input_file(name) as stream, pq.ParquetFile(stream) as file:
+                groups += [(number, group) for group in range(file.num_row_groups)]
+                lengths += [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        return np.array(groups, int).reshape(-1, 2), np.cumsum([0, *lengths])[:-1]
 
 
 def ungrouped(rows: pd.DataFrame) -> int:
@@ -105,13 +136,13 @@ def open_images(uri: str) -> Images:
             f"{uri} is not a finished IMAGES table (no {CARD}); make one: python jobs/ingest.py ARCHIVE --out {uri}"
         )
     card = storage.read_object(storage.join(uri, CARD), "ingest it again")
-    if card.get("schema_version") != SCHEMA_VERSION:
+    if card.get("schema_version") not in READABLE:
         raise UserError(
-            f"{uri} has schema version {card.get('schema_version')}, this code reads {SCHEMA_VERSION}; ingest it again"
+            f"{uri} has schema version {card.get('schema_version')}, this code reads up to {SCHEMA_VERSION}; update it"
         )
-    light = [name for name in SCHEMA.names if name != "image"]
+    light = [name for name in SCHEMA.names if name not in PICTURES]
     try:
-        rows = _dataset(uri).to_table(columns=light).to_pandas().sort_values("image_id", ignore_index=True)
+        rows = _dataset(uri).to_table(columns=light).to_pandas()
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{uri} is damaged ({reason}): ingest it again, or copy it whole") from None
@@ -119,7 +150,7 @@ def open_images(uri: str) -> Images:
 
 
 def table_files(uri: str) -> tuple[fs.FileSystem, list[str]]:
-    """The table's Parquet files in their order, as paths on the file system that comes with them."""
+    """List the table's Parquet files in their order, as paths on the file system that comes with them."""
     filesystem, path = storage.resolve(uri)
     return filesystem, [f"{path}/{name}" for name in storage.listdir(uri) if name.endswith(".parquet")]
 
@@ -129,62 +160,23 @@ def _dataset(uri: str) -> pads.Dataset:
     return pads.dataset(files, filesystem=filesystem, format="parquet", schema=SCHEMA)
 
 
-def read(images: Images, rows: pd.DataFrame) -> ray.data.Dataset:
-    """A lazy dataset of these rows: `image_id`, `label` and `pixels` (uint8[size, size, 3], RGB), decoded by tasks.
-
-    `rows` must be a stretch of `images.fold(…)`: all images of its folds between its first and last image_id. The two
-    bounds are pushed down to Parquet, so a worker's shard is read from its own row groups only.
-    """
-    import ray.data
-    from ray.data.expressions import col
-
-    from ham_ray.cluster import decoding_cpus  # here: what reads tables without Ray needs none of it
-
-    ids, cpus = rows["image_id"], decoding_cpus()
-    chosen = (col("image_id") >= ids.min()) & (col("image_id") <= ids.max())
-    chosen = chosen & col("fold").is_in(sorted(int(f) for f in rows["fold"].unique()))
-    filesystem, files = table_files(images.uri)
-    table = ray.data.read_parquet(files, filesystem=filesystem, num_cpus=cpus).filter(expr=chosen, num_cpus=cpus)
-    table = table.select_columns(["image_id", "label", "image"], num_cpus=cpus)
-    return table.map_batches(_decode_batch, batch_size=128, num_cpus=cpus)  # type: ignore[arg-type]
-
-
 def read_pixels(images: Images, rows: pd.DataFrame) -> np.ndarray:
-    """The pixels of such a stretch of rows, decoded by this process: uint8[n, size, size, 3], in image_id order."""
-    ids, folds = rows["image_id"], sorted(int(fold) for fold in rows["fold"].unique())
-    chosen = (pads.field("image_id") >= ids.min()) & (pads.field("image_id") <= ids.max())
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=chosen & pads.field("fold").isin(folds))
-    return np.stack([decode(encoded.as_py()) for encoded in table.sort_by("image_id")["image"]])
+    """Read and decode rows of the table in this process: uint8[n, size, size, 3], in the order of `rows`."""
+    return images.stored(rows).pixels()
 
 
 def thumbnails(images: Images, image_ids: list[str], size: int = 96) -> dict[str, bytes]:
-    """Small JPEGs of these images, by id; at most `size` pixels wide."""
-    table = _dataset(images.uri).to_table(columns=["image_id", "image"], filter=pads.field("image_id").isin(image_ids))
-    pairs = zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)
-    return {image_id: small_jpeg(decode(encoded), size) for image_id, encoded in pairs}
+    """Make small JPEGs of these images, by id; at most `size` pixels a side."""
+    rows = images.rows[images.rows["image_id"].isin(image_ids)]
+    pixels = images.stored(rows).pixels()
+    return {image_id: small_jpeg(one, size) for image_id, one in zip(rows["image_id"], pixels, strict=True)}
 
 
 def small_jpeg(pixels: np.ndarray, size: int) -> bytes:
-    """uint8[height, width, 3] as a JPEG of at most `size` pixels a side."""
+    """Encode uint8[height, width, 3] as a JPEG of at most `size` pixels a side."""
     from PIL import Image
 
     buffer, picture = io.BytesIO(), Image.fromarray(pixels)
     picture.thumbnail((size, size))
     picture.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
-
-
-def decode(encoded: bytes) -> np.ndarray:
-    """Encoded image to uint8[height, width, 3], RGB."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(encoded)) as image:
-        return np.asarray(image.convert("RGB"))
-
-
-def _decode_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {
-        "image_id": batch["image_id"],
-        "label": batch["label"],
-        "pixels": np.stack([decode(encoded) for encoded in batch["image"]]),
-    }

@@ -23,7 +23,7 @@ from ham_ray.data import card, huggingface, layouts, pictures, quarantine, split
 from ham_ray.data import chunks as work
 from ham_ray.data.chunks import CHUNK, Chunk, Executor, default_executor
 from ham_ray.data.classes import Classes
-from ham_ray.data.images import CARD, LEAKAGE, SCHEMA, SCHEMA_VERSION, ungrouped
+from ham_ray.data.images import CARD, LEAKAGE, PICTURES, READABLE, SCHEMA, ungrouped
 from ham_ray.data.layouts import Archive
 from ham_ray.data.quarantine import Finding
 from ham_ray.data.terms import GEOMETRIES
@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class IngestReport:
-    """A finished table: where it is, its data card, whether it stood there already, and what to tell the user."""
+    """A finished table: where it is, its data card, whether it was there already, and notes for the user."""
 
     uri: str
     card: dict[str, Any]
@@ -51,7 +51,7 @@ class IngestReport:
 
     @property
     def lines(self) -> list[str]:
-        """What there is to say of it and what was left out, for people."""
+        """The notes and what was left out, in lines for people."""
         bad = ", ".join(f"{count:,} {reason}" for reason, count in self.quarantined.items())
         listed = f"{bad}; see {storage.join(self.uri, QUARANTINE)}" if bad else "none"
         return [*(f"note: {note}" for note in self.notes), f"quarantined: {listed}"]
@@ -90,7 +90,7 @@ def ingest(
     Args:
         size: side of the stored square images in pixels.
         geometry: "crop" takes the centre square, "squash" keeps the whole image and bends its shape.
-        layout: one of `layouts.LAYOUTS`; found by looking where None.
+        layout: one of `layouts.LAYOUTS`; None: the first that is recognised.
         max_quarantined: the greatest fraction of images that may be left out.
         max_lesion: the greatest fraction of images that one lesion may have.
         on_progress: called with the images done and the images in all.
@@ -135,14 +135,17 @@ class _Ingest:
         findings += bad
         self._judge(findings, len(good))
         rows = _rows(metadata, good, self.source.classes)
+        rows = rows.iloc[table.stored_order(rows)].reset_index(drop=True)
         self._refuse_untrainable(rows, rows["group_id"])
         moments = np.stack(good["moments"].to_list()).sum(axis=0).reshape(2, 3)
         contents = card.write(
             self.source, rows, moments, quarantine.counts(findings), self.options.size, self.options.geometry
         )
 
-        def read(first: str, last: str) -> Iterator[pa.Table]:
-            return kept.read(work.covering(chunks, first, last), ["image_id", "image"])
+        where = good.set_index("image_id").loc[rows["image_id"], ["part", "row"]].to_numpy()
+
+        def read(numbers: np.ndarray) -> pa.Table:
+            return kept.take(where[numbers], PICTURES)
 
         finished = self._write(rows, read, contents, findings)
         _publish(finished, self.target)
@@ -167,7 +170,7 @@ class _Ingest:
         ]
 
     def _identity(self) -> dict[str, object]:
-        """What a part depends on. Pillow's version counts: another libjpeg may round pixels differently."""
+        """Return what a part depends on. Pillow's version counts: another libjpeg may round pixels differently."""
         return {
             "signature": self.source.signature,
             "layout": self.source.layout,
@@ -175,12 +178,13 @@ class _Ingest:
             "geometry": self.options.geometry,
             "encoding": pictures.ENCODING,
             "chunk": CHUNK,
+            "columns": work.SCHEMA.names,
             "pillow": PIL.__version__,
             "readers": list(pictures.readers()),
         }
 
     def _judge(self, findings: list[Finding], good: int) -> None:
-        """Refuse where too much fell out; the findings are left beside the target for the user to look at."""
+        """Refuse an archive of which too much was left out; the findings are written beside the target for the user."""
         total = len({*self.source.metadata["image_id"], *self.source.images, *(f.subject for f in findings)} - {""})
         out = quarantine.refusable(findings)
         if good and out <= self.options.max_quarantined * total:
@@ -254,7 +258,7 @@ def _sift(results: pd.DataFrame) -> tuple[pd.DataFrame, list[Finding]]:
 
 
 def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.DataFrame:
-    """IMAGES without the column `image`, sorted by image_id."""
+    """Make the rows of IMAGES without its pictures, sorted by image_id."""
     rows = metadata.merge(good[["image_id", "width", "height", "pixel_hash"]], on="image_id", validate="one_to_one")
     rows = rows.sort_values("image_id", ignore_index=True)
     rows["age"] = pd.to_numeric(rows["age"], errors="coerce").astype("float32")
@@ -269,7 +273,7 @@ def _rows(metadata: pd.DataFrame, good: pd.DataFrame, classes: Classes) -> pd.Da
         if (rows["fold"] != "").any()
         else splits.assign_folds(*(rows[name].tolist() for name in ("image_id", "group_id", "label", "partition")))
     )
-    return rows[[name for name in SCHEMA.names if name != "image"]]
+    return rows[[name for name in SCHEMA.names if name not in PICTURES]]
 
 
 def _publish(folder: Path, target: str) -> None:
@@ -286,10 +290,10 @@ def _publish(folder: Path, target: str) -> None:
 
 def _reuse(source: Archive, target: str, options: _Options) -> IngestReport:
     result = storage.read_object(storage.join(target, CARD), "delete the folder and ingest again")
-    wanted = (SCHEMA_VERSION, source.path.name, source.layout, options.size, options.geometry)
+    wanted = (source.path.name, source.layout, options.size, options.geometry)
     origin = result.get("source", {})
     version, size, geometry = (result.get(key) for key in ("schema_version", "size", "geometry"))
-    if (version, origin.get("file"), origin.get("layout"), size, geometry) != wanted:
+    if version not in READABLE or (origin.get("file"), origin.get("layout"), size, geometry) != wanted:
         raise UserError(
             f"{target} already holds another table ({origin.get('file')}, {size} px, {geometry}, schema version "
             f"{version}); choose another --out, or delete it"

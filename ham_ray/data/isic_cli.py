@@ -25,12 +25,12 @@ _METADATA = re.compile(r".*metadata.*", re.IGNORECASE)
 
 
 def is_export(columns: set[str]) -> bool:
-    """Tell whether a table with these columns (lower case) is such metadata."""
+    """Say whether a table with these columns (lower case) is metadata of ISIC's own tool."""
     return "isic_id" in columns and not columns.isdisjoint(_LEVELS)
 
 
 def metadata_file(members: list[Member]) -> Member | None:
-    """Return the least deep file of such metadata; None where there is none."""
+    """Return the least deep file with metadata of ISIC's own tool; None where there is none."""
     for member in named(members, _METADATA):
         if member.file_name.lower().endswith((".csv", ".tsv", ".txt")):
             try:
@@ -42,7 +42,7 @@ def metadata_file(members: list[Member]) -> Member | None:
 
 
 def in_columns(table: pd.DataFrame, code_of: Callable[[str, str], str | None], notes: list[str]) -> pd.DataFrame:
-    """Rename to image_id, age, localization and dx_type, and add dx; `notes` grows by what to beware of.
+    """Rename the columns of ISIC's own tool to those of `metadata`, and add dx; warnings are appended to `notes`.
 
     Args:
         code_of: the class of an image (its id) by one of its diagnoses in words; None: it is of no class. dx is the

@@ -105,7 +105,7 @@ def recognise(members: list[Member], labelled: bool = False) -> str | None:
     """Return the layout whose metadata is among these files; None where there is none.
 
     Args:
-        labelled: whether the pictures are said to have labels, so that the names of their folders may be these.
+        labelled: whether the pictures are known to have labels, so that the names of their folders may be labels.
     """
     layouts = [(name, layout) for name, (_, layout) in datasets.LAYOUTS.items() if labelled or not layout.asked]
     return next((name for name, layout in layouts if layout.recognise(members)), None)
@@ -115,10 +115,10 @@ def read_labels(member: Member, classes: Classes) -> tuple[pd.DataFrame, list[st
     """Read a file of diagnoses by itself: metadata of any layout, or one-hot (image, a column a class).
 
     Returns:
-        Its rows with those of `COLUMNS` that it has, dx the code of one of `classes` where it is one; and notes.
+        The rows with those of `COLUMNS` that the file has, dx the code of one of `classes` where it is one; and notes.
 
     Raises:
-        UserError: it is neither.
+        UserError: the file cannot be read, or is neither.
     """
     table, notes = read_table(member), list[str]()
     if isic_cli.is_export(set(table.columns)):

@@ -24,19 +24,19 @@ LABEL_NAMES = {"isic_id": "image_id", "image": "image_id", "image_name": "image_
 
 
 def named(members: list[Member], pattern: re.Pattern[str]) -> list[Member]:
-    """Return the files of that name, the least deep first."""
+    """Return the files whose name matches the pattern, the least deep first."""
     matching = [member for member in members if pattern.fullmatch(member.file_name)]
     return sorted(matching, key=lambda member: (member.label.count("/"), member.label))
 
 
 def by_partition(members: Iterable[Member], pattern: re.Pattern[str]) -> dict[str, Member]:
-    """Map official partitions, the first group of the pattern in lower case, to files; the last one counts."""
+    """Map official partitions, the first group of the pattern in lower case, to files; the last of several counts."""
     matches = [(pattern.fullmatch(member.file_name), member) for member in members]
     return {match[1].lower(): member for match, member in matches if match}
 
 
 def to_csv(rows: list[dict[str, str]]) -> bytes:
-    """Write rows of the same keys as a table with a head, UTF-8."""
+    """Write rows of the same keys as CSV with a header, UTF-8."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -96,7 +96,7 @@ def read_one_hot(member: Member, partition: str, classes: Classes, required: tup
 
 
 def hint(members: list[Member]) -> str:
-    """List what an archive without metadata holds; what may be meant as metadata first, pictures would hide it."""
+    """List what an archive without metadata holds: first what may be meant as metadata, which pictures would hide."""
     inner = [member.label for member in members if re.search(r"\.(zip|parquet)$", member.name, re.IGNORECASE)]
     if inner and members[0].place is not None:
         return f"unpack the outer zip first: it holds {inner[0]}"
@@ -115,7 +115,7 @@ def hint(members: list[Member]) -> str:
 
 
 def _columns(member: Member) -> str:
-    """The columns of a table in words, or why it cannot be read."""
+    """Name the columns of a table, or say why it cannot be read."""
     try:
         return f" (columns {', '.join(name[:40] for name in read_table(member).columns[:8])})"
     except UserError as error:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError, features
 from ham_ray.data import formats
 
 ENCODING = "webp-lossless"
+THUMBNAIL = (12, 9)  # pixels: width and height
 MAX_PIXELS = 64_000_000  # HAM10000's originals have 270,000
 _PLUGINS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000")  # no other: some run programs
 _REMEDIES = {
@@ -41,6 +42,7 @@ class BadPicture(Exception):
 class Picture:
     """A stored image: `width` and `height` of its source in pixels, `encoded` at the training size.
 
+    `thumbnail` is the RGB of `THUMBNAIL` pixels, row by row.
     `moments` are per channel the sum of the 0–255 values and of their squares: int64[2, 3], exact.
     """
 
@@ -48,6 +50,7 @@ class Picture:
     height: int
     pixel_hash: str
     encoded: bytes
+    thumbnail: bytes
     moments: np.ndarray
 
 
@@ -59,24 +62,33 @@ def prepare(data: bytes, size: int, geometry: str) -> Picture:
     """
     width, height, image = _decode(data, size, geometry)
     pixels = image.tobytes()
-    return Picture(width, height, hashlib.sha256(pixels).hexdigest(), encode(image), _moments(image))
+    return Picture(width, height, hashlib.sha256(pixels).hexdigest(), encode(image), thumbnail(image), _moments(image))
 
 
 def resized(data: bytes, size: int, geometry: str) -> Image.Image:
-    """The image at `size`×`size` pixels, RGB, before it is encoded; raises as `prepare` does."""
+    """Decode an image file to `size`×`size` pixels, RGB, as `prepare` does before it encodes.
+
+    Raises:
+        BadPicture: see `prepare`.
+    """
     return _decode(data, size, geometry)[2]
 
 
 def encode(image: Image.Image) -> bytes:
-    """Lossless WebP at its fastest setting; docs/ingest.md has the figures behind this choice."""
+    """Encode as lossless WebP at its fastest setting; docs/ingest.md has the figures behind this choice."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return buffer.getvalue()
 
 
+def thumbnail(image: Image.Image) -> bytes:
+    """Shrink to `THUMBNAIL` pixels, antialiased: every source pixel counts. 324 bytes: 9 rows of 12 RGB pixels."""
+    return image.resize(THUMBNAIL, Image.Resampling.BILINEAR).tobytes()
+
+
 @contextmanager
 def strict_headers() -> Iterator[None]:
-    """Make Pillow's warning about huge headers an error. For the whole process: enter it before threads start."""
+    """Make Pillow's warning about huge headers an error, in the whole process: enter this before threads start."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -105,7 +117,7 @@ def _decode(data: bytes, size: int, geometry: str) -> tuple[int, int, Image.Imag
 
 @functools.cache
 def readers() -> tuple[str, ...]:
-    """Pillow's readers of the formats that are read, that of HEIC where its package is installed."""
+    """List Pillow's readers of the formats that are read, with that of HEIC where its package is installed."""
     Image.init()
     names: tuple[str, ...] = _PLUGINS
     try:
@@ -119,7 +131,7 @@ def readers() -> tuple[str, ...]:
 
 
 def _unidentified(data: bytes) -> BadPicture:
-    """What a file is that none of the readers takes. Never its bytes: they may be of a file that nobody meant."""
+    """Say what a file is that none of the readers takes, never its bytes: they may be of a file that nobody meant."""
     kind = formats.kind(data[: formats.HEAD])
     unread = {"HEIC": "HEIF" not in readers(), "AVIF": not features.check("avif")}
     if kind == "TIFF":
@@ -132,7 +144,7 @@ def _unidentified(data: bytes) -> BadPicture:
 
 
 def _without_content(error: Exception) -> str:
-    """What Pillow says of damage, without the bytes of the file that some of its messages quote."""
+    """Return what Pillow says of damage, without the bytes of the file that some of its messages quote."""
     text = str(error)
     return text if re.fullmatch(r"image file is truncated[\w ()]*", text) else f"damaged ({type(error).__name__})"
 
@@ -149,7 +161,7 @@ def _refuse_odd(image: Image.Image) -> None:
 
 
 def _in_rgb(image: Image.Image) -> Image.Image:
-    """Any mode in RGB. Pillow would cut 16 bits off at 255 instead of scaling them."""
+    """Convert an image of any mode to RGB. Pillow would cut 16 bits off at 255 instead of scaling them."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
@@ -166,7 +178,7 @@ def _in_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """As its camera says that it is to be shown."""
+    """Turn an image as its camera says that it is to be shown."""
     return ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION, 1) != 1 else image
 
 

@@ -14,7 +14,11 @@ from ham_ray.errors import UserError
 
 
 def prepare(data: str, out: str, size: int, on_progress: Progress | None = None) -> Images:
-    """Open `data` if it is an IMAGES table; an archive is first ingested to `out`/images, once.
+    """Open the IMAGES table `data`, or ingest the archive `data` to `out`/images, once, and open that.
+
+    Args:
+        size: side of the stored images in pixels; a table has its own.
+        on_progress: called with the images done and the images in all.
 
     Raises:
         UserError: there is nothing at `data`, or the archive is refused.
@@ -37,7 +41,7 @@ def prepare(data: str, out: str, size: int, on_progress: Progress | None = None)
 
 
 def prepare_sample(out: str, size: int) -> Images:
-    """The IMAGES table of the built-in synthetic sample."""
+    """Make the IMAGES table of the built-in synthetic sample in `out`/images, once, and open it."""
     path = storage.join(out, "images", f"synthetic-{size}")
     if not storage.exists(storage.join(path, CARD)):
         with tempfile.TemporaryDirectory() as folder:

@@ -31,12 +31,12 @@ class Finding(NamedTuple):
 
     @property
     def subject(self) -> str:
-        """What the fraction of quarantined things counts once, however many findings it has."""
+        """The image (or file) that counts once in the fraction of quarantined ones, however many findings it has."""
         return self.image_id or self.file
 
 
 def to_csv(findings: Iterable[Finding]) -> bytes:
-    """quarantine.csv, sorted, UTF-8."""
+    """Write findings as quarantine.csv: sorted, UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Finding._fields)
@@ -45,18 +45,22 @@ def to_csv(findings: Iterable[Finding]) -> bytes:
 
 
 def counts(findings: Iterable[Finding]) -> dict[str, int]:
-    """Images (or files) left out by reason, the most frequent first."""
+    """Count the images (or files) left out by reason, the most frequent first."""
     pairs = {(finding.subject, finding.reason) for finding in findings}
     return dict(Counter(reason for _, reason in sorted(pairs)).most_common())
 
 
 def refusable(findings: Iterable[Finding]) -> int:
-    """How many images fell out, without those that nobody can have."""
+    """Count the images (or files) left out, but those that were never published."""
     return len({finding.subject for finding in findings} - UNPUBLISHED)
 
 
 def check_metadata(archive: Archive) -> tuple[pd.DataFrame, list[Finding]]:
-    """The rows with a diagnosis, a lesion and at least one file, one an image, sorted by image_id; and the others."""
+    """Split an archive into the rows of metadata that can be used and findings on all else.
+
+    Rows that can be used have a known diagnosis, a file, and a lesion where the data set needs one; they are one an
+    image, sorted by image_id.
+    """
     metadata = archive.metadata.drop_duplicates(list(COLUMNS))
     problems = _problems(metadata, archive)
     bad = np.array([problem is not None for problem in problems], bool)
@@ -128,7 +132,10 @@ def _unlabelled(archive: Archive) -> list[Finding]:
 
 
 def check_sizes(rows: pd.DataFrame) -> list[Finding]:
-    """Images whose width and height differ from the size that at least nine in ten share; none in a mixed archive."""
+    """Make a finding of each image whose width and height differ from the size that at least nine in ten share.
+
+    In a mixed archive, where no size is so common, there are none.
+    """
     sizes = rows["width"].astype(str) + "×" + rows["height"].astype(str)
     common, count = Counter(sizes).most_common(1)[0]
     if count < COMMON_SIZE_SHARE * len(rows):

@@ -56,7 +56,7 @@ def write_sample(
 
 
 def _diagnoses(sample: Sample, lesions: int, random: np.random.Generator) -> list[str]:
-    """The class of each lesion, in random order."""
+    """Return the class of each lesion, in random order."""
     least = min(_LEAST_LESIONS, lesions // len(sample.looks))
     counts = {dx: max(least, round(look.share * lesions)) for dx, look in sample.looks.items() if dx != sample.common}
     counts[sample.common] = max(least, lesions - sum(counts.values()))
@@ -101,7 +101,7 @@ def _blend(sample: Sample, dx: str, purity: float) -> Look:
 
 
 def _noise(grain: int, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:
-    """Smooth noise float32[height, width] of about unit spread, with bumps `grain` pixels wide."""
+    """Draw smooth noise float32[height, width] of about unit spread, with bumps `grain` pixels wide."""
     width, height = size
     coarse = random.normal(size=(height // grain + 2, width // grain + 2)).astype(np.float32)
     return np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))

@@ -18,7 +18,7 @@ LEAST_IMAGES = 10  # of a fold: below it no figure of the fold says anything
 
 
 def group_ids(image_ids: Sequence[str], lesion_ids: Sequence[str | None], pixel_hashes: Sequence[str]) -> list[str]:
-    """The group of each image: its lesion, merged with every lesion it shares pixels or a known near-duplicate with.
+    """Return the group of each image: its lesion, merged with all that share pixels or a known near-duplicate with it.
 
     A group is named by the smallest of its lesion ids (of the image's own id where no lesion is known). All three
     arguments have one entry an image; the order of rows does not matter.
@@ -89,9 +89,10 @@ def _listed(folds: Sequence[int]) -> str:
 def assign_folds(
     image_ids: Sequence[str], groups: Sequence[str], labels: Sequence[int], partitions: Sequence[str]
 ) -> np.ndarray:
-    """The fold of each image, int32[N]: 0–4, groups whole, classes in equal shares; -1 outside the training partition.
+    """Assign a fold to each image, int32[N]: 0–4, or -1 outside the training partition.
 
-    The same on every machine and for every order of rows: they are sorted by image_id before they are dealt out.
+    Groups stay whole, and classes have equal shares. The result is the same on every machine and for every order of
+    rows: they are sorted by image_id before they are dealt out.
     """
     folds = np.full(len(image_ids), -1, np.int32)
     training = np.flatnonzero(np.asarray(partitions) == "training")
@@ -102,7 +103,7 @@ def assign_folds(
 
 
 def own_folds(rows: pd.DataFrame) -> np.ndarray:
-    """Return the folds that the user's own table names, int32[N], of a column `fold` of strings.
+    """Read the folds that the user's own table names, int32[N], from a column `fold` of strings.
 
     Raises:
         UserError: a row has none, or images of one group are in two folds; with the culprits.
@@ -122,7 +123,7 @@ def own_folds(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _deal(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """scikit-learn's StratifiedGroupKFold(5, shuffle=True, random_state=0), as of its version 1.8.
+    """Deal groups out to folds as scikit-learn's StratifiedGroupKFold(5, shuffle=True, random_state=0) of 1.8 does.
 
     Written out here, because older versions mix up the groups when they shuffle (scikit-learn #32540), so that folds
     would depend on what is installed; and because this is ten times as fast.
@@ -142,7 +143,7 @@ def _deal(groups: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _best_fold(dealt: np.ndarray, group: np.ndarray, totals: np.ndarray) -> int:
-    """The fold that, with this group, leaves class shares the most even; the emptier one where that is equal."""
+    """Return the fold that, with this group, leaves class shares the most even; of equal ones the emptier."""
     trials = dealt + np.eye(FOLDS)[:, :, None] * group  # [fold it would go to, fold, class]
     unevenness = np.std(trials / totals, axis=1).mean(axis=1).tolist()
     images = dealt.sum(axis=1).tolist()

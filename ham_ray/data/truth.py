@@ -65,7 +65,7 @@ def labels(dx: pd.Series, classes: Classes) -> pd.Series:
 
 
 def once(table: pd.DataFrame) -> pd.DataFrame:
-    """Keep metadata with a row an image; images whose rows contradict each other are left out."""
+    """Reduce metadata to a row an image; images whose rows contradict each other are left out."""
     table = table.drop_duplicates([name for name in metadata.COLUMNS if name in table])
     return table[~table["image_id"].duplicated(keep=False)]
 

@@ -37,10 +37,11 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))  # zero-w
 
 
 def read_table(data: bytes, label: str) -> pd.DataFrame:
-    """A table as strings, of delimited text or Parquet; cells and column names without blanks around, "" where empty.
+    """Read delimited text or Parquet as a table of strings, "" where empty.
 
     Comma, semicolon, tab or bar separates, whichever the header has most; text is UTF-8, UTF-16, UTF-32 or else
-    Windows-1252. Rows without any value and columns without a name are left out: spreadsheets add such.
+    Windows-1252. Blanks around cells and column names are cut off. Rows without any value and columns without a name
+    are left out: spreadsheets add such.
 
     Args:
         data: the file's bytes.
@@ -63,7 +64,7 @@ def read_table(data: bytes, label: str) -> pd.DataFrame:
 
 
 def numbers(column: pd.Series) -> pd.Series:
-    """Cells as floats, also with a decimal comma; None where empty, and words as they are."""
+    """Read cells as floats, also with a decimal comma; empty ones become None, and words stay as they are."""
     texts = column.where(~column.str.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"), column.str.replace(",", "."))
     values = pd.to_numeric(texts.replace("", None), errors="coerce")
     return values.astype(object).where(values.notna(), column.replace("", None))
@@ -101,7 +102,7 @@ def _encodings(data: bytes) -> tuple[str, ...]:
 
 
 def _rows(text: str, label: str) -> list[list[str]]:
-    """The rows that hold anything, the header first, all of its length."""
+    """Split text into the rows that hold anything, the header first, each with as many cells as the header."""
     separator = _separator(text)
     rows: list[list[str]] = []
     ragged: list[str] = []
@@ -126,7 +127,7 @@ def _rows(text: str, label: str) -> list[list[str]]:
 
 
 def _separator(text: str) -> str:
-    """What separates the header's fields; Excel may name it in a first line `sep=;`."""
+    """Return what separates the header's fields; Excel may name it in a first line `sep=;`."""
     header = re.match(r"\s*([^\r\n]*)", text)
     bare = re.sub(r'"[^"]*"', "", header[1] if header else "")
     named = re.fullmatch(r"sep=(.)\s*", bare, re.IGNORECASE)
@@ -134,7 +135,7 @@ def _separator(text: str) -> str:
 
 
 def _parsed(text: str, separator: str, label: str) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the line they end on."""
+    """Yield each row with the line it ends on."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         for row in reader:
@@ -150,7 +151,7 @@ def _clean(cell: str) -> str:
 
 
 def _one_line(name: str) -> str:
-    """A column's name as messages can show it."""
+    """Write a column's name as messages can show it."""
     return " ".join("".join(letter for letter in _clean(name) if letter.isprintable() or letter.isspace()).split())
 
 
@@ -174,7 +175,11 @@ def _parquet(data: bytes, label: str) -> pd.DataFrame:
 
 
 def text_columns(table: pa.Table) -> pd.DataFrame:
-    """Those columns of an Arrow table that can be written as text, as strings; "" where null."""
+    """Return those columns of an Arrow table that can be written as text, as strings; "" where null.
+
+    Raises:
+        UserError: two columns have the same name, but for upper and lower case.
+    """
     result = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         try:

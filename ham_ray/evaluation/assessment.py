@@ -5,9 +5,9 @@ Validation images choose thresholds and temperature; all figures are of the imag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from ham_ray.evaluation.predictions import FACTS, NEW, arrays, call_columns, cla
 
 LEAST = 10  # images of a class below which nothing is said of it in a subgroup
 AGES = {"under 40": (0, 40), "40 to 59": (40, 60), "60 and over": (60, 200)}  # years, the upper bound outside
+_Part = TypeVar("_Part")
 GROUPS = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "how the label was made"}
 
 
@@ -45,9 +46,9 @@ class Subgroup:
 
 
 class Point(NamedTuple):
-    """What a threshold of the class in focus does: the share of its images that reach it, of others that do not.
+    """An operating point: a threshold of the class in focus, its sensitivity and its specificity.
 
-    The threshold is None where the table has the calls alone; a rate of a class without images is None.
+    The threshold is None where the table has flags alone; a rate of a class without images is None.
     """
 
     threshold: float | None
@@ -56,7 +57,7 @@ class Point(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Of a class: the share of other images that are not called so, and of calls that are right; None without any."""
+    """Specificity and precision (ppv) of a class; None where there is nothing to count."""
 
     specificity: Interval | None
     ppv: Interval | None
@@ -88,7 +89,7 @@ class Assessment:
         return classes_of(self.images)
 
     def facts(self) -> dict[str, Any]:
-        """Everything but the rows, JSON-serialisable."""
+        """Return everything but the rows, JSON-serialisable."""
         focus = self.classes.focus_name
         return {
             **self.metrics,
@@ -102,7 +103,7 @@ class Assessment:
 
     @property
     def reliability(self) -> dict[str, dict[str, float]]:
-        """By version of the probabilities: how well calibrated they are."""
+        """ECE, Brier score and negative log-likelihood (in nats) of each version of the probabilities."""
         truth = arrays(self.images)[0]
         return {
             name: {"ece": metrics.ece(truth, p), "brier": metrics.brier(truth, p), "nll": metrics.nll(truth, p)}
@@ -119,34 +120,55 @@ class McNemar:
     p_value: float
 
 
-def assess(frame: pd.DataFrame) -> Assessment:
-    """Of a PREDICTIONS table; some seconds, most of them for intervals.
+@dataclass
+class _Progress:
+    """Counts the images that have been resampled, of the `total` of all parts of an assessment."""
+
+    report: Callable[[int, int], None]
+    total: int
+    done: int = 0
+
+    def after(self, images: int, part: _Part) -> _Part:
+        """Report that so many more are done, of which `part` was made."""
+        self.done += images
+        self.report(self.done, self.total)
+        return part
+
+
+def assess(frame: pd.DataFrame, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Assessment:
+    """Assess a PREDICTIONS table; takes some seconds for 10,000 images, most of them for intervals.
+
+    Args:
+        frame: a PREDICTIONS table.
+        on_progress: is called with the images resampled so far and those to be resampled; each counts once a part.
 
     Raises:
         UserError: no image of it may be reported.
     """
     test = reported(frame)
-    lesions = by_lesion(test)
+    lesions, facts = by_lesion(test), [fact for fact in FACTS if test[fact].notna().any()]
+    progress = _Progress(on_progress, len(test) * (3 + len(facts)) + len(lesions))
+    on_progress(0, progress.total)
     return Assessment(
         images=test,
         metrics=metrics.evaluate(*arrays(test), classes_of(test)),
-        intervals=intervals.intervals(test),
-        rates=class_rates(test),
-        points=operating_points(frame),
+        intervals=progress.after(len(test), intervals.intervals(test)),
+        rates=progress.after(len(test), class_rates(test)),
+        points=progress.after(len(test), operating_points(frame)),
         calibration=versions(frame),
         lesions=len(lesions),
-        by_lesion=intervals.intervals(lesions),
-        subgroups=subgroups(test),
+        by_lesion=progress.after(len(lesions), intervals.intervals(lesions)),
+        subgroups=[progress.after(group.images, group) for group in subgroups(test)],
     )
 
 
 def reported(frame: pd.DataFrame) -> pd.DataFrame:
-    """The labelled test and new images: never what a model has learned from, nor what chose its epoch.
+    """Select the labelled test and new images: never what a model has learned from, nor what chose its epoch.
 
     Rows of images that were never published are left out, as a challenge's scorer does.
 
     Raises:
-        UserError: there are none; with what there is.
+        UserError: there are none; with the number of images of each split.
     """
     labelled = frame[frame["y_true"].notna() & ~frame["image_id"].isin(UNPUBLISHED)]
     result = labelled[labelled["split"].isin(["test", NEW])].reset_index(drop=True)
@@ -160,7 +182,7 @@ def reported(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a lesion, the mean probabilities of its images. `image_id` is then the lesion's first image.
+    """Average the probabilities of each lesion's images, a row a lesion; `image_id` is then the lesion's first image.
 
     A group whose images have different labels is left out: nobody can say what it is.
     """
@@ -173,7 +195,7 @@ def by_lesion(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_rates(test: pd.DataFrame) -> dict[str, Rates]:
-    """By dx, of a PREDICTIONS table of images to be reported."""
+    """Compute specificity and precision of each class, by dx, for a PREDICTIONS table of images to be reported."""
     (truth, p), codes = arrays(test), classes_of(test).codes
     calls = metrics.predicted(p)
     asked: dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
@@ -185,9 +207,9 @@ def class_rates(test: pd.DataFrame) -> dict[str, Rates]:
 
 
 def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
-    """Assess the class in focus by thresholds chosen on validation images, or else by the table's own flags.
+    """Assess the class in focus at thresholds chosen on validation images, or else by the table's own flags.
 
-    Empty without either, and without such a class.
+    The result is empty without either, and without a class in focus.
     """
     test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
     classes, chosen = classes_of(frame), dict[str, float]()
@@ -209,9 +231,10 @@ def operating_points(frame: pd.DataFrame) -> dict[str, Point]:
 
 
 def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
-    """Probabilities of the reported images, float[N, K] each: as predicted, and without or with calibration.
+    """Return the probabilities of the reported images, float[N, K] each, by the name of a version.
 
-    Raw ones where the table has such that differ; else at the temperature fitted on validation images, where there are.
+    Beside those as predicted there are those before calibration, where the table has such columns that differ; else
+    those at the temperature fitted on validation images, where there are any.
     """
     test, validation = reported(frame), of_split(frame[frame["y_true"].notna()], "validation")
     p = arrays(test)[1]
@@ -224,15 +247,11 @@ def versions(frame: pd.DataFrame) -> dict[str, NDArray[np.floating]]:
     return {"as predicted": p, f"at temperature {result:.2f}": calibration.temperature_scaled(p, result)}
 
 
-def subgroups(test: pd.DataFrame) -> list[Subgroup]:
-    """By age, sex, site and how the label was made, where any of these rows says it."""
-    return [
-        _subgroup(GROUPS[fact], value, rows)
-        for fact in FACTS
-        if test[fact].notna().any()
-        for value, rows in _parts(test, fact)
-        if len(rows)
-    ]
+def subgroups(test: pd.DataFrame) -> Iterator[Subgroup]:
+    """Assess subgroups by age, sex, site and how the label was made, where any of these rows says it, one by one."""
+    for fact in FACTS:
+        if test[fact].notna().any():
+            yield from (_subgroup(GROUPS[fact], value, rows) for value, rows in _parts(test, fact) if len(rows))
 
 
 def _parts(test: pd.DataFrame, fact: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -246,7 +265,7 @@ def _parts(test: pd.DataFrame, fact: str) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
-    """Its figures, each where at least `LEAST` images of every class that carries it are there."""
+    """Compute a subgroup's figures, each where every class that carries it has at least `LEAST` images."""
     classes = classes_of(rows)
     counts = np.bincount(arrays(rows)[0], minlength=len(classes))
     focused = 0 if classes.focus_label is None else int(counts[classes.focus_label])
@@ -270,7 +289,11 @@ def _subgroup(fact: str, value: str, rows: pd.DataFrame) -> Subgroup:
 
 
 def confident_errors(test: pd.DataFrame, most: int = 12) -> pd.DataFrame:
-    """The wrongly called images with the greatest probability of the wrong class: image_id, dx, called, p, p_true."""
+    """List the wrongly predicted images with the greatest probability of the wrong class, at most `most`.
+
+    Returns:
+        A row an image: image_id, dx and called (its true and its predicted class), p_true and p (their probabilities).
+    """
     (truth, p), codes = arrays(test), classes_of(test).codes
     called = metrics.predicted(p)
     rows = np.arange(len(p))
@@ -287,7 +310,7 @@ def confident_errors(test: pd.DataFrame, most: int = 12) -> pd.DataFrame:
 
 
 def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> McNemar:
-    """Of two tables of the same images, matched by image_id; images of one lesion are taken as independent."""
+    """Compare two tables of the same images, matched by image_id; images of one lesion are taken as independent."""
     right = [
         pd.Series(metrics.predicted(p) == truth, table["image_id"])
         for table in (first, second)
@@ -301,7 +324,7 @@ def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for making several comparisons (Holm 1979), in the order given."""
+    """Adjust p values for making several comparisons (Holm 1979), in the order of `p_values`."""
     order = np.argsort(p_values)
     adjusted, running = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(order):
@@ -311,11 +334,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _named(group: Subgroup, focus: str | None) -> dict[str, Any]:
-    """A subgroup with the figures of the class in focus named after it, and without them where there is none."""
+    """Name the figures of the class in focus in a subgroup after that class, or leave them out where there is none."""
     names = {"focused": f"{focus}s", "focus_sensitivity": f"{focus}_sensitivity", "focus_auc": f"{focus}_auc"}
     return {names.get(name, name): value for name, value in vars(group).items() if focus or name not in names}
 
 
 def _plain(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Its intervals as dictionaries."""
+    """Turn the intervals among these values into dictionaries."""
     return {name: value.facts() if isinstance(value, Interval) else value for name, value in result.items()}

@@ -25,7 +25,7 @@ _BOUNDS = (0.05, 20.0)  # of a temperature
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to probabilities: `p ∝ p^(1/temperature) / prior^tau`.
+    """A change of probabilities: `p ∝ p^(1/temperature) / prior^tau`.
 
     Temperature scaling: Guo et al. 2017. Post-hoc logit adjustment: Menon et al. 2021, eq. 9. `thresholds` are of the
     adjusted probability of the class in focus, by name (`thresholds.POINTS`).
@@ -46,7 +46,7 @@ class Calibration:
 
     @property
     def verdict(self) -> str:
-        """Whether it is used, and why, in words."""
+        """Whether the calibration is used, and why, in words."""
         if self.tried is None or self.without is None or self.crossed is None:
             return f"calibrated on validation images: temperature {self.temperature:.2f}, tau {self.tau:.2f}"
         used = "calibrated on validation images" if self.helps else "not calibrated, it does not help"
@@ -57,24 +57,27 @@ class Calibration:
 
     @property
     def applied_values(self) -> dict[str, Any]:
-        """All that what is done to probabilities and calls depends on."""
+        """The values that change probabilities and decisions, by name."""
         return {name: getattr(self, name) for name in ("temperature", "tau", "prior", "thresholds")}
 
     def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Adjusted probabilities float64[N, K], each row summing to 1; as they are at temperature 1 and tau 0."""
+        """Adjust probabilities to float64[N, K], each row summing to 1; unchanged at temperature 1 and tau 0."""
         if self.temperature == 1.0 and self.tau == 0.0:
             return np.asarray(probabilities, np.float64)
         logits = _logs(probabilities) / self.temperature - self.tau * _logs(np.asarray(self.prior))
         return _softmax(logits)
 
     def applied(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """A PREDICTIONS table with adjusted probabilities, validation and test alike."""
+        """Adjust the probabilities of a PREDICTIONS table, validation and test alike."""
         adjusted = self.apply(arrays(predictions)[1]).astype(np.float32)
         return predictions.assign(**dict(zip(classes_of(predictions).probabilities, adjusted.T, strict=True)))
 
 
 def mean_ba_macro_f1(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
-    """The mean of balanced accuracy, to which false alarms cost next to nothing, and macro-F1, which counts them."""
+    """Compute the mean of balanced accuracy and macro-F1 for labels int[N] and probabilities [N, K].
+
+    False alarms cost balanced accuracy next to nothing; macro-F1 counts them.
+    """
     result, _ = by_predicted(
         truth, probabilities, np.ones((1, len(truth)))
     )  # as metrics has them, a hundred times as fast
@@ -82,7 +85,7 @@ def mean_ba_macro_f1(truth: NDArray[np.integer], probabilities: NDArray[np.float
 
 
 def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = mean_ba_macro_f1) -> Calibration:
-    """The temperature of least negative log-likelihood, the tau of the best score, and thresholds, of validation.
+    """Fit on validation images: temperature by negative log-likelihood, then tau by the score, then thresholds.
 
     Args:
         predictions: a PREDICTIONS table; its test images are not looked at.
@@ -108,11 +111,11 @@ def fit(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = m
 
 
 def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score = mean_ba_macro_f1) -> Calibration:
-    """What `fit` gives where it helps on images it was not fitted on, else one that changes no probability.
+    """Return what `fit` gives where it helps on images it was not fitted on, else a calibration that changes nothing.
 
     The validation images are dealt into five folds by lesion, and each fold is adjusted by what the other four give.
-    It helps where this raises the score; where it leaves the score as it is, because a temperature changes no call, it
-    helps if it lowers the negative log-likelihood.
+    The calibration helps where this raises the score. Where this leaves the score as it is, because a temperature
+    changes no predicted class, the calibration helps if it lowers the negative log-likelihood.
 
     Raises:
         UserError: as `fit` does.
@@ -129,7 +132,7 @@ def chosen(predictions: pd.DataFrame, prior: NDArray[np.floating], score: Score 
 
 
 def _cross_fitted(validation: pd.DataFrame, prior: NDArray[np.floating], score: Score) -> NDArray[np.floating]:
-    """Each image's probabilities adjusted by what images of other folds give; as they are where there is one fold."""
+    """Adjust each image's probabilities by a fit on the images of other folds; unchanged where there is one fold."""
     truth, probabilities = arrays(validation)
     folds = assign_folds(
         validation["image_id"].tolist(), validation["group_id"].tolist(), truth.tolist(), ["training"] * len(truth)
@@ -141,7 +144,7 @@ def _cross_fitted(validation: pd.DataFrame, prior: NDArray[np.floating], score: 
 
 
 def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating]) -> float:
-    """The T of least negative log-likelihood of `p^(1/T)`, normalised: above 1 for a model that is too sure."""
+    """Fit the T of least negative log-likelihood of `p^(1/T)`, normalised: above 1 for an overconfident model."""
 
     def loss(log_temperature: float) -> float:
         return metrics.nll(truth, _softmax(_logs(probabilities) / np.exp(log_temperature)))
@@ -150,7 +153,7 @@ def temperature(truth: NDArray[np.integer], probabilities: NDArray[np.floating])
 
 
 def temperature_scaled(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Probabilities float64[N, K] at a temperature, without an adjustment for class shares."""
+    """Scale probabilities to float64[N, K] by a temperature, without an adjustment for class shares."""
     return _softmax(_logs(probabilities) / temperature)
 
 

@@ -1,6 +1,6 @@
 """Exact 95 % limits for figures that no resample changes: all images of a class are right, or all are wrong.
 
-A bootstrap can only give back what it was given: of 11 melanomas that are all called so it makes 11 of 11 in every
+A bootstrap can only draw from what it has: of 11 melanomas that are all predicted as such it makes 11 of 11 in every
 resample, an interval without width. There the lesions are counted instead, as independent: Clopper and Pearson,
 Biometrika 26 (1934) 404-413. Where each lesion has the same share of hits, but neither all nor none, the hits of its
 formula are no whole number, as in Korn and Graubard, Survey Methodology 24 (1998) 193-201.
@@ -43,16 +43,16 @@ class Interval:
 
     @property
     def counted(self) -> str:
-        """Such as "11 of 11"; empty for all but exact limits of a share."""
+        """The hits and the images in words, such as "11 of 11"; empty for all but exact limits of a share."""
         return f"{self.hits:,} of {self.images:,}" if self.hits is not None else ""
 
     def facts(self) -> dict[str, float | None]:
-        """JSON-serialisable; counts only where there are some."""
+        """Return the numbers, JSON-serialisable; counts only where there are some."""
         return {name: value for name, value in vars(self).items() if value is not None or name in ("low", "high")}
 
 
 def clopper_pearson(share: float, lesions: int) -> tuple[float, float]:
-    """95 % limits of a share that was seen in so many independent lesions."""
+    """Compute the 95 % limits of a share that was seen in so many independent lesions."""
     hits = share * lesions
     low = float(beta.ppf(_TAIL, hits, lesions - hits + 1)) if hits > 0 else 0.0
     high = float(beta.ppf(1 - _TAIL, hits + 1, lesions - hits)) if hits < lesions else 1.0
@@ -60,9 +60,9 @@ def clopper_pearson(share: float, lesions: int) -> tuple[float, float]:
 
 
 def share(of: NDArray[np.bool_], hits: NDArray[np.bool_], groups: pd.Series) -> Interval | None:
-    """Which share of the images `of` bool[N] are `hits` bool[N]; None unless all their lesions have the same share.
+    """Compute which share of the images `of` bool[N] are `hits` bool[N], with exact limits.
 
-    `groups` names the lesion of each of the N images.
+    `groups` names the lesion of each of the N images. None unless all lesions of the images `of` have the same share.
     """
     by_lesion = pd.Series(hits[of], dtype=float).groupby(groups.to_numpy()[of]).mean()
     if by_lesion.empty or np.ptp(by_lesion) > 1e-12:
@@ -72,9 +72,10 @@ def share(of: NDArray[np.bool_], hits: NDArray[np.bool_], groups: pd.Series) -> 
 
 
 def auc(positive: NDArray[np.bool_], score: NDArray[np.floating], groups: pd.Series) -> Interval | None:
-    """An area under the ROC curve of 0 or 1; None for any other and where it is undefined.
+    """Give exact limits to an area under the ROC curve of 0 or 1; None for any other and where it is undefined.
 
-    It is the share of pairs that are ranked rightly, and of m lesions on the rarer side m disjoint pairs can be made.
+    The area is the share of pairs that are ranked rightly, and of m lesions on the rarer side m disjoint pairs can be
+    made.
     """
     if not 0 < positive.sum() < len(positive):
         return None
@@ -86,9 +87,10 @@ def auc(positive: NDArray[np.bool_], score: NDArray[np.floating], groups: pd.Ser
 
 
 def f1(own: NDArray[np.bool_], called: NDArray[np.bool_], groups: pd.Series) -> Interval | None:
-    """The F1 of a class from its images and its calls, bool[N] each; None unless all lesions of both are alike.
+    """Compute the F1 of a class, with exact limits, from its images and the images predicted as it, bool[N] each.
 
-    With J, the share of right ones among the images that are of the class or called so, F1 is 2 J / (1 + J).
+    None unless all lesions of both are alike. With J, the share of right ones among the images that are of the class or
+    predicted as it, F1 is 2 J / (1 + J).
     """
     result = share(own | called, own & called, groups)
     if result is None or result.low is None or result.high is None:
@@ -98,7 +100,10 @@ def f1(own: NDArray[np.bool_], called: NDArray[np.bool_], groups: pd.Series) -> 
 
 
 def widened(interval: Interval, parts: Iterable[tuple[float, Interval | None]]) -> Interval:
-    """A sum's bootstrap interval with the limits of those of its parts that no resample changed, by their weights."""
+    """Widen a sum's bootstrap interval by the exact limits of those of its parts that no resample changed.
+
+    `parts` are pairs of a weight in the sum and exact limits; None: resamples change that part.
+    """
     assert interval.low is not None and interval.high is not None
     exact = [(weight, part) for weight, part in parts if part is not None]
     if not exact:

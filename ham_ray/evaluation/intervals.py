@@ -13,11 +13,12 @@ many resamples at once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError, unknown_name
@@ -32,7 +33,9 @@ HOW = (
     f"percentile bootstrap over lesions, {RESAMPLES:,} resamples stratified by class, seed {SEED}; Clopper-Pearson on "
     "lesions where all resamples agree"
 )
-_BLOCK = 100  # resamples at once: 8 MB of weights for 10,000 images
+_BLOCK = 100  # resamples that are drawn class by class: the order of the random numbers, and so every figure's
+_BYTES = 8 << 20  # of the weights of images that are computed with at once: 100 resamples of 10,000 images
+_LEAST = 8  # resamples at once, however many images; a multiple of 4, by which BLAS adds up in the same order
 
 Floats = NDArray[np.float64]
 
@@ -68,14 +71,14 @@ def intervals(
 def paired_difference(
     a: pd.DataFrame, b: pd.DataFrame, metric: str, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
-    """How much better `a` is than `b` in one metric; see `paired_differences`."""
+    """Estimate how much better `a` is than `b` in one metric; see `paired_differences`."""
     return paired_differences(a, b, [metric], resamples, seed)[metric]
 
 
 def paired_differences(
     a: pd.DataFrame, b: pd.DataFrame, names: Sequence[str], resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Interval]:
-    """How much better `a` is than `b`, on the same images and the same resamples of lesions.
+    """Estimate how much better `a` is than `b`, on the same images and the same resamples of lesions.
 
     `names` are of `metric_names`. An interval without 0 is a difference beyond what another draw of
     lesions would explain. Where all resamples have the same difference, its limits are those of two unpaired values
@@ -99,7 +102,7 @@ def paired_differences(
     result = {name: _interval(points[0][name] - points[1][name], draws[0][name] - draws[1][name]) for name in names}
     if all(it.value == 0 or it.low != it.high for it in result.values()):
         return result
-    alone = [intervals(table, resamples, seed) for table in (a, b.assign(group_id=a["group_id"].to_numpy()))]
+    alone = [intervals(table, resamples, seed, names) for table in (a, b.assign(group_id=a["group_id"].to_numpy()))]
     unpaired = {name: _unpaired(alone[0][name], alone[1][name]) for name in names}
     return {name: it if it.value == 0 or it.low != it.high else unpaired[name] for name, it in result.items()}
 
@@ -110,13 +113,17 @@ def shares(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> dict[str, Interval | None]:
-    """By name, which share of some images are hits: (images bool[N], hits bool[N]) of a PREDICTIONS table of N rows.
+    """Estimate shares of images with their intervals, by name; None for a share of no images.
 
-    None where there are no such images.
+    `asked` has by name the images bool[N] and the hits bool[N], of a PREDICTIONS table of N rows.
     """
     y_true = arrays(frame)[0]
-    weights = np.concatenate([*resampled_weights(frame["group_id"], y_true, resamples, seed)])
-    result = {name: _divide(weights @ (of & hits), weights @ of) for name, (of, hits) in asked.items()}
+    blocks: dict[str, list[Floats]] = {name: [] for name in asked}
+    with threadpool_limits(1, "blas"):  # several threads would add up in an order that depends on the resamples at once
+        for weights in resampled_weights(frame["group_id"], y_true, resamples, seed):
+            for name, (of, hits) in asked.items():
+                blocks[name].append(_divide(weights @ (of & hits), weights @ of))
+    result = {name: np.concatenate(own) for name, own in blocks.items()}
     return {
         name: (exact.share(of, hits, frame["group_id"]) or _interval(hits[of].mean(), result[name]))
         if of.any()
@@ -126,7 +133,7 @@ def shares(
 
 
 def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples: int, seed: int) -> Iterator[Floats]:
-    """How much each image weighs in each resample: blocks float64[<=100, N] of `resamples` rows in all.
+    """Draw how much each image weighs in each of `resamples`: blocks float64[<=100, N], of 8 MiB or 8 rows each.
 
     `groups` names the lesion of each of the N images. A group belongs to the stratum of its most frequent class:
     images with equal pixels and different labels share a group.
@@ -135,39 +142,70 @@ def resampled_weights(groups: pd.Series, y_true: NDArray[np.integer], resamples:
     count = int(y_true.max()) + 1
     votes = np.bincount(codes * count + y_true, minlength=len(names) * count)
     stratum = votes.reshape(-1, count).argmax(axis=1)
+    strata = [np.flatnonzero(stratum == label) for label in np.unique(stratum)]
+    scale = np.empty(len(names))  # n / (n - 1)
+    for members in strata:
+        scale[members] = len(members) / max(1, len(members) - 1)
+    at_once = max(_LEAST, min(_BLOCK, _BYTES // (8 * len(codes)) // 4 * 4))
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BLOCK):
-        rows = min(_BLOCK, resamples - start)
-        multiplicity = np.zeros((rows, len(names)))
-        for label in np.unique(stratum):
-            members = np.flatnonzero(stratum == label)
-            multiplicity[:, members] = _multiplicities(rng, rows, len(members))
-        yield multiplicity[:, codes]
+        times = _drawn(rng, strata, min(_BLOCK, resamples - start), at_once)
+        for row in range(0, len(times), at_once):
+            yield (times[row : row + at_once] * scale)[:, codes]
 
 
-def weighted_metrics(
-    y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats, classes: Classes
-) -> dict[str, Floats]:
-    """Compute `metric_names` for every row of `weights` float[B, N], each float64[B]; NaN where undefined.
+class WeightedMetrics:
+    """Compute `metric_names` of one model's predictions, or those named, from how much each image weighs.
 
-    Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
+    What does not depend on the weights is computed once: the cell of the confusion matrix that each image is in, and
+    how the images rank. Equal to the scikit-learn functions with `sample_weight` (classes of weight 0 count as absent).
     """
-    aucs = _weighted_aucs(y_true, p, weights)
-    result = {**_by_predicted(y_true, p, weights, classes), "macro_auc": _mean_of_defined(aucs)}
-    if classes.focus_label is not None:
-        result[classes.focus_metrics["auc"]] = aucs[:, classes.focus_label]
-    if classes.malignant:
-        result["malignant_auc"] = _weighted_auc(*metrics.malignancy(y_true, p, classes), weights)
-    return result
+
+    def __init__(
+        self, y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes, names: Sequence[str] = ()
+    ) -> None:
+        self.classes, self.cells = classes, _cells(y_true, p)
+        areas = {name for name in names or metric_names(classes) if name.endswith("auc")}  # which take most of the time
+        focused = {classes.focus_label} if classes.focus_metrics.get("auc") in areas else set()
+        ranked = range(len(classes)) if "macro_auc" in areas else focused
+        self.ranks = {label: _Ranks.of(y_true == label, p[:, label]) for label in ranked}
+        if "malignant_auc" in areas:
+            self.malignancy = _Ranks.of(*metrics.malignancy(y_true, p, classes))
+        self.areas = areas
+
+    def __call__(self, weights: Floats) -> dict[str, Floats]:
+        """For every row of `weights` float[B, N] each metric, float64[B]; NaN where undefined."""
+        result, sensitivity = _by_tables(weights @ self.cells, len(self.classes))
+        result |= dict(zip(sensitivities(self.classes), sensitivity.T, strict=True))
+        if self.classes.focus:
+            own = result[f"sensitivity_{self.classes.focus}"]
+            result[self.classes.focus_metrics["sensitivity"]] = own
+        areas = {label: ranks.area(weights) for label, ranks in self.ranks.items()}
+        if "macro_auc" in self.areas:
+            result["macro_auc"] = _mean_of_defined(np.stack([*areas.values()], axis=1))
+        if self.classes.focus_label in areas:
+            result[self.classes.focus_metrics["auc"]] = areas[self.classes.focus_label]
+        if "malignant_auc" in self.areas:
+            result["malignant_auc"] = self.malignancy.area(weights)
+        return result
 
 
 def by_predicted(
     y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats
 ) -> tuple[dict[str, Floats], Floats]:
     """Compute those of `METRICS` that depend on the predicted classes alone, and the sensitivities float64[B, K]."""
+    return _by_tables(weights @ _cells(y_true, p), p.shape[1])
+
+
+def _cells(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> Floats:
+    """The cell of the confusion matrix that each image is in, one-hot: float64[N, K * K]."""
     size = p.shape[1]
-    cells = np.eye(size * size)[y_true * size + metrics.predicted(p)]
-    table = (weights @ cells).reshape(-1, size, size)
+    return np.eye(size * size)[y_true * size + metrics.predicted(p)]
+
+
+def _by_tables(counts: Floats, size: int) -> tuple[dict[str, Floats], Floats]:
+    """What `by_predicted` computes, of confusion matrices float64[B, K * K]."""
+    table = counts.reshape(-1, size, size)
     hits, support, predicted = np.einsum("bii->bi", table), table.sum(axis=2), table.sum(axis=1)
     sensitivity = _divide(hits, support)
     f1 = np.nan_to_num(_divide(2 * hits, support + predicted))
@@ -181,17 +219,8 @@ def by_predicted(
     return of_all, sensitivity
 
 
-def _by_predicted(
-    y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats, classes: Classes
-) -> dict[str, Floats]:
-    of_all, sensitivity = by_predicted(y_true, p, weights)
-    own = dict(zip(sensitivities(classes), sensitivity.T, strict=True))
-    focus = {classes.focus_metrics["sensitivity"]: own[f"sensitivity_{classes.focus}"]} if classes.focus else {}
-    return {**of_all, **focus, **own}
-
-
 def _points(evaluation: dict[str, Any], classes: Classes) -> dict[str, float]:
-    """The defined values of `metric_names` in what `metrics.evaluate` returns."""
+    """Select the defined values of `metric_names` from what `metrics.evaluate` returns."""
     own = {f"sensitivity_{dx}": result["sensitivity"] for dx, result in evaluation["per_class"].items()}
     values = {name: own[name] if name in own else evaluation[name] for name in metric_names(classes)}
     return {name: value for name, value in values.items() if value is not None}
@@ -206,56 +235,64 @@ def _bootstrap(
     names: Sequence[str],
     classes: Classes,
 ) -> dict[str, Floats]:
-    areas = {name for name in names if name.endswith("auc")}  # which take most of the time
-    focus = {*classes.focus_metrics.values()}
-
-    def weigh(weights: Floats) -> dict[str, Floats]:
-        if areas - focus:
-            return weighted_metrics(y_true, p, weights, classes)
-        label = classes.focus_label
-        area = {name: _weighted_auc(y_true == label, p[:, label], weights) for name in areas}
-        return {**_by_predicted(y_true, p, weights, classes), **area}
-
+    weigh = WeightedMetrics(y_true, p, classes, names)
     blocks = [weigh(weights) for weights in resampled_weights(groups, y_true, resamples, seed)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in names}
 
 
-def _multiplicities(rng: np.random.Generator, count: int, size: int) -> Floats:
-    """How often each of `size` groups is drawn in `size` - 1 draws with replacement, scaled to the sum `size`."""
-    draws = max(1, size - 1)
-    drawn = rng.integers(0, size, (count, draws)) + size * np.arange(count)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)
-    return times.astype(np.float64) * (size / draws)
+def _drawn(rng: np.random.Generator, strata: list[NDArray[np.intp]], count: int, at_once: int) -> NDArray:
+    """Draw how often each group comes in each of `count` resamples, in the smallest integers that hold it: [count, G].
 
-
-def _weighted_aucs(y_true: NDArray[np.integer], p: NDArray[np.floating], weights: Floats) -> Floats:
-    """One-versus-rest AUC of each class for every row of weights, float64[B, K]; NaN for an absent class.
-
-    The Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
+    Of a stratum's n groups n - 1 are drawn with replacement. The random numbers do not depend on `at_once`, the
+    resamples that are drawn together.
     """
-    columns = [_weighted_auc(y_true == label, p[:, label], weights) for label in range(p.shape[1])]
-    return np.stack(columns, axis=1)
+    times = np.zeros((count, total := sum(map(len, strata))), np.min_scalar_type(total))
+    for members in strata:
+        size, draws = len(members), max(1, len(members) - 1)
+        for start in range(0, count, at_once):
+            rows = min(at_once, count - start)
+            drawn = rng.integers(0, size, (rows, draws)) + size * np.arange(rows)[:, None]
+            own = np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size)
+            times[start : start + rows, members] = own
+    return times
 
 
-def _weighted_auc(positive: NDArray[np.bool_], score: NDArray[np.floating], weights: Floats) -> Floats:
-    order = np.argsort(score[~positive], kind="stable")
-    ranked = score[~positive][order]
-    below = np.zeros((len(weights), len(ranked) + 1))  # below[:, k]: weight of the k lowest negatives
-    np.cumsum(weights[:, ~positive][:, order], axis=1, out=below[:, 1:])
-    lower = below[:, np.searchsorted(ranked, score[positive], side="left")]
-    upto = below[:, np.searchsorted(ranked, score[positive], side="right")]
-    weight = weights[:, positive]
-    pairs = (weight * (lower + upto)).sum(axis=1) / 2
-    return _divide(pairs, weight.sum(axis=1) * below[:, -1])
+class _Ranks(NamedTuple):
+    """How the images that are not of a class rank by their score, and where those of the class stand among them."""
+
+    positive: NDArray[np.intp]  # the images of the class
+    negative: NDArray[np.intp]  # the others, by ascending score
+    lower: NDArray[np.intp]  # for each of the class: how many of the others have a lower score
+    upto: NDArray[np.intp]  # the same with those of an equal score
+
+    @classmethod
+    def of(cls, positive: NDArray[np.bool_], score: NDArray[np.floating]) -> _Ranks:
+        order = np.argsort(score[~positive], kind="stable")
+        ranked = score[~positive][order]
+        lower, upto = (np.searchsorted(ranked, score[positive], side=side) for side in ("left", "right"))
+        return cls(np.flatnonzero(positive), np.flatnonzero(~positive)[order], lower, upto)
+
+    def area(self, weights: Floats) -> Floats:
+        """The AUC of the class against the others for every row of weights, float64[B]; NaN where one is absent.
+
+        The Mann-Whitney form: the weight of (positive, negative) pairs ranked rightly, ties counting one half.
+        """
+        below = np.zeros((len(weights), len(self.negative) + 1))  # below[:, k]: weight of the k lowest negatives
+        np.cumsum(weights[:, self.negative], axis=1, out=below[:, 1:])
+        weight = weights[:, self.positive]
+        pairs = below[:, self.lower]  # in place from here: these arrays are the largest
+        pairs += below[:, self.upto]
+        pairs *= weight
+        return _divide(pairs.sum(axis=1) / 2, weight.sum(axis=1) * below[:, -1])
 
 
 def _divide(part: Floats, whole: Floats) -> Floats:
-    """The ratio, NaN where `whole` is 0."""
+    """Divide, with NaN where `whole` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
 
 
 def _mean_of_defined(values: Floats) -> Floats:
-    """The mean of each row without its NaNs; NaN for a row of nothing else."""
+    """Compute the mean of each row without its NaNs; NaN for a row of nothing else."""
     return _divide(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1))
 
 
@@ -273,7 +310,7 @@ def _unpaired(a: Interval, b: Interval) -> Interval:
 
 
 def _aligned(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `b` in the order of `a`'s images."""
+    """Return the rows of `b` in the order of `a`'s images; refuse tables of different images or labels."""
     different = sorted(set(a["image_id"]) ^ set(b["image_id"]))
     if different:
         raise UserError(f"only the same images can be compared; {len(different)} are in one table: {different[:5]}")

@@ -19,7 +19,7 @@ def challenge_of(classes: Classes) -> Challenge:
     """Return the challenge of these classes.
 
     Raises:
-        UserError: they are of none.
+        UserError: no challenge has these classes.
     """
     dataset = datasets.of_classes(classes)
     if dataset is None or dataset.challenge is None:
@@ -57,5 +57,5 @@ def to_csv(frame: pd.DataFrame) -> bytes:
 
 
 def ties(p: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Tell which rows of p[N, K] have no single greatest probability."""
+    """Say which rows of p[N, K] have no single greatest probability, bool[N]."""
     return (p == p.max(axis=1, keepdims=True)).sum(axis=1) > 1

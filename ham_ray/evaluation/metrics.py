@@ -6,6 +6,7 @@ classes the first. A value nothing can be said about (sensitivity to an absent c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Clas
     as `malignant_auc` is where nobody says which classes are malignant.
 
     Raises:
-        UserError: no rows, shapes that do not fit, labels of no class, or probabilities that are none.
+        UserError: no rows, shapes that do not fit, labels of no class, or probabilities with `faults`.
     """
     check(y_true, p, len(classes))
     of_classes = per_class(y_true, p, classes)
@@ -46,7 +47,7 @@ def evaluate(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Clas
         "macro_f1": macro_f1(y_true, p),
         "weighted_f1": weighted_f1(y_true, p),
         "balanced_accuracy": balanced_accuracy(y_true, p),
-        "macro_auc": macro_auc(y_true, p),
+        "macro_auc": macro_auc([one["auc"] for one in of_classes.values()]),
         **{own: focus[name] for name, own in classes.focus_metrics.items()},
         **({"malignant_auc": malignant_auc(y_true, p, classes)} if classes.malignant else {}),
         "nll": nll(y_true, p),
@@ -76,7 +77,7 @@ def check(y_true: NDArray[np.integer], p: NDArray[np.floating], count: int) -> N
 
 
 def faults(p: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
-    """What is wrong with the probabilities p[N, K]: fault -> which rows (bool[N]); empty where nothing is."""
+    """Check the probabilities p[N, K]: return which rows (bool[N]) have which fault; empty where there is none."""
     finite = np.isfinite(p).all(axis=1)
     inside = ((p >= 0) & (p <= 1)).all(axis=1)
     # float64, so that the sum of float32 columns does not add its own rounding
@@ -90,61 +91,68 @@ def faults(p: NDArray[np.floating]) -> dict[str, NDArray[np.bool_]]:
 
 
 def predicted(p: NDArray[np.floating]) -> NDArray[np.integer]:
-    """The most probable class of each row, int[N]."""
+    """Return the most probable class of each row, int[N]; of tied classes the first."""
     return p.argmax(axis=1)
 
 
 def accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Share of images whose most probable class is the true one."""
+    """Compute the share of images whose most probable class is the true one."""
     return float(accuracy_score(y_true, predicted(p)))
 
 
 def macro_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean F1 of all classes; a class neither present nor predicted counts as 0, so absent classes lower it."""
+    """Compute the mean F1 of all classes; one neither present nor predicted counts as 0, so absent classes lower it."""
     return float(f1_score(y_true, predicted(p), labels=range(p.shape[1]), average="macro", zero_division=0))
 
 
 def weighted_f1(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean F1, each class weighted by its number of images."""
+    """Compute the mean F1, each class weighted by its number of images."""
     return float(f1_score(y_true, predicted(p), labels=range(p.shape[1]), average="weighted", zero_division=0))
 
 
 def balanced_accuracy(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean sensitivity of the classes present: the score of ISIC 2018 task 3."""
+    """Compute the mean sensitivity of the classes present: the score of ISIC 2018 task 3."""
     return float(recall_score(y_true, predicted(p), labels=np.unique(y_true), average="macro"))
 
 
 def class_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], label: int) -> float | None:
-    """Area under the ROC curve of one class against the rest; None unless both are present."""
+    """Compute the area under the ROC curve of one class against the rest; None unless both are present."""
     return _auc(y_true == label, p[:, label])
 
 
 def average_precision(y_true: NDArray[np.integer], p: NDArray[np.floating], label: int) -> float | None:
-    """Area under the precision-recall curve of one class, without interpolation; None unless both are present."""
+    """Compute the area under the precision-recall curve of one class, without interpolation.
+
+    None unless the class and others are present.
+    """
     positive = y_true == label
     return float(average_precision_score(positive, p[:, label])) if 0 < positive.sum() < len(positive) else None
 
 
-def macro_auc(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float | None:
-    """Mean one-versus-rest AUC of the classes present; those left out are `absent_classes` in `evaluate`."""
-    defined = [auc for label in range(p.shape[1]) if (auc := class_auc(y_true, p, label)) is not None]
+def macro_auc(aucs: Iterable[float | None]) -> float | None:
+    """Compute the mean of the classes' one-versus-rest AUCs; those left out are `absent_classes` in `evaluate`."""
+    defined = [auc for auc in aucs if auc is not None]
     return float(np.mean(defined)) if defined else None
 
 
 def malignant_auc(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> float | None:
-    """AUC of malignant against benign classes by the summed probability of the malignant ones."""
+    """Compute the AUC of malignant against benign classes by the summed probability of the malignant ones."""
     return _auc(*malignancy(y_true, p, classes))
 
 
 def malignancy(
     y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes
 ) -> tuple[NDArray[np.bool_], NDArray[np.floating]]:
-    """Return whether each image is of a malignant class, bool[N], and the summed probability of these, float[N]."""
+    """Say which images are of a malignant class, bool[N], and sum the probabilities of these classes, float[N]."""
     return np.isin(y_true, classes.malignant), p[:, classes.malignant].sum(axis=1)
 
 
 def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> dict[str, dict[str, Any]]:
-    """By dx: `n` images, `sensitivity`, `specificity`, `ppv` (precision), `f1`, one-versus-rest `auc` and `ap`."""
+    """Compute the metrics of each class, by dx; None where one is undefined.
+
+    They are `n` images, `sensitivity`, `specificity`, `ppv` (precision), `f1`, one-versus-rest `auc` and `ap` (average
+    precision).
+    """
     tables = multilabel_confusion_matrix(y_true, predicted(p), labels=range(p.shape[1]))
     result = {}
     for label, dx in enumerate(classes.codes):
@@ -162,41 +170,43 @@ def per_class(y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Cla
 
 
 def confusion(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> NDArray[np.integer]:
-    """Counts int[K, K]: rows are true classes, columns predicted ones."""
+    """Count images, int[K, K]: rows are true classes, columns predicted ones."""
     return confusion_matrix(y_true, predicted(p), labels=range(p.shape[1]))
 
 
 def nll(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16 (36 nats)."""
+    """Compute the mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16 (36 nats)."""
     exact = p.astype(np.float64)
     return float(log_loss(y_true, exact / exact.sum(axis=1, keepdims=True), labels=range(p.shape[1])))
 
 
 def ece(y_true: NDArray[np.integer], p: NDArray[np.floating], bins: int = ECE_BINS) -> float:
-    """Expected calibration error: mean |accuracy - confidence| over equal-width bins of confidence, by bin size.
+    """Compute the expected calibration error: mean |accuracy - confidence| over bins, weighted by their size.
 
-    Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 5; bins are open below and closed above.
+    Guo et al., "On calibration of modern neural networks", ICML 2017, eq. 5. Bins of confidence are of equal width,
+    open below and closed above.
     """
     return _binned_gap(predicted(p) == y_true, p.max(axis=1), bins)
 
 
 def brier(y_true: NDArray[np.integer], p: NDArray[np.floating]) -> float:
-    """Mean squared distance of the probabilities from the truth, summed over classes: 0 to 2 (Brier 1950)."""
+    """Compute the mean squared distance of probabilities from truth, summed over classes: 0 to 2 (Brier 1950)."""
     return float(np.mean(np.sum((p.astype(np.float64) - np.eye(p.shape[1])[y_true]) ** 2, axis=1)))
 
 
 def class_ece(
     y_true: NDArray[np.integer], p: NDArray[np.floating], classes: Classes, bins: int = ECE_BINS
 ) -> dict[str, float]:
-    """By dx: mean |share of that class - its probability| over equal-width bins of that probability, by bin size.
+    """Compute each class's calibration error, by dx: mean |share - probability| over bins, weighted by their size.
 
-    Kull et al., "Beyond temperature scaling", NeurIPS 2019, eq. 3, before the mean over classes.
+    Kull et al., "Beyond temperature scaling", NeurIPS 2019, eq. 3, before the mean over classes. Bins of the class's
+    probability are of equal width; the share is that of the class in a bin.
     """
     return {dx: _binned_gap(y_true == label, p[:, label], bins) for dx, label in classes.labels.items()}
 
 
 def bin_of(confidence: NDArray[np.floating], bins: int) -> NDArray[np.integer]:
-    """The equal-width bin of each confidence, int[N] in 0 to bins - 1; bins are open below and closed above."""
+    """Return the equal-width bin of each confidence, int[N] in 0 to bins - 1; bins are open below and closed above."""
     return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 

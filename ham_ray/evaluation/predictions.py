@@ -68,7 +68,7 @@ def classes_of(frame: pd.DataFrame) -> Classes:
     """Return the classes that the table's columns of probabilities are of.
 
     Raises:
-        UserError: there are not two such columns.
+        UserError: there are fewer than two such columns.
     """
     codes = [name.removeprefix(PREFIX) for name in map(str, frame.columns) if name.startswith(PREFIX)]
     if len(codes) < 2:
@@ -79,7 +79,7 @@ def classes_of(frame: pd.DataFrame) -> Classes:
 
 
 def drawn(frame: pd.DataFrame) -> bool:
-    """Whether images of the synthetic sample are among them."""
+    """Say whether any image of the table is of the synthetic sample."""
     return bool(frame["image_id"].str.startswith(SYNTHETIC_PREFIX).any())
 
 
@@ -124,7 +124,7 @@ def arrays(frame: pd.DataFrame) -> tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 def of_split(frame: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of one of `SPLITS`, renumbered from 0."""
+    """Select the rows of one of `SPLITS`, renumbered from 0."""
     return frame[frame["split"] == split].reset_index(drop=True)
 
 
@@ -191,7 +191,7 @@ def read(uri: str) -> pd.DataFrame:
 
 
 def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """A PREDICTIONS table read from anywhere, validated; columns that may be empty are added where there are none.
+    """Complete a PREDICTIONS table read from anywhere by the columns that may be empty, and validate it.
 
     Raises:
         UserError: `validate` finds a fault; with the table's name.
@@ -211,7 +211,7 @@ def completed(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _lacking(classes: Classes) -> str:
-    """Which columns a table lacks if its classes are a known data set's, in words; "" where it could not be one."""
+    """Say which columns a table lacks if its classes are a known data set's; "" where they cannot be one's."""
     known = [one.classes for one in datasets.DATASETS.values() if one.classes]
     larger = next((one for one in known if {*classes.codes} < {*one.codes}), None)
     missing = [] if larger is None else [name for name in larger.probabilities if name not in classes.probabilities]

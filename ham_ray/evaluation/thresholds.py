@@ -40,7 +40,7 @@ def choose(y_true: NDArray[np.integer], p: NDArray[np.floating], focus: int | No
 
 
 def called(p: NDArray[np.floating], thresholds: Mapping[str, float], focus: int | None) -> dict[str, NDArray[np.bool_]]:
-    """Tell which images of p[N, K] reach each threshold of the class in focus (its label), bool[N]."""
+    """Say which images of p[N, K] reach each threshold of the class in focus (its label), bool[N]."""
     if focus is None:
         return {}
     scores = p[:, focus].astype(np.float64)  # a threshold lies between two float32 values: not to be rounded to one

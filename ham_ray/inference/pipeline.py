@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ import tensorflow as tf
 from ham_ray import pool
 from ham_ray.console import progress
 from ham_ray.data import pictures
-from ham_ray.data.gallery import Gallery, TableGallery
+from ham_ray.data.gallery import Gallery, Stretch, TableGallery
 from ham_ray.data.images import Images
 from ham_ray.data.quarantine import Finding
 from ham_ray.inference import saved
@@ -38,9 +38,9 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """By what and how images are predicted.
+    """The models and the settings with which images are predicted.
 
-    ensembles: each from the place of a saved model to its share in the mean, as in `saved.Saved.members`.
+    ensembles: each from the path of a saved model to its share in the mean, as in `saved.Saved.members`.
     views: how many of each image's eight symmetries are averaged; the first is the image itself.
     precision: "float32", or "bfloat16" for the convolutions.
     batch_size: images a forward pass.
@@ -53,7 +53,7 @@ class InferenceConfig:
 
 
 def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
-    """Probabilities float32[n, K] of `rows` by a saved model, the mean over the first `views` of eight symmetries.
+    """Predict probabilities float32[n, K] of `rows` by a saved model: means over the first `views` of eight symmetries.
 
     Args:
         model: its path or URI.
@@ -70,7 +70,7 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
 
 
 def chunks(gallery: Gallery, size: int) -> list[slice]:
-    """The stretches of a gallery's rows that are decoded together."""
+    """Cut a gallery's rows into the stretches that are decoded together, each of at most `CHUNK_BYTES` or one image."""
     step = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (size * size * 3)))
     return [slice(start, start + step) for start in range(0, len(gallery.rows), step)]
 
@@ -78,36 +78,36 @@ def chunks(gallery: Gallery, size: int) -> list[slice]:
 def predicted(
     gallery: Gallery, config: InferenceConfig, numbers: Sequence[int], size: int
 ) -> Iterator[tuple[int, pa.Table]]:
-    """Chunks by their numbers and what is predicted for them, tables of `SCHEMA`, in the order in which they end."""
+    """Predict the chunks of these numbers; yield each number with its table of `SCHEMA`, as they end."""
     stretches = chunks(gallery, size)
-    work = [_Chunk(number, stretches[number].start, stretches[number].stop) for number in numbers]
-    for chunk, table in pool.mapped(partial(_Predictor, gallery, config), work, "prediction"):
+    work = [_Chunk(number, gallery.stretch(stretches[number])) for number in numbers]
+    for chunk, table in pool.mapped(partial(_Predictor, config), work, "prediction"):
         yield chunk.number, table
 
 
-class _Chunk(NamedTuple):
-    """A stretch of a gallery's rows."""
+@dataclass(frozen=True, eq=False)  # hashed as the object that it is, whatever it holds
+class _Chunk:
+    """The images that are decoded together: all of the gallery that is sent to an actor, so that none gets it whole."""
 
     number: int
-    start: int
-    stop: int
+    images: Stretch
 
 
 class _Predictor:
-    """An actor's models, loaded once. Its threads decode chunks, one of them at a time computes."""
+    """An actor's models, loaded once. Several threads decode chunks, one at a time computes."""
 
-    def __init__(self, gallery: Gallery, config: InferenceConfig) -> None:
+    def __init__(self, config: InferenceConfig) -> None:
         self.strict = pictures.strict_headers()
         self.strict.__enter__()  # for good: threads that come and go would take it from each other
-        self.gallery, self.config, self.computing = gallery, config, threading.Lock()
+        self.config, self.computing = config, threading.Lock()
         self.ensembles = [
             [(forward(saved.load(uri, config.precision)), share) for uri, share in members.items()]
             for members in config.ensembles
         ]
 
     def __call__(self, chunk: _Chunk) -> pa.Table:
-        """A table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
-        loaded = self.gallery.load(slice(chunk.start, chunk.stop))
+        """Predict a chunk as a table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
+        loaded = chunk.images.load()
         good, bad = loaded.image_ids, loaded.findings
         columns = {name: [""] * len(good) + [getattr(one, name) for one in bad] for name in Finding._fields}
         columns["image_id"][: len(good)] = good
@@ -126,5 +126,5 @@ class _Predictor:
 
 
 def forward(model: Any) -> Callable[[np.ndarray], tf.Tensor]:
-    """The model's compiled inference."""
-    return tf.function(lambda pixels: model(pixels, training=False))
+    """Compile the model's inference: uint8[B, S, S, 3] to probabilities float32[B, K]."""
+    return tf.function(lambda pixels: model(pixels, training=False), autograph=False)

@@ -29,10 +29,10 @@ class Winner:
 
 
 def geometry(uri: str) -> str | None:
-    """How the images were made square, of a data card; None where there is no such file.
+    """Read from a data card how the images were made square; None where there is no such file.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
     result = storage.read_object(uri).get("geometry")
     _require(uri, result is None or result in GEOMETRIES, f"geometry is {result!r}")
@@ -40,10 +40,10 @@ def geometry(uri: str) -> str | None:
 
 
 def weights(uri: str) -> str | None:
-    """What the backbone started from, of a run's metrics; None where nothing says it.
+    """Read from a run's metrics what the backbone started from; None where they do not say it.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
     info = storage.read_object(uri).get("info", {})
     result = info.get("weights") if isinstance(info, dict) else info
@@ -55,7 +55,7 @@ def calibration(uri: str, classes: int) -> Calibration | None:
     """Read the calibration of so many classes in a file; None where there is no such file.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
     if not (result := storage.read_object(uri)):
         return None
@@ -68,7 +68,7 @@ def winner(uri: str) -> Winner:
     """Read what a search chose.
 
     Raises:
-        UserError: damaged, or of a version that named no models.
+        UserError: the file is damaged, or of a version that named no models.
     """
     result = storage.read_object(uri)
     if "members" not in result:
@@ -85,10 +85,10 @@ def winner(uri: str) -> Winner:
 
 
 def splits(uri: str) -> dict[str, str]:
-    """The split of each image and of each group, by its id; empty where there is no such file.
+    """Read the split of each image and of each group, by its id; empty where there is no such file.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
     if not storage.exists(uri):
         return {}
@@ -105,10 +105,10 @@ def splits(uri: str) -> dict[str, str]:
 
 
 def check_prior(uri: str, fitted: Calibration, classes: int) -> None:
-    """Refuse a calibration, read from a file, that is of another number of classes.
+    """Refuse a calibration, read from the file at `uri`, that is of another number of classes.
 
     Raises:
-        UserError: damaged.
+        UserError: the file is damaged.
     """
     _require(uri, len(fitted.prior) == classes, f"prior is not {classes} shares")
 
@@ -131,7 +131,7 @@ def _calibration(uri: str, result: Any) -> Calibration:
 
 
 def _values(part: Any) -> list[Any]:
-    """The numbers of a list or an object; of anything else NaN, which is refused."""
+    """Return the numbers of a list or an object; of anything else NaN, which is refused."""
     if isinstance(part, dict):
         return list(part.values())
     return list(part) if isinstance(part, list | tuple) else [math.nan]

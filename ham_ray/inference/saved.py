@@ -1,4 +1,4 @@
-"""Saved classifiers: what a user names as model, checked before anything of it is executed, and loaded.
+"""Saved classifiers: what a user names as model, checked before anything in it is executed, and loaded.
 
 Only Keras's own `.keras` files are opened, in safe mode: JSON and arrays, no pickle and no code.
 """
@@ -34,13 +34,13 @@ class Saved:
     """A classifier as its run or search left it: one model, or several whose probabilities are averaged.
 
     Args:
-        name: as the user gave it.
-        members: place of each `.keras` file -> its share in the mean; the shares sum to 1.
+        name: as the user wrote it.
+        members: path of each `.keras` file -> its share in the mean; the shares sum to 1.
         size: side of the images it takes, in pixels.
         classes: of its probabilities, in their order.
-        geometry: how those were made from pictures of other shapes; None where nothing says it.
+        geometry: how pictures of other shapes were made square for it; None where nothing says it.
         calibration: fitted on its validation images; None where there is none beside the model.
-        splits: the split of each image and group it has to do with; empty where nothing says it.
+        splits: the split of each image and group it was trained or evaluated on; empty where nothing says it.
         views: symmetries of each image that it was evaluated in.
         weights: what its backbone started from, in words; None where nothing says it.
     """
@@ -57,16 +57,16 @@ class Saved:
 
     @cached_property
     def loose_splits(self) -> dict[str, str]:
-        """The split by `cells.loose` ids; of several alike the nearest to learning."""
+        """The split by `cells.loose` ids; of several ids that are alike the one nearest to training."""
         pairs = sorted(self.splits.items(), key=lambda pair: SPLITS.index(pair[1]), reverse=True)
         return {cells.loose(name): split for name, split in pairs}
 
 
 def find(path: str) -> Saved:
-    """The classifier at a `.keras` file, in a run folder, or named by a finished search.
+    """Find the classifier at a `.keras` file, in a run folder, or named by a finished search.
 
     Raises:
-        UserError: there is none, or it is none of this project's; with what was found.
+        UserError: there is no model at the path, or one that is not of this project.
     """
     uri = storage.absolute(path)
     if uri.partition("?")[0].endswith(".keras"):
@@ -85,7 +85,7 @@ def find(path: str) -> Saved:
 
 
 def load(uri: str, precision: str = "float32") -> keras.Model:
-    """A saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, K] out.
+    """Load a saved model, in Keras's safe mode: uint8 RGB [B, size, size, 3] in, probabilities float32 [B, K] out.
 
     With `precision` "bfloat16" its convolutions compute in that, with BatchNorm folded into them; its weights stay
     float32.
@@ -109,7 +109,7 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
 
 
 def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:
-    """The split of an image for several classifiers together: what one of them learned from is training.
+    """Return the split of an image for several classifiers together: training, where one of them has learned from it.
 
     A name that differs from a known one in case or suffix alone is that image: as a new one it would flatter the model.
     """
@@ -119,7 +119,7 @@ def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:
 
 
 def name_notes(saved: list[Saved], image_ids: Iterable[str]) -> list[str]:
-    """A line where names count as those of known images from which they differ in case or suffix alone."""
+    """Write a line where names count as those of known images from which they differ in case or suffix alone."""
     differing = [
         image_id
         for image_id in image_ids
@@ -148,7 +148,7 @@ def _run(name: str, model: str, folder: str) -> Saved:
 
 
 def _winner(name: str, folder: str) -> Saved:
-    """The trainings that the finals averaged, each trial with equal weight."""
+    """Describe the trainings that the finals averaged, each trial with equal weight."""
     winner = run_files.winner(storage.join(folder, WINNER))
     names = [run for runs in winner.members for run in runs]
     runs = {run: _run(run, storage.join(folder, run, MODEL), storage.join(folder, run)) for run in names}
@@ -172,13 +172,13 @@ def _winner(name: str, folder: str) -> Saved:
 
 
 def _together(result: list[dict[str, str]]) -> dict[str, str]:
-    """Of several models: the first of `SPLITS` that an image or a group has in any of them."""
+    """Join the splits of several models: an image or a group has the first of `SPLITS` that it has in any of them."""
     every = {key for splits in result for key in splits}
     return {key: min((splits[key] for splits in result if key in splits), key=SPLITS.index) for key in every}
 
 
 def _lowered(model: keras.Model) -> keras.Model:
-    """The same weights with the layers of the network in bfloat16; preprocessing, means and head in float32."""
+    """Rebuild a model with its network's layers in bfloat16; weights, preprocessing, means and head stay in float32."""
     import keras
 
     from ham_ray.models.folding import folded

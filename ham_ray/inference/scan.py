@@ -1,6 +1,6 @@
-"""`.keras` files, checked before anything of them is built: a zip of a description (JSON) and arrays (HDF5), no code.
+"""`.keras` files, checked before anything in them is built: a zip of a description (JSON) and arrays (HDF5), no code.
 
-Limits are looked at before what they limit is read: a small file may unpack to gigabytes, or name what lies elsewhere.
+Sizes are checked before what they are sizes of is read: a small file may unpack to gigabytes, or refer to other files.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def open_file(uri: str) -> KerasFile:
 
 
 class _Refused(Exception):
-    """Why a file is not taken: the rest of a sentence that begins with its name."""
+    """Why a file is refused: the rest of a sentence that begins with its name."""
 
 
 _OTHER = f"is no Keras 3 file (.keras: a zip with a {CONFIG}); other kinds of files are not opened, they may hold code"
 
 
 def _unpacked(content: bytes) -> tuple[Any, Any, bytes]:
-    """The description, the metadata, and the bytes of the weights."""
+    """Read the description, the metadata, and the bytes of the weights."""
     _check_end(content)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -105,7 +105,7 @@ def _unpacked(content: bytes) -> tuple[Any, Any, bytes]:
 
 
 def _parsed(name: str, content: bytes) -> Any:
-    """The content of a member that is JSON."""
+    """Parse a member that is JSON."""
     try:
         return json.loads(content)
     except RecursionError:
@@ -115,7 +115,10 @@ def _parsed(name: str, content: bytes) -> Any:
 
 
 def _classes(metadata: Any, units: int) -> Classes:
-    """The classes that the file names, or those of before files did; refused where they are not as many as it has."""
+    """Return the classes that the file names, or the default ones of a file that is too old to name any.
+
+    Refuse classes that are not as many as the classifier's `units`.
+    """
     recorded = _member(metadata, CLASSES)
     if recorded is None:
         codes = datasets.DEFAULT.classes.codes if datasets.DEFAULT.classes else ()
@@ -174,7 +177,7 @@ def _check_members(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member, as long as its directory says and no longer."""
+    """Read a member, as long as its directory says and no longer."""
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError):
@@ -182,7 +185,7 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _image_size_and_classes(config: Any) -> tuple[int, int]:
-    """The side of the images that the described classifier takes, and how many classes it has."""
+    """Return the side of the images that the described classifier takes, in pixels, and how many classes it has."""
     objects = list(_objects(config))
     allowed = _ALLOWED.union(*(architecture.layers for architecture in registry.architectures().values()))
     if foreign := sorted(filter(None, (_foreign(part, allowed) for part in objects))):
@@ -235,7 +238,7 @@ def _check_widths(objects: list[dict[str, Any]]) -> None:
 
 
 def _channels(shape: Any) -> list[Any]:
-    """The last number of a shape, or of each of a list of shapes."""
+    """Return the last number of a shape, or of each of a list of shapes."""
     if not isinstance(shape, list):
         return [shape]
     nested = any(isinstance(part, list) for part in shape)
@@ -243,7 +246,7 @@ def _channels(shape: Any) -> list[Any]:
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """All JSON objects in a description, without recursion, which a deep one would exhaust."""
+    """Yield all JSON objects in a description, without recursion, which a deep description would exhaust."""
     waiting = [(config, 0)]
     while waiting:
         part, depth = waiting.pop()
@@ -256,8 +259,7 @@ def _objects(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _foreign(part: dict[str, Any], allowed: set[tuple[str | None, str]]) -> str | None:
-    """The name of what an object of the description builds, if it is not among what this project's models are made
-    of."""
+    """Name what an object of the description builds, where this project's models are not made of it; None otherwise."""
     if "class_name" not in part:
         return None
     module, name, registered = part.get("module"), part["class_name"], part.get("registered_name")
@@ -270,7 +272,7 @@ def _member(part: Any, name: str) -> Any:
 
 
 def _check_weights(content: bytes) -> None:
-    """Refuse arrays that lie elsewhere, are larger than they may be, or hold NaN or infinity."""
+    """Refuse arrays that lie outside the file, are larger than they may be, or hold NaN or infinity."""
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             links: dict[str, Any] = {}

@@ -37,8 +37,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """The fields of a recipe that `--families` and a space's `family:` choose by name; of a `frozen` one only the head
-    is trained."""
+    """The fields of a recipe that `--families` and a space's `family:` choose by name.
+
+    Of a `frozen` one only the head is trained.
+    """
 
     fields: dict[str, Any]
     frozen: bool = False
@@ -58,14 +60,17 @@ class Pretrained:
 
 
 def average_pooled(features: keras.KerasTensor) -> keras.KerasTensor:
-    """Features [B, H, W, C] as their mean over positions, float32[B, C]."""
+    """Average features [B, H, W, C] over positions to float32[B, C]."""
     from keras import layers
 
     return layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(features)
 
 
 def grad_cam(model: keras.Model, pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Grad-CAM, for networks that end in convolutions and `average_pooled`: see `ham_ray.models.gradcam.grad_cam`."""
+    """Compute Grad-CAM of networks that end in convolutions and `average_pooled`.
+
+    Arguments and result are those of `ham_ray.models.gradcam.grad_cam`.
+    """
     from ham_ray.models import gradcam  # here: it imports TensorFlow
 
     return gradcam.grad_cam(model, pixels, labels)
@@ -108,7 +113,7 @@ class Architecture:
     layers: frozenset[tuple[str, str]] = field(default_factory=frozenset)
 
     def depth_fault(self, family: str, depth: int) -> str | None:
-        """Why a recipe of this family cannot train the top `depth` stages; None where it can."""
+        """Say why a recipe of this family cannot train the top `depth` stages; None where it can."""
         if self.pretrained is None or not depth:
             return None
         if self.recipes[family].frozen:

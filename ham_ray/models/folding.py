@@ -40,19 +40,19 @@ class Graph:
         self._ends = {str(_source(tensor).name) for tensor in model.outputs}
 
     def output(self, name: str) -> keras.KerasTensor:
-        """What a layer gives in this model; `layer.output` is of the first model that it was called in."""
+        """Return a layer's output in this model; `layer.output` is of the first model that the layer was called in."""
         return self._nodes[name][0].output_tensors[0]
 
     def inputs(self, name: str) -> list[Any]:
-        """The layers and operations that a layer reads."""
+        """List the layers and operations that a layer reads."""
         return [_source(tensor) for tensor in self._nodes[name][0].input_tensors] if self._is_once(name) else []
 
     def readers(self, name: str) -> list[Any]:
-        """The layers and operations that read what a layer gives; none where the model itself gives it."""
+        """List the layers and operations that read a layer's output; none where it is an output of the model itself."""
         return self._readers.get(name, []) if self._is_once(name) and name not in self._ends else []
 
     def path_back(self, name: str, *kinds: Any) -> list[Any] | None:
-        """The layers of these kinds from `name` back, each the only reader of the next; None where others are there.
+        """List the layers of these kinds from `name` back, each read by the one before alone; None: no such path.
 
         Of several inputs the last one is followed.
         """
@@ -68,7 +68,7 @@ class Graph:
         return path
 
     def in_training(self, name: str) -> bool:
-        """Whether a layer was called with `training=True`, whatever the model is called with."""
+        """Say whether a layer was called with `training=True`, whatever the model is called with."""
         return any(bool(node.arguments.kwargs.get("training")) for node in self._nodes[name])
 
     def _is_once(self, name: str) -> bool:
@@ -97,10 +97,13 @@ class FoldedConv(layers.Layer):
         self.strides = (stride, stride) if stride else conv.strides
 
     def build(self, input_shape: Any) -> None:
-        """Nothing: both layers are built."""
+        """Do nothing: both layers are built."""
 
     def call(self, inputs):
-        """Scale and shift in float32, whatever the policy; the convolution in the policy's type."""
+        """Convolve with the scaled kernel, and add the shift.
+
+        Scale and shift are computed in float32, whatever the policy; the convolution in the policy's type.
+        """
         conv, norm = self.conv, self.norm
         inputs = ops.cast(inputs, self.compute_dtype)
         scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
@@ -129,7 +132,7 @@ class FoldedConv(layers.Layer):
 
     @property
     def _is_plain(self) -> bool:
-        """Whether each position gives one, from those around it."""
+        """Whether each position of the input gives one of the output, from the positions around it."""
         conv, odd = self.conv, all(size % 2 for size in self.conv.kernel_size)
         same = conv.kernel_size == (1, 1) or (odd and conv.padding == "same")
         return same and self.strides == conv.dilation_rate == (1, 1) and conv.groups == 1
@@ -138,8 +141,11 @@ class FoldedConv(layers.Layer):
 @tf.function(autograph=False)  # one graph for each shape: TensorFlow keeps those of a custom gradient for good
 @tf.custom_gradient
 def _at_few_positions(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """The "same" convolution of stride 1, [B, H, W, C] by [h, w, C, D]; its kernel's gradient as one matrix product of
-    patches, which oneDNN computes in half the time that its own takes where kernels have more numbers than images."""
+    """Compute the "same" convolution of stride 1, [B, H, W, C] by [h, w, C, D], with a gradient of its own.
+
+    The kernel's gradient is one matrix product of patches, which oneDNN computes in half the time that its own takes
+    where kernels have more numbers than images.
+    """
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         below = tf.nn.conv2d_transpose(upstream, kernel, tf.shape(inputs), 1, "SAME")
@@ -152,7 +158,7 @@ def _at_few_positions(inputs: tf.Tensor, kernel: tf.Tensor) -> tuple[tf.Tensor, 
 
 
 def _patches(inputs: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """What a "same" kernel of odd height and width sees at each position, [B, H, W, height × width × C]."""
+    """Return what a "same" kernel of odd height and width sees at each position, [B, H, W, height × width × C]."""
     rows, columns = inputs.shape[1:3]
     padded = tf.pad(inputs, [(0, 0), (height // 2,) * 2, (width // 2,) * 2, (0, 0)])
     shifted = [padded[:, y : y + rows, x : x + columns] for y in range(height) for x in range(width)]
@@ -160,11 +166,11 @@ def _patches(inputs: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 
 def folded(model: keras.Model, thin: Callable[[keras.Model], Thinning] | None = None) -> keras.Model:
-    """The same function of the same variables, with each BatchNorm that follows a convolution folded into it, also in
-    models within the model, and without what `thin` says that nothing reads.
+    """Fold each BatchNorm that follows a convolution into the convolution, also in models within the model.
 
-    It stands for the model in inference mode, and for training with BatchNorm in inference mode. Layers that it does
-    not know stay as they are, the same objects.
+    The result computes the same function of the same variables, but not what `thin` says that nothing reads. It stands
+    for the model in inference mode, and for training with BatchNorm in inference mode. All other layers stay as they
+    are, the same objects.
     """
     if isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs, model.outputs[0], name=model.name)
@@ -189,7 +195,7 @@ def folded(model: keras.Model, thin: Callable[[keras.Model], Thinning] | None = 
 
 
 def _holds_foldable(layer: Any) -> bool:
-    """Whether it is a model made of layers, in which something can be folded."""
+    """Say whether a layer is a model made of layers, in which something can be folded."""
     if not isinstance(layer, keras.Sequential) and not _is_functional(layer):
         return False
     whole = keras.Model(layer.inputs, layer.outputs[0]) if isinstance(layer, keras.Sequential) else layer
@@ -201,7 +207,7 @@ def _is_functional(layer: Any) -> bool:
 
 
 def _foldable(model: keras.Model) -> dict[str, layers.BatchNormalization]:
-    """The BatchNorms that can be folded, by the names of the convolutions before them."""
+    """Return the BatchNorms that can be folded, by the names of the convolutions before them."""
     graph, result = Graph(model), {}
     for norm in model.layers:
         before = graph.inputs(norm.name)
@@ -213,7 +219,7 @@ def _foldable(model: keras.Model) -> dict[str, layers.BatchNormalization]:
 
 
 def _fits(conv: Any, norm: layers.BatchNormalization) -> bool:
-    """Whether a layer is a convolution without activation, whose channels the BatchNorm scales."""
+    """Say whether a layer is a convolution without activation, whose channels the BatchNorm scales."""
     return (
         type(conv) in (layers.Conv2D, layers.DepthwiseConv2D)
         and conv.activation is keras.activations.linear

@@ -16,13 +16,14 @@ _BANDS = 16
 
 
 def grad_cam(model: keras.Model, pixels: NDArray[np.uint8], labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """How much each place speaks for the class of `labels` int[n]: float32[n, size, size], each map summing to 1.
+    """Compute how much each pixel speaks for a class: maps float32[n, size, size], each summing to 1.
 
     A map is even where nothing speaks for the class.
 
     Args:
         model: a saved classifier of this project that pools the features of convolutions.
         pixels: uint8 RGB [n, size, size, 3].
+        labels: the class asked about in each image, int[n].
     """
     whole = next(layer for layer in model.layers if isinstance(layer, keras.Model) and _pool(layer))
     pool, head = _pool(whole), model.get_layer("head")
@@ -45,9 +46,10 @@ def _pool(model: keras.Model) -> layers.Layer | None:
 
 
 def _centres(extract: keras.Model, size: int) -> NDArray[np.float64]:
-    """Where in the image each row of the feature map looks, in pixels: the mean place of bands that change it.
+    """Measure where in the image each row of the feature map looks, in pixels: float64[rows], columns being alike.
 
-    Not the middle of its cell: strided 1×1 convolutions see the upper left of theirs. Rows and columns are alike.
+    That is the mean position of the bands of the image that change the row, not the middle of the row's cells: strided
+    1×1 convolutions see the upper left of theirs.
     """
     edges = np.linspace(0, size, min(_BANDS, size) + 1).astype(int)
     bands = np.full((len(edges), size, size, 3), 128, np.uint8)  # the last one stays grey
@@ -60,7 +62,7 @@ def _centres(extract: keras.Model, size: int) -> NDArray[np.float64]:
 
 
 def _spread(maps: NDArray[np.floating], centres: NDArray[np.float64], size: int) -> NDArray[np.float32]:
-    """Maps [n, rows, columns] as [n, size, size]: each cell a bell around its centre, which keeps its sum."""
+    """Spread maps [n, rows, columns] to [n, size, size]: each cell a bell around its centre, which keeps its sum."""
     width = size / len(centres) / 2
     weights = np.exp(-(((np.arange(size)[:, None] - centres) / width) ** 2) / 2)  # [size, rows]
     weights /= weights.sum(axis=0)
@@ -68,14 +70,14 @@ def _spread(maps: NDArray[np.floating], centres: NDArray[np.float64], size: int)
 
 
 def in_corners(maps: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The share of each map [n, size, size] that lies in the four corner squares, float64[n]."""
+    """Compute the share of each map [n, size, size] that lies in the four corner squares, float64[n]."""
     side = round(CORNER * maps.shape[1])
     corners = [maps[:, rows, columns].sum(axis=(1, 2)) for rows in _ends(side) for columns in _ends(side)]
     return np.sum(corners, axis=0, dtype=np.float64) / maps.sum(axis=(1, 2), dtype=np.float64)
 
 
 def has_vignette(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Whether at least two corners of uint8[n, size, size, 3] are dark, bool[n]."""
+    """Say which images uint8[n, size, size, 3] have at least two dark corners, bool[n]."""
     side = max(1, round(CORNER / 4 * pixels.shape[1]))  # the very corner: the circle cuts the rest
     grey = pixels.mean(axis=3)
     corners = [grey[:, rows, columns].mean(axis=(1, 2)) for rows in _ends(side) for columns in _ends(side)]

@@ -36,32 +36,32 @@ class Network:
     trains_statistics: bool
 
     def logits(self, activations):
-        """What the prefix gives to logits, in inference mode."""
+        """Compute logits float32 [B, K] from what the prefix gives, in inference mode."""
         return self.head(self.body(activations, training=False), training=False)
 
     def feature_spread(self, activations: np.ndarray) -> float:
-        """How much the features of images differ, from what the prefix gave for them: their standard deviation over
-        images, mean over features, in units of their mean absolute value.
+        """Measure how much the features of images differ, from what the prefix gives for these images.
 
+        The result is their standard deviation over images, mean over features, in units of their mean absolute value.
         Below 0.1 a head can hardly tell images apart: wrong preprocessing.
         """
         features = np.asarray(self.body(activations, training=False))
         return float(features.std(axis=0).mean() / (np.abs(features).mean() + 1e-12))
 
     def classifier(self) -> keras.Model:
-        """The model one saves: uint8 RGB in, probabilities float32 [B, K] in the order of labels out."""
+        """Make the model one saves: uint8 RGB in, probabilities float32 [B, K] in the order of labels out."""
         images = _images(self.full_model.input_shape[1])
         logits = self.head(self.full_model(images, training=False), training=False)
         return keras.Model(images, layers.Softmax(dtype="float32", name="probabilities")(logits), name="ham_ray")
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Of all parts, trained or not, in an order that does not depend on where the network is cut."""
+        """The variables of all parts, trained or not, in an order that does not depend on where the network is cut."""
         return self.full_model.variables + self.head.variables
 
     @property
     def trainable_variables(self) -> list[keras.Variable]:
-        """Of body and head; the body's are empty where it is frozen."""
+        """The trainable variables of body and head; the body has none where it is frozen."""
         return self.body.trainable_variables + self.head.trainable_variables
 
     @property
@@ -74,10 +74,10 @@ class Network:
 def build(recipe: Recipe, size: int, weights: Weights, classes: int) -> Network:
     """Build the recipe's network for `size` × `size` images and so many classes, freshly initialised.
 
-    It starts from the recipe's seed, or from weights.
+    The initial values follow from the recipe's seed, or are the weights.
 
     Raises:
-        UserError: the weights are not of its architecture, or it takes no images of this size.
+        UserError: the weights are not of the recipe's architecture, or this takes no images of that size.
     """
     architecture = registry.architecture(recipe.family)
     if size not in architecture.sizes:
@@ -118,14 +118,14 @@ def _freeze_statistics(model: keras.Model) -> None:
 
 
 def pooled(architecture: Architecture, base: keras.Model) -> keras.Model:
-    """The network with preprocessing and pooling: uint8 images to features."""
+    """Make the network with preprocessing and pooling: uint8 images [B, size, size, 3] to features [B, F]."""
     images = _images(base.input_shape[1])
     features = architecture.pool(base(architecture.preprocess(images)))
     return keras.Model(images, features, name=architecture.name)
 
 
 def cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
-    """The network with preprocessing and pooling, cut below its top `depth` stages."""
+    """Make the network with preprocessing and pooling, cut below its top `depth` stages: prefix and body."""
     if depth == 0:
         prefix = pooled(architecture, base)
         return prefix, _identity_model(keras.Input(prefix.output_shape[1:], name="features"))
@@ -146,7 +146,7 @@ def _images(size: int) -> keras.KerasTensor:
 
 
 def _identity_model(inputs: keras.KerasTensor) -> keras.Model:
-    """A part that has nothing to do."""
+    """Make a part that has nothing to do."""
     return keras.Model(inputs, layers.Identity(dtype="float32")(inputs), name="nothing")
 
 

@@ -22,7 +22,7 @@ def register(architecture: Architecture) -> None:
     """Make an architecture and its recipes known.
 
     Raises:
-        KeyError: one of its names is another's already.
+        KeyError: its name, or that of one of its recipes, is taken already.
     """
     if architecture.name in _ARCHITECTURES:
         raise KeyError(f"architecture {architecture.name!r} is registered twice")
@@ -40,12 +40,12 @@ def unregister(name: str) -> None:
 
 
 def architectures() -> dict[str, Architecture]:
-    """All architectures by name."""
+    """Return all architectures by name."""
     return dict(_ARCHITECTURES)
 
 
 def architecture(family: str) -> Architecture:
-    """The architecture of a recipe's family.
+    """Return the architecture of a recipe's family.
 
     Raises:
         UserError: an unknown family, with the near names.
@@ -56,7 +56,7 @@ def architecture(family: str) -> Architecture:
 
 
 def of_classifier(model: keras.Model) -> Architecture | None:
-    """The architecture of a saved classifier, by the name of the network in it; None where it is none that is known."""
+    """Return the architecture of a saved classifier, by the name of the network in it; None where it is not known."""
     return next((_ARCHITECTURES[layer.name] for layer in model.layers if layer.name in _ARCHITECTURES), None)
 
 

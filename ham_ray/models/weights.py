@@ -29,7 +29,7 @@ class Weights:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file's content, in hex; None for random weights."""
+        """The sha256 of the file's content, in hex; None for random weights."""
         return hashlib.sha256(self.content).hexdigest() if self.content is not None else None
 
 
@@ -38,10 +38,12 @@ RANDOM = Weights("random (none)")
 
 
 def resolve_weights(source: str, architecture: Architecture) -> Weights:
-    """`imagenet`, `none`, or a `.h5` file's path or URI, read once so that workers on any node get the same bytes.
+    """Read the weights that `source` names: `imagenet`, `none`, or the path or URI of a `.h5` file.
+
+    They are read once, so that workers on any node get the same bytes.
 
     Raises:
-        UserError: the download failed, or there is no such file.
+        UserError: the download failed or has other layers; there is no such file, or it is no `.h5` file or too large.
     """
     if source == "none":
         return RANDOM
@@ -99,7 +101,7 @@ def _file(architecture: Architecture) -> str:
 
 
 def _download(architecture: Architecture) -> Weights:
-    """Keras's own weights, once loaded into its own network; what that holds beside, ours must hold too.
+    """Download Keras's own weights, by way of Keras's own network, which must have the layers that ours has.
 
     Some of Keras's networks have other layers with these weights than without: every kernel of such a file would fit
     the wrong one.
@@ -133,7 +135,7 @@ def _download(architecture: Architecture) -> Weights:
 
 
 def layer_kinds(model: keras.Model) -> list[str]:
-    """The class of each layer from input to output, those of models within it too."""
+    """List the class of each layer from input to output, those of models within the model too."""
     result: list[str] = []
     for layer in model.layers:
         result += layer_kinds(layer) if isinstance(layer, keras.Model) else [type(layer).__name__]

@@ -1,4 +1,4 @@
-"""What must stand beside a model's figures wherever they are shown: sentences that look at its predictions."""
+"""What must be printed beside a model's figures wherever they are shown: sentences that follow from its predictions."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _WORDS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}  # w
 
 
 def cautions(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> list[str]:
-    """Of the reported rows of a PREDICTIONS table; `trivial` are those of trivial baselines, by name.
+    """Write the sentences for the reported rows of a PREDICTIONS table.
 
-    Without any, the baseline is to call each image what most of them are.
+    `trivial` are the tables of trivial baselines, by name. Without any, the baseline predicts the most frequent class.
     """
     trivial = trivial or {"predicting the most frequent class for all images": most(test)}
     return [text for text in (absent(test), one_class(test), not_better(test, trivial)) if text]
 
 
 def absent(test: pd.DataFrame) -> str | None:
-    """Which classes have no image, and what that does to the metrics; None where each has one."""
+    """Say which classes have no image, and what that does to the metrics; None where each class has one."""
     classes, present = classes_of(test), {*test["y_true"]}
     missing = [dx for dx, label in classes.labels.items() if label not in present]
     if not missing:
@@ -38,7 +38,10 @@ def absent(test: pd.DataFrame) -> str | None:
 
 
 def one_class(test: pd.DataFrame) -> str | None:
-    """The sentence for a model that calls more than 85 % of the images one class; None where so many are of it."""
+    """Write the sentence for a model that predicts one class for more than 85 % of the images; None for any other.
+
+    None too where so many images are of that class, or where there are fewer than `FEW`.
+    """
     (truth, p), classes = arrays(test), classes_of(test)
     calls = np.bincount(metrics.predicted(p), minlength=len(classes)) / len(p)
     label = int(calls.argmax())
@@ -50,8 +53,11 @@ def one_class(test: pd.DataFrame) -> str | None:
 
 
 def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str | None:
-    """The sentence for a model that a trivial baseline equals: in balanced accuracy or macro-F1, the interval of the
-    paired difference (on the images of both) reaches 0 or below. None for a model that beats all of them in both."""
+    """Write the sentence for a model that a trivial baseline equals; None for a model that beats all of them.
+
+    A baseline equals the model where the interval of their paired difference in balanced accuracy or macro-F1, on the
+    images of both, reaches 0 or below.
+    """
     said = []
     for name, table in trivial.items():
         own = test[test["image_id"].isin(table["image_id"])]
@@ -69,7 +75,7 @@ def not_better(test: pd.DataFrame, trivial: Mapping[str, pd.DataFrame]) -> str |
 
 
 def most(test: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, all called what most of them are."""
+    """Return the same rows, each predicted as the class that most of them are."""
     most_frequent = int(np.bincount(test["y_true"].astype(int)).argmax())
     return test.assign(
         **{name: np.float32(label == most_frequent) for label, name in enumerate(classes_of(test).probabilities)}

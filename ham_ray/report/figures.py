@@ -54,7 +54,7 @@ def confusion_matrix(counts: NDArray[np.integer], codes: Sequence[str], form: st
 
 
 def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
-    """Losses, validation scores and learning rate by epoch of a HISTORY table.
+    """Draw losses, validation scores and learning rate by epoch of a HISTORY table.
 
     The training loss is the unweighted one where the table has it: only that is comparable with the validation loss.
     The kept epoch (`best`) is a dotted line; a change of `phase` (head, then fine-tuning) is a grey line with its name.
@@ -77,7 +77,7 @@ def learning_curves(history: pd.DataFrame, form: str = "svg") -> bytes:
 
 
 def interval_plot(values: Mapping[str, Mapping[str, Interval]], titles: Mapping[str, str], form: str = "svg") -> bytes:
-    """Values with their intervals: one panel a metric, one line a model.
+    """Draw values with their intervals: one panel a metric, one line a model.
 
     Args:
         values: model -> metric -> interval; a metric a model lacks is left blank.
@@ -116,9 +116,9 @@ def class_curves(positive: NDArray[np.bool_], score: NDArray[np.floating], name:
 def reliability(
     truth: NDArray[np.integer], versions: Mapping[str, NDArray[np.floating]], bins: int = 10, form: str = "svg"
 ) -> bytes:
-    """How often the called class is right, by the probability it was given: a panel a version of p[N, K].
+    """Draw how often the predicted class is right, by its probability: a panel for each version of p[N, K].
 
-    Bars below show where the images are.
+    `truth` is int[N]. Bars below show how many images each of the `bins` has.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.7 * len(versions), 3.9), layout="constrained")
@@ -141,7 +141,7 @@ def reliability(
 
 
 def cell_ink(share: float, count: int) -> str:
-    """The colour of a matrix cell's text: at least 4.5 to 1 against its ground (WCAG 2.2, AA)."""
+    """Return the colour of a matrix cell's text: at least 4.5 to 1 against its ground (WCAG 2.2, AA)."""
     return "white" if share > 0.72 else "black" if count else GREY
 
 
@@ -153,7 +153,7 @@ def _matrix_cell(axes: Axes, row: int, column: int, count: int, share: float) ->
 
 
 def _lines(axes: Axes, history: pd.DataFrame, names: Mapping[str, str], title: str) -> None:
-    """One line a column; markers keep a history of one epoch visible."""
+    """Draw one line a column; markers keep a history of one epoch visible."""
     for (column, name), (colour, style) in zip(names.items(), ((BLUE, "-"), (ORANGE, "--")), strict=False):
         axes.plot(history["epoch"], history[column], style, color=colour, label=name, marker="o", markersize=3)
     axes.set(title=title, xlabel="epoch")
@@ -182,7 +182,7 @@ def _mark_phases(axes: Axes, history: pd.DataFrame) -> None:
 
 
 def _note(axes: Axes, x: float, text: str) -> None:
-    """A word beside a vertical line at the top of the panel, on the side with more room."""
+    """Write a word beside a vertical line at the top of the panel, on the side with more room."""
     left, right = axes.get_xlim()
     side, offset = ("left", 3) if x < (left + right) / 2 else ("right", -3)
     axes.annotate(
@@ -221,7 +221,7 @@ def _interval_panel(axes: Axes, result: Sequence[Interval | None]) -> None:
 
 
 def to_bytes(figure: Figure, form: str) -> bytes:
-    """A figure as a file's content, "svg" or "png"."""
+    """Return a figure as a file's content, "svg" or "png"."""
     buffer = io.BytesIO()
     # without a date the same figure is the same file
     figure.savefig(buffer, format=form, dpi=150, metadata={"Date": None} if form == "svg" else None)

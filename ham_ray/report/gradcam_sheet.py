@@ -1,4 +1,4 @@
-"""The sheet of where a model looked: right and wrong examples of each class, and how much of it was in the corners."""
+"""The sheet of where a model looked: right and wrong examples of each class, and how much attention the corners got."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _SMOOTH = Image.Resampling.BICUBIC
 
 @dataclass(frozen=True)
 class Corners:
-    """Mean share of attention in the corners of images with dark ones and without; `area` is what chance would give.
+    """Mean share of attention in the corners of images with dark corners and without; `area` is what chance would give.
 
-    `images` have dark corners; `focused` is the share of the class in `focus` (its name) among them, `others` that
-    among the other images; None where there is no such class.
+    `images` counts those with dark corners; `focused` is the share of the class in `focus` (its name) among them,
+    `others` its share among the other images; None where there is no such class.
     """
 
     area: float
@@ -43,7 +43,7 @@ class Corners:
     others: float | None
 
     def sentences(self) -> list[str]:
-        """What these figures say, and only that."""
+        """Say what these figures say, and only that."""
         if self.dark is None:
             return ["No image here has dark corners (the edge of the dermatoscope)."]
         others = f"; of the other images {_percent(self.others)}" if self.others is not None else ""
@@ -65,14 +65,14 @@ class Corners:
 
 @dataclass(frozen=True)
 class Attention:
-    """The sheet as a JPEG, and the corners."""
+    """The sheet as a JPEG, and the figures of the corners."""
 
     sheet: bytes
     corners: Corners
 
 
 def choose(test: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Rows to show: for each class up to `EXAMPLES` that were called rightly and as many that were not, drawn."""
+    """Draw the rows to show: for each class up to `EXAMPLES` that were predicted rightly and as many that were not."""
     truth, p = arrays(test)
     called = metrics.predicted(p)
     rows = test.assign(called=called, right=called == truth).sample(frac=1, random_state=seed)
@@ -81,7 +81,7 @@ def choose(test: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floating], classes: Classes) -> bytes:
-    """A JPEG: a row a class, right calls on the left and wrong ones on the right, each image beside its map.
+    """Draw a JPEG: a row a class, right predictions on the left and wrong ones on the right, each image beside its map.
 
     Args:
         shown: rows of `choose`.
@@ -111,7 +111,7 @@ def draw(shown: pd.DataFrame, pixels: NDArray[np.uint8], maps: NDArray[np.floati
 
 
 def _draw_map(axes: Axes, pixels: NDArray[np.uint8], heat: NDArray[np.floating]) -> None:
-    """The map in colours over the image in grey, with a line at half of its most."""
+    """Draw the map in colours over the image in grey, with a line at half of the map's maximum."""
     grey = pixels.mean(axis=2, keepdims=True)
     colours = matplotlib.colormaps[_COLOURS](heat)[..., :3] * 255
     axes.imshow(_sized(np.asarray(0.35 * grey + 0.65 * colours, np.uint8)))

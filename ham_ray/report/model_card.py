@@ -13,7 +13,7 @@ _TAGS = ["image-classification", "dermatology", "dermatoscopy", "skin-lesions", 
 
 
 def render(data: ReportData) -> str:
-    """The card of all models of a page as Markdown, with the YAML head that model hubs read."""
+    """Write the card of all models of a page as Markdown, with the YAML head that model hubs read."""
     result = {name: run.assessment for name, run in data.runs.items() if run.predictions is not None}
     made = environment(escape=False)
     made.filters |= {"markdown": markdown, "code": code}
@@ -35,20 +35,20 @@ def render(data: ReportData) -> str:
 
 
 def markdown(text: object) -> str:
-    """Text from data, file names or messages as Markdown that shows it, whatever it holds; on one line."""
+    """Escape text from data, file names or messages as one line of Markdown that shows it, whatever it holds."""
     line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
     return re.sub(r"([\\`*\[\]<>|~&]|(?<!\w)_|_(?!\w))", r"\\\1", line)
 
 
 def code(text: object) -> str:
-    """The same as a code span, fenced by more backticks than it holds."""
+    """Write text as a code span on one line, fenced by more backticks than it holds."""
     line = " ".join(str(text).split())
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if len(fence) > 1 else f"`{line}`"
 
 
 def _head(data: ReportData) -> str:
-    """Licence, tags and metrics, as model hubs read them."""
+    """Write licence, tags and metrics as the YAML that model hubs read."""
     content = {
         "license": "cc-by-nc-4.0" if data.licence.startswith("CC BY-NC 4.0") else "other",
         "library_name": "keras",

@@ -38,7 +38,7 @@ Thumbnails = Callable[[list[str]], dict[str, bytes]]
 
 @dataclass(frozen=True)
 class ReportData:
-    """All a report shows.
+    """All that a report shows.
 
     `facts` are lines of "what was run" in their order: command, commit, machine, date, … `counts` is `class_counts` of
     the splits. `split` says how images were kept apart. `selection` names what chose epochs and settings, such as
@@ -75,7 +75,7 @@ def class_counts(splits: Mapping[str, pd.DataFrame], classes: Classes) -> pd.Dat
 
 
 def environment(escape: bool = True) -> Environment:
-    """Where the pages' templates are, and their filters; `escape` for HTML."""
+    """Make Jinja's environment with the pages' templates and filters; `escape` for HTML."""
     result = Environment(
         loader=PackageLoader("ham_ray.report"),
         autoescape=escape,
@@ -88,7 +88,7 @@ def environment(escape: bool = True) -> Environment:
 
 
 def render(data: ReportData) -> str:
-    """The page as HTML text."""
+    """Render the page as HTML text."""
     return (
         environment()
         .get_template("report.html.jinja")
@@ -120,7 +120,7 @@ def write(data: ReportData, uri: str) -> None:
 
 
 def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
-    """What the page says of one family; without predictions only its row and curves."""
+    """Collect what the page says of one family; without predictions only its row and curves."""
     result: dict[str, Any] = {"row": row, "test": None, "matrix": None, "curves": None, "attention": None}
     result |= {"recipe": run.info.get("recipe"), "calibrated": run.info.get("calibration")}
     if run.predictions is not None:
@@ -136,7 +136,7 @@ def _family(row: Row, run: Run, data: ReportData) -> dict[str, Any]:
 
 
 def _assessed(result: assessment.Assessment, thumbnails: Thumbnails | None) -> dict[str, Any]:
-    """Figures and pictures of the reported images."""
+    """Collect figures and pictures of the reported images."""
     (truth, p), classes = arrays(result.images), result.classes
     errors = assessment.confident_errors(result.images)
     small = thumbnails(errors["image_id"].tolist()) if thumbnails else {}
@@ -164,7 +164,7 @@ def _assessed(result: assessment.Assessment, thumbnails: Thumbnails | None) -> d
 
 
 def _focus_curves(truth: NDArray[np.integer], p: NDArray[np.floating], classes: Classes) -> str | None:
-    """The curves of the class in focus; None where there is none, or nothing beside it."""
+    """Draw the curves of the class in focus; None where there is none, or nothing beside it."""
     label, positive = classes.focus_label, truth == classes.focus_label
     if label is None or classes.focus is None or not 0 < positive.sum() < len(positive):
         return None
@@ -172,7 +172,7 @@ def _focus_curves(truth: NDArray[np.integer], p: NDArray[np.floating], classes: 
 
 
 def confidence(errors: pd.DataFrame) -> str:
-    """What these wrong calls, the most confident first, say of a check by confidence."""
+    """Say what these wrong predictions, the most confident first, mean for a check by confidence; empty without any."""
     if errors.empty:
         return ""
     sure = int((errors["p"] >= SURE).sum())
@@ -205,5 +205,5 @@ def _signed(value: float) -> str:
 
 
 def as_address(svg: bytes) -> str:
-    """An SVG picture as the address of an `img`."""
+    """Return an SVG picture as the address of an `img`."""
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

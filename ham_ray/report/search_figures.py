@@ -20,7 +20,7 @@ _COLOURS = "cividis"  # even in brightness, and the same to the colour-blind
 
 
 def history(trials: pd.DataFrame, objective: str, form: str = "svg") -> bytes:
-    """The value of each trial in its order, and the best complete one so far."""
+    """Draw the value of each trial in its order, and the best complete one so far."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -39,7 +39,7 @@ def history(trials: pd.DataFrame, objective: str, form: str = "svg") -> bytes:
 
 
 def curves(scores: Mapping[int, Mapping[int, float]], best: int | None, objective: str, form: str = "svg") -> bytes:
-    """The score of each trial by epoch; the best trial stands out."""
+    """Draw the score of each trial by epoch; the best trial stands out."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.1), layout="constrained")
         axes = figure.subplots()
@@ -64,7 +64,7 @@ def curves(scores: Mapping[int, Mapping[int, float]], best: int | None, objectiv
 
 
 def importances(shares: Mapping[str, float], form: str = "svg") -> bytes:
-    """A bar a parameter: the share of the values' variance that it explains."""
+    """Draw a bar a parameter: the share of the values' variance that it explains."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8, 0.9 + 0.35 * len(shares)), layout="constrained")
         axes = figure.subplots()
@@ -84,7 +84,7 @@ def parallel(
     logarithmic: Collection[str] = (),
     form: str = "svg",
 ) -> bytes:
-    """A line a trial through its values, one axis a parameter; colour is the objective."""
+    """Draw a line a trial through its values, one axis a parameter; colour is the objective."""
     shown = trials[trials[objective].notna()].sort_values(objective)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -103,7 +103,7 @@ def parallel(
 
 
 def _axis(axes: Axes, column: int, values: pd.Series, logarithmic: bool) -> np.ndarray:
-    """Heights 0–1 of a parameter's values, with its ends written beside the axis; NaN where it was not searched."""
+    """Draw a parameter's axis with its ends; return the heights 0–1 of its values, NaN where it was not searched."""
     if values.dropna().map(lambda value: isinstance(value, str)).any():
         names = sorted(values.dropna().unique())
         heights = values.map({name: index / max(1, len(names) - 1) for index, name in enumerate(names)})

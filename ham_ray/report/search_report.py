@@ -20,11 +20,11 @@ LEAST = 10  # complete trials below which importances are chance
 
 @dataclass(frozen=True)
 class SearchData:
-    """All the page shows.
+    """All that the page shows.
 
     `data_set` is its title and `noise` the spread of a score on one validation fold by chance, where it is known.
     `importances` may be empty; `scores` are by trial and epoch; `finals` is the table of the best trials trained again,
-    where they were, and `finals_page` where their own page is; `logarithmic` are the parameters that the space draws
+    where they were, and `finals_page` the path of their own page; `logarithmic` are the parameters that the space draws
     on a logarithmic scale.
     """
 
@@ -45,7 +45,7 @@ class SearchData:
 
 
 def render(data: SearchData) -> str:
-    """The page as HTML text."""
+    """Render the page as HTML text."""
     ranked = data.trials[data.trials["state"] == "complete"].sort_values(data.objective, ascending=False)
     best = int(ranked["trial"].iloc[0]) if len(ranked) else None
     headings, rows = best_trials(data.trials, data.objective, data.parameters)
@@ -85,7 +85,7 @@ def write(data: SearchData, uri: str) -> None:
 
 
 def _sections(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """The pictures' names, headings and captions; a caption speaks of what these trials have."""
+    """List the pictures' names, headings and captions; a caption speaks of what these trials have."""
     pruned, complete = (int((trials["state"] == state).sum()) for state in ("pruned", "complete"))
     ended = f" {pruned} were stopped early because others were better at that epoch." if pruned else ""
     return [
@@ -112,7 +112,7 @@ def _sections(trials: pd.DataFrame) -> list[tuple[str, str, str]]:
 def best_trials(
     trials: pd.DataFrame, objective: str, parameters: list[str], most: int = 10
 ) -> tuple[list[str], list[list[str]]]:
-    """The table of the best complete trials: headings, and the cells of each row."""
+    """Make the table of the best complete trials, at most `most`: headings, and the cells of each row."""
     ranked = trials[trials["state"] == "complete"].sort_values(objective, ascending=False).head(most)
     headings = ["trial", objective, *parameters, "epochs", "minutes"]
     shown = ranked.assign(**{objective: ranked[objective].map(number), "minutes": (ranked["seconds"] / 60).round(1)})
@@ -121,7 +121,7 @@ def best_trials(
 
 
 def _text(value: Any) -> str:
-    """A cell; a dash where it was not searched."""
+    """Write a cell; a dash for a parameter that was not searched."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

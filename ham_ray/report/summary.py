@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ham_ray import storage
-from ham_ray.console import for_tables
+from ham_ray.console import for_tables, progress
 from ham_ray.data.dataset import Dataset
 from ham_ray.data.images import LEAKAGE
 from ham_ray.evaluation import intervals, metrics
@@ -48,8 +48,7 @@ METRIC_NAMES = {
 
 
 def disclaimers(synthetic: bool, random: bool, ungrouped: bool) -> tuple[str, ...]:
-    """Return what must be said wherever results are shown that are of drawings, of networks without pretrained weights,
-    or on folds of images whose lesions are not known."""
+    """List what must be said beside results of drawings, of random weights, or of images without known lesions."""
     said = {SYNTHETIC_LABEL: synthetic, RANDOM_LABEL: random, UNGROUPED_LABEL: ungrouped}
     return tuple(label for label, holds in said.items() if holds)
 
@@ -69,16 +68,17 @@ class Run:
 
     @cached_property
     def assessment(self) -> Assessment:
-        """Of its predictions, which it must have; made once for table, page, model card and metrics.json."""
+        """The assessment of the predictions, made once for table, page, model card and metrics.json."""
         assert self.predictions is not None
-        return assess(self.predictions)
+        with progress("intervals") as advance:
+            return assess(self.predictions, advance)
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of the closing table, of so many `images`, which are test images, new ones or both (`of`).
 
-    `metrics` lacks what is undefined or was not published.
+    `metrics` lacks those that are undefined or were not published.
     """
 
     name: str
@@ -125,7 +125,7 @@ class Summary:
 
     @property
     def measured_on(self) -> str:
-        """The data, with the test images where they are the same for all models and trivial."""
+        """The data, with the test images where they are the same for all models and trivial baselines."""
         return f"{self.data}, {self.common_split}" if self.common_split else self.data
 
     @property
@@ -166,7 +166,7 @@ def summarise(
 ) -> Summary:
     """Summarise models and trivial baselines on their reported images, beside what was published on `references`.
 
-    The latter is left out for synthetic data: nothing but results on the data set itself can stand beside it.
+    Published figures are left out for synthetic data: only results on the data set itself can be compared with them.
     """
     rows = [model_row(name, run, trivial) for name, run in runs.items()]
     rows += [trivial_row(name, frame) for name, frame in trivial.items()]
@@ -175,7 +175,7 @@ def summarise(
 
 
 def model_row(name: str, run: Run, trivial: Mapping[str, pd.DataFrame]) -> Row:
-    """The row of one model, with what must be said of it beside these baselines; without predictions warnings only."""
+    """Make the row of one model, with cautions beside these trivial baselines; without predictions only warnings."""
     info, warnings = run.info, list(run.info.get("warnings", ()))
     epochs, best_epoch = _epochs(run.history)
     about: dict[str, Any] = {
@@ -213,8 +213,7 @@ def reference_rows(dataset: Dataset) -> list[Row]:
 
 
 def evaluation(run: Run) -> dict[str, Any]:
-    """For metrics.json of a trained run: metrics on validation images, where it has any; of the test images all that a
-    page shows."""
+    """Collect a trained run's figures for metrics.json: on validation images, where it has any, and on test images."""
     assert run.predictions is not None
     validation = of_split(run.predictions, "validation")
     chosen = {} if validation.empty else {"validation": metrics.evaluate(*arrays(validation), classes_of(validation))}
@@ -222,7 +221,7 @@ def evaluation(run: Run) -> dict[str, Any]:
 
 
 def split_text(test: pd.DataFrame) -> str:
-    """What the rows of a PREDICTIONS table are, such as "fold 0, 2,003 images, lesion-grouped"."""
+    """Say what the rows of a PREDICTIONS table are, such as "fold 0, 2,003 images, lesion-grouped"."""
     new = int((test["split"] == NEW).sum())
     if new == len(test):
         return f"{new:,} images new to the model"
@@ -236,7 +235,7 @@ def split_text(test: pd.DataFrame) -> str:
 
 
 def kind_text(test: pd.DataFrame) -> str:
-    """What the rows of a PREDICTIONS table are to their model, in words."""
+    """Say what the rows of a PREDICTIONS table are to their model: "test images", "images new to the model" or both."""
     new = (test["split"] == NEW).mean()
     return "test images" if new == 0 else "images new to the model" if new == 1 else "test images and new ones"
 
@@ -249,19 +248,19 @@ def write(summary: Summary, folder: str) -> None:
 
 
 def frame(summary: Summary) -> pd.DataFrame:
-    """One line a row: `<metric>`, `<metric>_low`, `<metric>_high` for each metric, and what the figures are of."""
+    """Make summary.csv's table, a line a row: each metric with its limits `_low` and `_high`, and what it is of."""
     return pd.DataFrame([_flat(row, summary) for row in summary.rows]).astype(
         {"epochs": "Int64", "best_epoch": "Int64"}
     )
 
 
 def show(summary: Summary, console: Console | None = None) -> None:
-    """Print the table."""
+    """Print the summary's table."""
     (console or for_tables()).print(table(summary))
 
 
 def table(summary: Summary) -> Table:
-    """The summary as a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
+    """Make a rich table for 100 columns; each value with its interval below it, warnings at the foot."""
     notes = {text: index for index, text in enumerate(dict.fromkeys(_warnings(summary)), start=1)}
     title = [f"Results, {escape(summary.measured_on)}"]
     title += [f"[bold red]{escape(label)}[/]" for label in summary.disclaimers]
@@ -291,12 +290,12 @@ def table(summary: Summary) -> Table:
 
 
 def number(value: float | None, decimals: int = 3) -> str:
-    """A share without its leading zero, as the field prints them: .482, 1.000; a dash for None."""
+    """Write a share without its leading zero, as the field prints them: .482, 1.000; a dash for None."""
     return "–" if value is None else f"{value:.{decimals}f}".removeprefix("0")
 
 
 def _epochs(history: pd.DataFrame | None) -> tuple[int | None, int | None]:
-    """How many epochs were trained, and which of them was kept."""
+    """Count the epochs trained, and return the epoch that was kept."""
     if history is None or history.empty:
         return None, None
     best = history.loc[history["best"].astype(bool), "epoch"]

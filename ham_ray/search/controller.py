@@ -23,7 +23,7 @@ _USED = re.compile(r"[\d.]+GB used / [\d.]+GB limit")
 
 
 class LostProcessError(RayActorError):
-    """A trial's process ended, or does not answer, for what Ray has another name than an actor's death."""
+    """The end or the silence of a trial's process, where Ray reports another cause than an actor's death."""
 
     def __init__(self, text: str) -> None:  # no exception: Tune pickles this one, and not all can be
         super().__init__(error_msg=text)
@@ -40,7 +40,7 @@ def failures_stay_with_their_trial() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line; the memory monitor's only with the node's memory."""
+    """Describe an error in one line; of the memory monitor's message, keep the first sentence and the node's memory."""
     if isinstance(error, LostProcessError):
         return str(error)
     cause = getattr(error, "cause", None) or error
@@ -54,7 +54,7 @@ def reason(error: BaseException) -> str:
 
 
 class _Manager(RayActorManager):
-    """Tells of every failure as one of the task or of the actor."""
+    """An actor manager that reports every failure as one of a task or of an actor."""
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
         if not isinstance(exception, RayTaskError):
@@ -67,14 +67,17 @@ class _Manager(RayActorManager):
         super()._actor_start_failed(tracked_actor, exception)
 
     def _ended(self, tracked_actor: Any, exception: Exception) -> RayActorError:
-        """The actor's death; one that only does not answer is killed, or it would train beside its successor."""
+        """Kill the actor, and return the failure as its death.
+
+        An actor that only does not answer would otherwise train beside its successor.
+        """
         actor, _ = self._live_actors_to_ray_actors_resources[tracked_actor]
         ray.kill(actor)
         return exception if isinstance(exception, RayActorError) else LostProcessError(reason(exception))
 
 
 class _Controller(TuneController):
-    """Keeps the latest failure where a scheduler can see it."""
+    """A TuneController that keeps the latest failure where a scheduler can see it."""
 
     failure: Exception
 

@@ -54,7 +54,7 @@ _GOES_ON = "the same command goes on"
 
 
 class StudyError(UserError):
-    """The study's database cannot be read or written."""
+    """A failure to read or write the study's database."""
 
 
 class AwayError(StudyError):
@@ -111,7 +111,7 @@ def patient(call: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
 
 def shown(url: str) -> str:
-    """The URL without its password."""
+    """Return the URL without its password."""
     try:
         return sql.make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:
@@ -119,7 +119,7 @@ def shown(url: str) -> str:
 
 
 def with_driver(url: str) -> str:
-    """The URL with the name of a driver that is installed; `postgresql://` takes psycopg2 or psycopg.
+    """Add to a URL the name of a driver that is installed; `postgresql://` takes psycopg2 or psycopg.
 
     Raises:
         StudyError: its driver is not installed; with the package that has it.
@@ -140,12 +140,12 @@ def with_driver(url: str) -> str:
 
 
 def is_file(url: str) -> bool:
-    """Whether the database is a file, on which one search at a time works."""
+    """Say whether the database is a file, on which one search at a time works."""
     return url.startswith("sqlite")
 
 
 def settings(url: str) -> dict[str, Any]:
-    """What `create_engine` takes: a locked SQLite file is waited for, a server's connection renewed where it broke."""
+    """Return options of `create_engine`: wait for a locked SQLite file, renew a server's connection where it broke."""
     if is_file(url):
         return {"connect_args": {"timeout": PATIENCE}}
     made = sql.make_url(url)
@@ -155,7 +155,7 @@ def settings(url: str) -> dict[str, Any]:
 
 
 def engine(url: str) -> Engine:
-    """A watched engine.
+    """Make an engine for the study's database, watched by `watch`.
 
     Raises:
         StudyError: the URL is malformed, or its driver is not installed.
@@ -185,7 +185,7 @@ def watch(made: Engine, url: str) -> None:
 
 
 def explained(error: Exception, url: str) -> StudyError:
-    """The error in one line, with its remedy; an `AwayError` where the database is only away."""
+    """Turn an error into one line with its remedy; into an `AwayError` where the database is only away."""
     if isinstance(error.__cause__, SQLAlchemyError):  # within one of Optuna's
         error = error.__cause__
     cause = _first_line(getattr(error, "orig", None) or error)
@@ -197,7 +197,7 @@ def explained(error: Exception, url: str) -> StudyError:
 
 
 def _is_passing(error: DBAPIError) -> bool:
-    """Whether the same may succeed later: the server cannot be reached, or says so."""
+    """Say whether the same may succeed later: the server cannot be reached, or says so."""
     if error.connection_invalidated:
         return True
     if not isinstance(error, (OperationalError, InterfaceError)):
@@ -210,7 +210,7 @@ def _is_passing(error: DBAPIError) -> bool:
 
 
 class _Waiting:
-    """Prints one line where a thread uses a connection for longer than a statement should take."""
+    """A watch that prints one line where a thread uses a connection for longer than a statement should take."""
 
     def __init__(self, url: str) -> None:
         self._url, self._of_thread, self._last = url, threading.local(), -PATIENCE

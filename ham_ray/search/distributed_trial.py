@@ -22,7 +22,7 @@ from ham_ray.training.epoch_barrier import EpochBarrier
 
 
 class DistributedTrial(tune.Trainable):
-    """One epoch a step, with the results of `InProcessTrial`."""
+    """A trial of several workers: each step is one epoch, with the results of a step of `InProcessTrial`."""
 
     thread: threading.Thread | None
     epoch: int  # the last that Tune has heard of
@@ -43,7 +43,7 @@ class DistributedTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, after the workers of the last one have ended."""
+        """Begin the next trial, after the workers of the last one have ended."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -81,10 +81,10 @@ class DistributedTrial(tune.Trainable):
             ray.kill(self.barrier)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the training leaves its own."""
+        """Save nothing: the training writes its own checkpoints."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: it goes on from its own."""
+        """Load nothing: the training goes on from its own checkpoints."""
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.folder = self.shared.folder(config["trial"])
@@ -108,9 +108,7 @@ class DistributedTrial(tune.Trainable):
         try:
             recipe = self.shared.recipe(self.values)
             tables = self.shared.tables.get(table_key(recipe))
-            parts = input_pipeline.split(
-                self.images, recipe, self.resources.workers, self.shard_memory, tables, tested=False
-            )
+            parts = input_pipeline.split(self.images, recipe, self.resources.workers, self.shard_memory, tables)
             weights = ray.get(self.shared.weights)
             outcome = workers.train(
                 recipe, self.images, parts, weights, self.resources, self.folder, self.barrier, self.restarts

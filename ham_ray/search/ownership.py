@@ -1,9 +1,9 @@
-"""One search at a time works on a study: who, is a row in the study's own database, with a sign of life.
+"""Ownership of a study: one search at a time works on it, recorded as a row in the study's own database.
 
-Whoever finds a row of another search waits for its next sign of life. It is refused when one comes; where none comes
-for a minute, or the owner was a process of this machine that is gone, it becomes the owner itself. An owner that stood
-still for that long (a suspended process) can write nothing more: each of its writes first looks, in the same
-transaction, whether the row is still its own.
+The owner increases a count in its row every few seconds, as a sign of life. Another search that sees the row waits for
+the next sign: where one comes, that search is refused; where none comes for a minute, or the owner was a process of
+this machine that has ended, it becomes the owner itself. An owner that stood still for that long (a suspended process)
+can write nothing more: before each write it checks, in the same transaction, whether the row is still its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ OWNERS = sql.Table(
 
 @dataclass(frozen=True)
 class Owner:
-    """A row of the table."""
+    """A row of the table of owners: the process that works on a study."""
 
     study: str
     owner: str
@@ -67,7 +67,7 @@ class Owner:
         return f"process {self.pid} on {self.host}, since {self.since}, in {self.folder}"
 
     def gone(self) -> bool:
-        """Whether it was a process of this machine that is no more."""
+        """Say whether the owner was a process of this machine that has ended."""
         return self.machine == machine() and born(self.pid) != self.born
 
 
@@ -86,7 +86,7 @@ class Ownership(Leases):
 
     @database.patient
     def check(self) -> None:
-        """See that the study is still this process's.
+        """Check that the study is still this process's.
 
         Raises:
             UserError: another process has taken it over.
@@ -98,7 +98,7 @@ class Ownership(Leases):
             self._sign(connection)
 
     def guard(self, engine: Engine) -> None:
-        """Look before each write through this engine, in its transaction, whether the study is still this process's.
+        """Check before each write through this engine, in its transaction, that the study is still this process's.
 
         Its connections are closed when the study is left.
         """
@@ -110,7 +110,10 @@ class Ownership(Leases):
                 self._sign(connection)
 
     def release(self) -> None:
-        """Leave the study to the next one. A database that fails now keeps the row: this process will be gone."""
+        """Leave the study to the next search.
+
+        Where the database fails now the row stays, and counts as dead once this process has ended.
+        """
         self._ended.set()
         self._thread.join(timeout=EVERY)
         with contextlib.suppress(StudyError), self._engines[0].begin() as connection:
@@ -147,7 +150,7 @@ def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
     """Own a study while the block runs.
 
     Raises:
-        UserError: another search works on it; with its process, its machine and since when.
+        UserError: another search works on the study; the message names its process, its machine and its start.
         StudyError: the database cannot be used.
     """
     engine = database.engine(url)
@@ -161,13 +164,13 @@ def owned(study: str, url: str, folder: str) -> Iterator[Ownership]:
 
 
 def this_process(study: str, folder: str) -> Owner:
-    """This process's row."""
+    """Make the row of this process."""
     pid, now = os.getpid(), datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return Owner(study, uuid.uuid4().hex, socket.gethostname(), machine(), pid, born(pid) or "", folder, now, 0)
 
 
 def _claim(engine: Engine, me: Owner) -> None:
-    """Become the owner: where there is none, or the one there is shows no sign of life."""
+    """Become the owner, once there is none or the present one shows no sign of life; refuse where it shows one."""
     create_table(engine, OWNERS)
     seen, since = None, time.monotonic()
     while True:
@@ -223,7 +226,7 @@ def _insert(engine: Engine, me: Owner) -> bool:
 
 @database.patient
 def _replace(engine: Engine, me: Owner, other: Owner) -> bool:
-    """Take the row, where it still is as it was seen."""
+    """Take the row over if it has not changed since it was read; say whether it was taken."""
     same = (OWNERS.c.owner == other.owner) & (OWNERS.c.beats == other.beats)
     with engine.begin() as connection:
         return connection.execute(OWNERS.update().where(same).values(**vars(me))).rowcount == 1

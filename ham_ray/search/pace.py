@@ -1,4 +1,4 @@
-"""How long a search still takes: its trials by the mean of those that ended, its finals by the best of them."""
+"""How long a search still takes: its trials by the mean of those that ended, its finals by the best trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TELLING = 2  # trials that have to end first: one alone may be the dearest prio
 
 @dataclass(frozen=True)
 class Ahead:
-    """What follows the trials.
+    """The finals that follow a search's trials.
 
-    scale: the pixels of an image there, as a multiple of a trial's.
+    scale: the pixels of an image in the finals, as a multiple of a trial's.
     """
 
     finalists: int
@@ -26,7 +26,7 @@ class Ahead:
 
 
 def time_left(study: Study, at_once: int, ahead: Ahead) -> str:
-    """Such as `trials: about 12 min; finals then: 3 trainings, about 9 min …`; empty where nothing is left."""
+    """Estimate the time left: `trials: about 12 min; finals then: 3 trainings, about 9 min …`; empty where none is."""
     trials, still, words = study.table(), study.open(), []
     timed = trials if trials.empty else trials.query("seconds > 0 and state != 'running'")
     if still and len(timed) < _TELLING:
@@ -41,7 +41,7 @@ def time_left(study: Study, at_once: int, ahead: Ahead) -> str:
 
 
 def _epoch(timed: pd.DataFrame, study: Study, finalists: int) -> float:
-    """Seconds of an epoch of the trials that would be trained again now; of all, where none of those is complete."""
+    """Return the mean seconds of an epoch of the trials that would be finalists now; of all, where none is complete."""
     best = [trial.number for trial in study.best(finalists)]
     chosen = timed[timed["trial"].isin(best)] if best else timed
     return float((chosen["seconds"] / chosen["epochs"].clip(lower=1)).mean())

@@ -1,6 +1,6 @@
 """Search spaces: a YAML file to a validated space, its Optuna distributions and its prior points.
 
-Every mistake is told with file and line before anything starts.
+Every mistake is reported with file and line before anything starts.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 
 
 class Sampler(_Strict):
-    """Optuna's TPE, or random draws to compare it with."""
+    """How values are drawn: by Optuna's TPE, or at random to compare with it."""
 
     name: Literal["tpe", "random"] = "tpe"
     seed: int = Field(default=0, ge=0, lt=2**31)
@@ -41,7 +41,7 @@ class Sampler(_Strict):
 
 
 class Scheduler(_Strict):
-    """What stops trials early: successive halving (ASHA), the median of the others, or nothing; none before `grace`."""
+    """What stops trials after `grace` epochs: successive halving (ASHA), the median of the others, or nothing."""
 
     name: Literal["asha", "median", "none"] = "asha"
     grace: int = Field(default=3, ge=1, description="epochs every trial may train")
@@ -61,19 +61,19 @@ class Numbers(_Strict):
     when: dict[str, list[Value] | Value] = {}
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """The trial's value."""
+        """Draw the trial's value of the parameter `name`."""
         if self.type == "int":
             return trial.suggest_int(name, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return trial.suggest_float(name, self.low, self.high, log=self.log, step=self.step)
 
     def distribution(self) -> BaseDistribution:
-        """What `suggest` draws from."""
+        """Return the distribution that `suggest` draws from."""
         if self.type == "int":
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def wrong(self) -> str | None:
-        """What is wrong with the range, if anything."""
+        """Say what is wrong with the range; None where nothing is."""
         if self.low > self.high:
             return f"empty range: low {self.low:g} is above high {self.high:g}"
         if self.log and self.low <= 0:
@@ -85,11 +85,11 @@ class Numbers(_Strict):
         return None
 
     def values(self) -> Sequence[Value]:
-        """All of them, where they are whole numbers."""
+        """List all values of a range of whole numbers."""
         return range(int(self.low), int(self.high) + 1, int(self.step or 1))
 
     def ends(self) -> Sequence[Value]:
-        """Values that Recipe has to accept for the range to be fit."""
+        """Return the ends of the range, both of which a recipe has to accept."""
         return [int(self.low), int(self.high)] if self.type == "int" else [self.low, self.high]
 
 
@@ -101,24 +101,24 @@ class Choices(_Strict):
     when: dict[str, list[Value] | Value] = {}
 
     def suggest(self, trial: optuna.Trial, name: str) -> Value:
-        """The trial's value."""
+        """Draw the trial's value of the parameter `name`."""
         chosen: Any = trial.suggest_categorical(name, self.choices)
         return chosen
 
     def distribution(self) -> BaseDistribution:
-        """What `suggest` draws from."""
+        """Return the distribution that `suggest` draws from."""
         return CategoricalDistribution(self.choices)
 
     def wrong(self) -> str | None:
-        """What is wrong with the choices, if anything."""
+        """Say what is wrong with the choices; None where nothing is."""
         return f"choices are given twice: {self.choices}" if len({*self.choices}) < len(self.choices) else None
 
     def values(self) -> Sequence[Value]:
-        """All of them."""
+        """Return all choices."""
         return self.choices
 
     def ends(self) -> Sequence[Value]:
-        """Values that Recipe has to accept."""
+        """Return all choices, each of which a recipe has to accept."""
         return self.choices
 
 
@@ -128,7 +128,7 @@ Parameter = Annotated[Numbers | Choices, Field(discriminator="type")]
 class Space(_Strict):
     """What a search varies, what it holds fixed, what it maximises and how it goes about it.
 
-    `finals` are recipe fields that are other when the best are trained again, such as more epochs.
+    `finals` are recipe fields that have other values when the best trials are trained again, such as more epochs.
     """
 
     family: str
@@ -141,18 +141,18 @@ class Space(_Strict):
     points: list[dict[str, Value]] = []
 
     def base(self) -> Recipe:
-        """The family's baseline with the fixed fields of the space; early stopping looks at the objective."""
+        """Return the family's baseline with the space's fixed fields; early stopping follows the objective."""
         return baseline(self.family).changed(**{"select_by": self.objective, **self.recipe})
 
     def record(self) -> dict[str, Any]:
-        """What a study's values are bound to, as JSON: what is searched and for what, not how the search goes about it.
+        """Return what a study's values depend on, as JSON: what is searched and for what, but not how.
 
-        A field that is new to the code belongs in it only where it differs from its default; see `Recipe.record`.
+        A field that is new to the code belongs here only where it differs from its default; see `Recipe.record`.
         """
         return self.model_dump(include={"family", "recipe", "objective", "parameters"})
 
     def combinations(self, *names: str) -> list[dict[str, Value]]:
-        """All values that these fields may have together in a trial; they must be whole numbers or choices."""
+        """List the combinations of values that fields of whole numbers or choices may have in a trial."""
         result: list[dict[str, Value]] = [{}]
         for name, parameter in self.parameters.items():
             if name in names:
@@ -192,7 +192,7 @@ def load_space(path: str | Path) -> Space:
 
 
 class _Wrong(Exception):
-    """A mistake at a place in the file."""
+    """A mistake in the file, with the path of the entry that has it."""
 
     def __init__(self, path: Place, message: str) -> None:
         super().__init__(message)
@@ -221,7 +221,7 @@ def _checked(content: dict[str, Any]) -> Space:
 
 
 def _with_shortest_names(content: Any, path: Place) -> Any:
-    """What is below an entry of the file, with the shortest name of each recipe field: `Space` knows no other."""
+    """Give each recipe field below an entry of the file its shortest name: `Space` knows no other."""
     if isinstance(content, list):
         return [_with_shortest_names(one, (*path, index)) for index, one in enumerate(content)]
     if not isinstance(content, dict):
@@ -236,7 +236,10 @@ def _with_shortest_names(content: Any, path: Place) -> Any:
 
 
 def _first(error: ValidationError, content: dict[str, Any]) -> _Wrong:
-    """pydantic's first finding; its places name the union's member, the file does not."""
+    """Return pydantic's first error as a mistake in the file.
+
+    pydantic's path of the entry names a union's member, which the file does not: it is left out.
+    """
     result = error.errors()[0]
     path = tuple(part for part in result["loc"] if part not in ("float", "int", "choice"))
     if result["type"] == "extra_forbidden":
@@ -335,7 +338,7 @@ def _listed(values: list[Value] | Value) -> list[Value]:
 
 
 def _line(node: yaml.Node | None, path: Place) -> int:
-    """The line of an entry, or of the nearest one around it."""
+    """Return the line of an entry, counted from 1, or of the nearest entry around it."""
     line = node.start_mark.line + 1 if node else 1
     for part in path:
         if isinstance(node, yaml.SequenceNode) and isinstance(part, int):

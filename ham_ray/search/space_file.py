@@ -20,7 +20,7 @@ _KINDS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with fewer kinds of values."""
+    """A SafeLoader with fewer kinds of values."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -41,7 +41,7 @@ _Loader.add_implicit_resolver(
 
 
 def read(path: str | Path) -> tuple[yaml.Node, dict[str, Any]]:
-    """The names and values in a file, and the nodes that know their lines.
+    """Read a file's names and values, and the nodes that know their lines.
 
     Raises:
         UserError: `file:line: what is wrong`.
@@ -84,7 +84,7 @@ def _text(path: str | Path) -> str:
 
 
 def _check(root: yaml.Node, path: str | Path) -> None:
-    """Refuse a name that stands twice, a kind of value that no space has, and aliases that make more than they show.
+    """Refuse a name that stands twice, a kind of value that no space has, and aliases that expand to too many entries.
 
     Entries are counted from the inside out, each node once: however many lines aliases stand for, this is quick.
     """

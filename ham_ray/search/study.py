@@ -1,9 +1,9 @@
 """The durable study: an Optuna study in a database is the whole truth of a search.
 
-A search that goes on, or is extended, reads everything from it: finished trials, those cut off by a kill (they go on
-under their own number), values between for the pruner. Where several processes share it, each trial is run by one. The
-sampler is seeded anew for each trial from the space's seed and the trial's number, so that a resumed search asks for
-the points an uninterrupted one would have asked for.
+A search that goes on, or is extended, reads everything from it: finished trials, interrupted ones (they go on
+under their own number), the scores of their epochs for the pruner. Where several processes share it, each trial is run
+by one. The sampler is seeded anew for each trial from the space's seed and the trial's number, so that a resumed search
+asks for the points that an uninterrupted one would have asked for.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ask:
 
 
 class Study:
-    """A search's Optuna study, asked for trials and told of them."""
+    """A search's Optuna study: it gives trials to run, and keeps their scores and how they ended."""
 
     def __init__(self, study: optuna.Study, space: Space, trials: int, leases: Leases) -> None:
         self.study, self.space, self.trials, self._leases = study, space, trials, leases
@@ -63,21 +63,21 @@ class Study:
         return {}
 
     def finished(self) -> int:
-        """Trials that need not be run any more: complete, pruned and failed ones."""
+        """Count the trials that need not be run any more: complete, pruned and failed ones."""
         return len(self._in(*FINISHED))
 
     def finished_numbers(self) -> list[int]:
-        """Of those trials."""
+        """Return the numbers of the trials that are complete, pruned or failed."""
         return [trial.number for trial in self._in(*FINISHED)]
 
     def open(self) -> int:
-        """How many are still to be finished: of those asked for, and in any case those that were begun."""
+        """Count the trials still to finish: of those asked for, and in any case those that were begun."""
         return max(self.trials - self.finished(), len(self._in(TrialState.RUNNING)))
 
     def ask(self) -> Ask | None:
-        """The next trial: first those that a kill cut off; None where enough were asked for, or all fail alike.
+        """Return the next trial, interrupted ones first; None where enough were asked for, or all fail alike.
 
-        What of a trial's values had been drawn before the kill stays, the rest is drawn now.
+        Values of an interrupted trial that had not been drawn before are drawn now.
         """
         number = self._begin()
         if number is None:
@@ -103,13 +103,13 @@ class Study:
             return number
 
     def _cut_off(self) -> Iterator[int]:
-        """Running trials on which nobody works, each this process's from now on; those to be stopped are ended."""
+        """Yield running trials on which nobody works, this process's from now on; end those that are to be stopped."""
         for number in [trial.number for trial in self._in(TrialState.RUNNING)]:
             if not self._leases.take(_lease(number)):
                 continue
             if not self.is_running(number):  # whose process ended it, and itself, just now
                 self._leases.leave(_lease(number))
-            elif STOPPED in self._frozen(number).user_attrs:  # a kill came between the scheduler's word and the end
+            elif STOPPED in self._frozen(number).user_attrs:  # interrupted between the scheduler's decision and the end
                 self.prune(number)
             else:
                 yield number
@@ -118,14 +118,14 @@ class Study:
         return self.finished() + len(self._in(TrialState.RUNNING)) >= self.trials
 
     def has_work(self) -> bool:
-        """Whether there is a trial to ask for; waits, with lines, while other processes run all that are open.
+        """Say whether there is a trial to ask for; wait, with lines, while other processes run all that are open.
 
-        False too where one that was asked for runs still, or all fail alike.
+        There is none either where one that was asked for still runs, or where all fail alike.
         """
         since, lines = time.monotonic(), 0
         while self.open() and not self.failing_alike():
             running = [_lease(trial.number) for trial in self._in(TrialState.RUNNING)]
-            if any(map(self._leases.holds, running)):
+            if any(map(self._leases.holds, running)):  # what ran it was interrupted
                 return False
             if not self._all_begun():
                 return True
@@ -141,20 +141,20 @@ class Study:
         return False
 
     def is_running(self, number: int) -> bool:
-        """Whether a trial was asked for and has not ended."""
+        """Say whether a trial was asked for and has not ended."""
         return self._frozen(number).state == TrialState.RUNNING
 
     def interrupted(self, number: int) -> None:
-        """A running trial lost what ran it: it is asked for again, before any new one."""
+        """Queue a running trial that lost its process: it is asked for again, before any new one."""
         self._leases.leave(_lease(number))
 
     def _seed(self, number: int) -> None:
         self.study.sampler = make_sampler(self.space, self.trials, number)
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Tell the score after an epoch (counted from 1); True where the scheduler stops the trial after it.
+        """Record the score after an epoch (counted from 1); True where the scheduler stops the trial after it.
 
-        It decides once, when it first hears of an epoch: False for one that a resumed trial repeats.
+        The scheduler decides once about an epoch: False for one that a resumed trial repeats.
         """
         if epoch in self._frozen(number).intermediate_values:
             return False
@@ -163,17 +163,17 @@ class Study:
         return trial.should_prune()
 
     def complete(self, number: int) -> float:
-        """The trial trained to its end. Returns its value, the best of its epochs: that is the one a run keeps."""
+        """End a trial as complete; return its value, the best score of its epochs: a run keeps that epoch."""
         value = max(self._frozen(number).intermediate_values.values())
         self._end(number, TrialState.COMPLETE, value)
         return value
 
     def prune(self, number: int) -> None:
-        """The trial was stopped by the scheduler: for the sampler worse than every complete one."""
+        """End a trial that the scheduler stopped: the sampler takes it for worse than every complete one."""
         self._end(number, TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """The trial gave nothing; the reason is kept."""
+        """End a trial that gave no value, and keep the reason."""
         self.note(number, reason=reason)
         self._end(number, TrialState.FAIL)
 
@@ -189,9 +189,9 @@ class Study:
             self._live(number).set_user_attr(name, value)
 
     def failing_alike(self) -> str | None:
-        """The reason for which every finished trial failed, where there are enough of this start.
+        """Return the reason for which every finished trial failed, where enough of this start did; None otherwise.
 
-        Those of an earlier start say nothing: the cause may have been mended since.
+        Failures of an earlier start do not count: their cause may have been mended since.
         """
         if self._in(TrialState.COMPLETE, TrialState.PRUNED):
             return None
@@ -200,22 +200,22 @@ class Study:
         return reasons[-1] if len(failed) >= _ALIKE and len({*map(_kind, reasons)}) == 1 else None
 
     def best(self, most: int, ranked: Sequence[int] = ()) -> list[FrozenTrial]:
-        """The complete trials of the highest values, best first; before them those numbers that were `ranked` since."""
+        """Return up to `most` complete trials: those of `ranked` in its order, then the others, best value first."""
         by_value = sorted(self._in(TrialState.COMPLETE), key=lambda trial: -(trial.value or 0.0))
         places = {number: index for index, number in enumerate(ranked)}
         return sorted(by_value, key=lambda trial: places.get(trial.number, len(places)))[:most]
 
     def table(self) -> pd.DataFrame:
-        """TRIALS: a row a trial, in the order of numbers."""
+        """Make the TRIALS table: a row a trial, in the order of numbers."""
         return pd.DataFrame([_row(trial, self.space) for trial in self.study.get_trials(deepcopy=False)])
 
     def scores(self) -> dict[int, dict[int, float]]:
-        """By trial and epoch."""
+        """Return the scores by trial and epoch."""
         trials = self.study.get_trials(deepcopy=False)
         return {trial.number: dict(sorted(trial.intermediate_values.items())) for trial in trials}
 
     def importances(self) -> dict[str, float]:
-        """The share of the values' variance each parameter explains (fANOVA), greatest first; empty for few trials."""
+        """Return each parameter's share of the values' variance (fANOVA), greatest first; empty for few trials."""
         if len(self._in(TrialState.COMPLETE)) < _TELLING:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -225,7 +225,7 @@ class Study:
             return {}
 
     def record_code(self, code: str) -> None:
-        """Keep the version of the code that goes on with the study, and say where it is another one."""
+        """Keep the version of the code that goes on with the study, and say so where it has changed."""
         before = self.study.user_attrs.get("code", [])
         if before and before[-1] != code:
             print(f"code: {before[-1]} at the last start, {code} now", flush=True)
@@ -256,7 +256,7 @@ def open_study(
 
     `facts` say what a trial's value depends on beside its parameters; a study that was made with others is refused, or
     with `other_ok` continued, and what it was continued with is added to its facts. `details` hold, for facts that are
-    digests, what they are digests of, so that a difference can be told by its fields. With an `ownership` nothing is
+    digests, what they are digests of, so that a difference can be named by its fields. With an `ownership` nothing is
     written once another process has taken the study over.
 
     Raises:
@@ -315,12 +315,15 @@ def _queue_points(study: optuna.Study, space: Space) -> None:
 
 
 def startup_trials(trials: int, points: int) -> int:
-    """Trials drawn at random before the model is asked: a quarter of the budget, 2 to 10, and no fewer than points."""
+    """Count the trials drawn at random before TPE proposes any: a quarter of `trials`, but 2 to 10.
+
+    With more prior `points` than that it is their number, up to half of the trials.
+    """
     return max(min(10, max(2, trials // 4)), min(points, trials // 2))
 
 
 def make_sampler(space: Space, trials: int, number: int) -> BaseSampler:
-    """The space's sampler for the trial of that number in a search of so many.
+    """Make the space's sampler for trial `number` of a search of `trials`.
 
     Running trials count as bad ones (constant liar), so that parallel trials do not crowd together.
     """
@@ -336,7 +339,7 @@ def make_sampler(space: Space, trials: int, number: int) -> BaseSampler:
 
 
 def make_pruner(space: Space) -> BasePruner:
-    """The space's scheduler as Optuna's pruner: it decides from the study alone, also after a kill."""
+    """Make the space's scheduler as Optuna's pruner: it decides from the study alone, also after an interruption."""
     scheduler = space.scheduler
     if scheduler.name == "asha":
         return SuccessiveHalvingPruner(min_resource=scheduler.grace, reduction_factor=scheduler.reduction)
@@ -350,7 +353,7 @@ def _lease(number: int) -> str:
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers: places, learning rates and sizes differ from trial to trial."""
+    """Replace a reason's numbers by `#`: positions, learning rates and sizes differ from trial to trial."""
     return re.sub(r"\b(nan|inf)\b|[-+]?\d[\w.+-]*", "#", reason)
 
 
@@ -377,7 +380,7 @@ def _check_facts(
 
 
 def _difference(before: dict[str, Any] | None, now: dict[str, Any] | None) -> str:
-    """The fields that differ, in words; empty where nobody knows."""
+    """Name the fields that differ, with both values; empty where one side has none recorded."""
     if before is None or now is None:
         return ""
     return ", ".join(f"{name} {old!r} there, {new!r} now" for name, old, new in runs.differences(before, now))

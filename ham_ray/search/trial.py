@@ -17,6 +17,7 @@ import tensorflow as tf
 from ray import tune
 
 from ham_ray import storage
+from ham_ray.cluster import configure_data
 from ham_ray.errors import UserError
 from ham_ray.models.network import build
 from ham_ray.recipe import Recipe
@@ -24,6 +25,7 @@ from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import input_pipeline, loop
 from ham_ray.training.callbacks import HistoryFile
 from ham_ray.training.checkpoints import Checkpoints
+from ham_ray.training.decoding import Decoder
 from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, Trainer, compile_key
 from ham_ray.training.trainable import check_batch
@@ -36,6 +38,7 @@ _SHAPES = 6  # networks kept: one of 24 million weights has some 400 MB with its
 class Shared:
     """What all trials of a search have in common. Arrays lie in Ray's object store, once on each node.
 
+    pixels: of the splits that are kept decoded; others are streamed from where they are `stored`.
     tables: activations by `table_key`; recipes that are not in it take the plain path.
     """
 
@@ -44,40 +47,45 @@ class Shared:
     classes: int
     weights: ray.ObjectRef
     pixels: dict[str, ray.ObjectRef]
+    stored: ray.ObjectRef
     labels: dict[str, np.ndarray]
     tables: dict[str, dict[str, str]]
     place: str
     threads: int
 
     def recipe(self, values: dict[str, Any]) -> Recipe:
-        """The recipe of a trial with these parameter values."""
+        """Return the recipe of a trial with these parameter values."""
         return self.base.changed(**values)
 
     def folder(self, number: int) -> str:
-        """A trial's folder."""
+        """Return the path of a trial's folder."""
         return trial_folder(self.place, number)
 
 
 def trial_folder(path: str, number: int) -> str:
-    """The folder of a trial of the search at `path`."""
+    """Return the path of a trial's folder within the search at `path`."""
     return storage.join(path, f"trial-{number:04d}")
 
 
 def scores(history: list[dict[str, Any]], recipe: Recipe) -> list[tuple[int, float]]:
-    """Pairs of epoch and score. No dict: Tune would flatten it."""
+    """Return pairs of epoch and validation score; no dict, which Tune would flatten."""
     return [(row["epoch"], row[f"validation_{recipe.select_by}"]) for row in history]
 
 
 def table_key(recipe: Recipe) -> str:
-    """What a table of activations depends on, among what a search may vary."""
+    """Return the key of a recipe's table of activations: all that it depends on among what a search may vary."""
     return f"depth {recipe.model.unfreeze_depth}, {recipe.augmentation.name}"
 
 
 class InProcessTrial(tune.Trainable):
-    """One epoch a step. A result has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training."""
+    """A trial in one process: each step is one epoch.
+
+    The result of a step has `scores`, `finished`, `failed` (a reason or nothing) and `seconds` of training.
+    """
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:  # type: ignore[override]  # Tune passes it
         os.environ.pop("TF_USE_LEGACY_KERAS", None)
+        configure_data()
         tf.get_logger().setLevel("ERROR")
         tf.config.threading.set_intra_op_parallelism_threads(shared.threads)
         for gpu in tf.config.list_physical_devices("GPU"):
@@ -87,12 +95,12 @@ class InProcessTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial, in this process."""
+        """Begin the next trial in this process."""
         self._begin(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """One epoch; what would only happen again is told, not raised, so that nobody retries it."""
+        """Train one epoch; return an error that would only happen again as `failed`, so that nobody retries it."""
         try:
             training = self._training()
             if not training.finished:
@@ -111,10 +119,10 @@ class InProcessTrial(tune.Trainable):
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing: the training leaves its own checkpoints, which a kill does not tear."""
+        """Save nothing: the training writes its own checkpoints, which no interruption damages."""
 
     def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing: a training goes on from its own checkpoints."""
+        """Load nothing: the training goes on from its own checkpoints."""
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.number, self.values = config["trial"], config["values"]
@@ -122,7 +130,7 @@ class InProcessTrial(tune.Trainable):
         self.training: loop.Training | None = None
 
     def _training(self) -> loop.Training:
-        """The trial's training, made at its first step: a failure then is the trial's and not the process's."""
+        """Return the trial's training, made at its first step: a failure then is the trial's and not the process's."""
         if self.training is None:
             recipe = self.shared.recipe(self.values)
             data = _worker_data(recipe, self.shared)
@@ -147,12 +155,22 @@ class InProcessTrial(tune.Trainable):
 
 
 def _worker_data(recipe: Recipe, shared: Shared) -> loop.WorkerData:
+    """Make the data of a trial: from tables of activations, from images in the object store, or streamed ones."""
     check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
     def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
-        parts = {
-            name: input_pipeline.Shard(ray.get(pixels), shared.labels[name]) for name, pixels in shared.pixels.items()
+        stored, decoder = ray.get(shared.stored), Decoder()
+        shards = {
+            name: input_pipeline.Shard(
+                ray.get(shared.pixels[name])
+                if name in shared.pixels
+                else input_pipeline.StreamedImages(stored[name], decoder),
+                labels,
+            )
+            for name, labels in shared.labels.items()
         }
-        return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
+        if "training" in shared.pixels:
+            return input_pipeline.kept_batches(shards["training"], sampler), shards["validation"]
+        return input_pipeline.streamed_batches(stored["training"], sampler, decoder), shards["validation"]
 
     return loop.worker_data(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)

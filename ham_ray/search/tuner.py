@@ -1,8 +1,8 @@
-"""Ray Tune as the study's hands: it runs what the study asks for and tells it what came of it.
+"""Ray Tune as a study's executor: it runs the trials that the study asks for, and reports to it how they ended.
 
 Whatever ends a trial's process is that trial's failure and nobody else's: it is started again at most `max_failures`
-times, then it is a failed trial with its reason, and the search goes on. What Tune itself stumbles over counts as a
-failure of the trials that were running, and Tune is started again for the rest.
+times, then it is a failed trial with its reason, and the search goes on. An error of Tune itself counts as a failure of
+the trials that were running, and Tune is started again for the rest.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(
 
 
 def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: type[tune.Trainable]) -> Exception | None:
-    """Run Tune until it has no more trials. Returns what it stumbled over, if anything."""
+    """Run Tune until it has no more trials; return the error that ended it before, if any."""
     # A new name each time: what Tune leaves on disk is never read back. The study is.
     name, path = f"ray-{time.time_ns()}", reporter.shared.place
     reporter.begin()
@@ -104,7 +104,7 @@ def _run_tune(reporter: TrialReporter, resources: TrialResources, trainable: typ
 
 
 class TrialReporter:
-    """What Tune's trials are in the study, and a line for the user at each turn."""
+    """The link from Tune's trials to those of the study; it prints a line for the user at each event."""
 
     def __init__(
         self, study: Study, shared: Shared, max_failures: int = 0, time_left: Callable[[Study], str] = lambda study: ""
@@ -119,12 +119,12 @@ class TrialReporter:
         self.heard: Callable[[], None] = lambda: None  # called at each sign of life of a trial
 
     def begin(self) -> None:
-        """Another run of Tune starts."""
+        """Prepare for another run of Tune: trials are assigned anew, failures so far count as earlier ones."""
         self.numbers, self.before = {}, self.failures.copy()
 
     @contextmanager
     def keeping_errors(self) -> Iterator[None]:
-        """Keep what is raised: Tune takes an error of ours for the trial's, or wraps its traceback."""
+        """Keep an error that the block raises: Tune takes one of ours for the trial's, or wraps its traceback."""
         try:
             yield
         except Exception as error:
@@ -132,12 +132,12 @@ class TrialReporter:
             raise
 
     def raise_own_error(self) -> None:
-        """Raise the first error of the study that came up in Tune's hands."""
+        """Raise the first error of ours that came up while Tune ran, if there was one."""
         if self.error is not None:
             raise self.error from None
 
     def report(self, number: int, result: dict[str, Any]) -> bool:
-        """A trial has these scores; True where it was not worth going on after one of them."""
+        """Record a trial's scores; True where the scheduler stops it after one of them."""
         self.heard()
         stops = [self.study.report(number, epoch, score) for epoch, score in result["scores"]]
         stop = any(stops[:-1] if result["finished"] else stops)  # after the last epoch there is nothing to stop
@@ -151,7 +151,7 @@ class TrialReporter:
         return stop
 
     def failed(self, number: int, error: Exception) -> None:
-        """A trial's process died or raised."""
+        """Record that a trial's process died or raised."""
         self.heard()
         if self.error is not None:  # of ours, which Tune takes for the trial's
             return
@@ -162,10 +162,10 @@ class TrialReporter:
             print(f"trial {number}: {self.reasons[number]}; {count}", flush=True)
 
     def tune_failed(self, error: Exception) -> None:
-        """Tune itself ended early: a failure of each trial that was running, for nobody knows which it was.
+        """Record an early end of Tune as a failure of each running trial, for nobody knows which of them it was.
 
         Raises:
-            UserError: none was running, or Ray is gone: it would end so again.
+            UserError: no trial was running, or Ray is gone: Tune would end so again.
         """
         running = [number for number in self.numbers.values() if self.study.is_running(number)]
         if not running or not ray.is_initialized():
@@ -179,7 +179,7 @@ class TrialReporter:
                 self.study.interrupted(number)
 
     def end(self, number: int, how: str) -> None:
-        """A trial is finished."""
+        """Remove a finished trial's checkpoints, and print how it ended."""
         storage.remove(storage.join(self.shared.folder(number), CHECKPOINTS))
         left = self.time_left(self.study)
         done = f"{self.study.finished()} of {self.study.trials} finished"
@@ -187,29 +187,29 @@ class TrialReporter:
 
 
 class _End(tune.Stopper):
-    """Ends Tune's run once an error of ours came up in it."""
+    """A stopper that ends Tune's run once an error of ours came up in it."""
 
     def __init__(self, reporter: TrialReporter) -> None:
         self.reporter = reporter
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """No single trial."""
+        """Stop no single trial."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether there was an error."""
+        """Say whether there was an error of ours."""
         return self.reporter.error is not None
 
 
 class _Asker(Searcher):
-    """Takes trials from the study, and tells it how they ended."""
+    """A searcher that takes trials from the study, and reports to it how they ended."""
 
     def __init__(self, reporter: TrialReporter) -> None:
         super().__init__()
         self.study, self.reporter = reporter.study, reporter
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's number and values."""
+        """Return the next trial's number and values."""
         with self.reporter.keeping_errors():
             ask = self.study.ask()
             if ask is None:
@@ -221,7 +221,7 @@ class _Asker(Searcher):
         return {"trial": ask.number, "values": ask.values}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study the trial's state: complete, pruned or failed."""
+        """Record in the study how the trial ended: complete, pruned or failed."""
         number = self.reporter.numbers[trial_id]
         failed = self.reporter.reasons.get(number, "no reason known") if error else (result or {}).get("failed")
         with self.reporter.keeping_errors():
@@ -241,26 +241,26 @@ class _Asker(Searcher):
             self.reporter.end(number, f"stopped after epoch {epoch}: {score:.3f}")
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is saved already."""
+        """Save nothing: the study is in its database already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Restore nothing: the study is read from its database."""
 
 
 class _Stopper(FIFOScheduler):
-    """Stops trials where the study's pruner says so."""
+    """A scheduler that stops trials where the study's pruner says so."""
 
     def __init__(self, reporter: TrialReporter) -> None:
         super().__init__()
         self.study, self.reporter = reporter.study, reporter
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Allow it the restarts that earlier runs of Tune have left it."""
+        """Allow the trial the restarts that earlier runs of Tune have left it."""
         super().on_trial_add(tune_controller, trial)
         trial.max_failures = self.reporter.max_failures - self.reporter.before[self.reporter.numbers[trial.trial_id]]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Tell the study every epoch it has not heard of, and ask whether the trial is worth going on."""
+        """Report the trial's new epochs to the study, and ask whether the trial is worth going on."""
         if result["failed"]:
             return self.CONTINUE
         with self.reporter.keeping_errors():
@@ -268,19 +268,19 @@ class _Stopper(FIFOScheduler):
         return self.STOP if stop else self.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Keep the reason for the study."""
+        """Record the failure with its reason."""
         super().on_trial_error(tune_controller, trial)
         self.reporter.failed(self.reporter.numbers[trial.trial_id], tune_controller.failure)
 
 
 def forget_checkpoints(study: Study, path: str) -> None:
-    """Of the finished trials of a search: a kill may have come between the word to the study and this."""
+    """Remove the checkpoints of finished trials, where an interruption came before they were removed."""
     for number in study.finished_numbers():
         storage.remove(storage.join(trial_folder(path, number), CHECKPOINTS))
 
 
 def remove_leftovers(path: str) -> None:
-    """Of the search at `path` and of its trials, what Tune and Train were killed in."""
+    """Remove what interrupted runs of Tune and Train left in the folder at `path` of a search and in its trials'."""
     for folder in (path, *storage.folders(path)):
         if folder == path or storage.basename(folder).startswith("trial-"):
             runs.remove_leftovers(folder)

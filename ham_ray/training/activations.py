@@ -1,8 +1,8 @@
 """ACTIVATIONS: what a network's frozen prefix gives for each image and view, computed once, read memory-mapped.
 
 A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray's actors, each written
-aside and renamed; `table.json` with their checksums comes last. A killed build goes on where it was, and a table with
-a block that has not its checksum is built again.
+aside and renamed; `table.json` with their checksums comes last. An interrupted build goes on where it was, and blocks
+whose checksums do not match are computed again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import ml_dtypes
@@ -24,7 +24,8 @@ import tensorflow as tf
 
 from ham_ray import pool, runs, storage
 from ham_ray.console import progress
-from ham_ray.data.images import Images, read_pixels
+from ham_ray.data.images import Images
+from ham_ray.data.stored import StoredRows
 from ham_ray.models import registry
 from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM, Weights
@@ -32,14 +33,14 @@ from ham_ray.progress import step
 from ham_ray.recipe import VIEWS, Recipe, digest
 from ham_ray.training.augment import view
 
-BLOCK = 128  # images a file: as many as IMAGES has in a row group
+BLOCK = 128  # images a file
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16"), "float32": np.dtype("float32")}
 
 
 class Activations:
-    """An opened table: half precision on disk, the prefix's own dtype when taken. `rows` is a stretch of it."""
+    """An opened table, or a stretch `rows` of it: half precision on disk, the prefix's own dtype when read."""
 
     def __init__(self, path: str, rows: slice = slice(None)) -> None:
         about = json.loads(Path(path, _ABOUT).read_bytes())
@@ -50,13 +51,18 @@ class Activations:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of one view of an image, as it is taken."""
+        return int(np.prod(self._blocks[0].shape[2:])) * self._dtype.itemsize
+
     def __getitem__(self, stretch: slice | np.ndarray) -> np.ndarray:
-        """The activations of the images as they are: view 0."""
+        """Read the activations of the images as they are: view 0."""
         places = np.arange(len(self))[stretch]
         return self.take(places, np.zeros(len(places), int))
 
     def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """The activations of these images, each in its view."""
+        """Read the activations [n, …] of the images at `places` int[n], each in its view of `views` int[n]."""
         pairs = zip((places + self._rows.start).tolist(), views.tolist(), strict=True)
         result = [self._blocks[path // BLOCK][path % BLOCK, chosen] for path, chosen in pairs]
         return np.stack(result).astype(self._dtype, copy=False)
@@ -64,7 +70,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table to be built: its place, the rows of IMAGES, and how many views of each."""
+    """A table to be built: its folder, the rows of IMAGES, and how many views of each image."""
 
     path: Path
     rows: pd.DataFrame
@@ -72,28 +78,26 @@ class _Table:
 
     @property
     def blocks(self) -> list[str]:
-        """The names of its files."""
+        """The names of the block files."""
         return [f"block-{number:05d}.npy" for number in range(-(-len(self.rows) // BLOCK))]
 
     def stretch(self, block: str) -> pd.DataFrame:
-        """The rows of a block."""
+        """Return the rows of a block."""
         number = int(block[6:11])
         return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
 
-    def cost(self, block: str) -> int:
-        """Forward passes of a block: its images in all views."""
-        return len(self.stretch(block)) * self.views
-
 
 def folder(out: str) -> str:
-    """Where the tables of all runs and searches below `out` are kept."""
+    """Return the folder of the tables that all runs and searches below `out` share."""
     return storage.join(storage.absolute(out), "activations")
 
 
 def prepare(
     images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
 ) -> dict[str, str] | None:
-    """Tables of the training and validation rows, built where they are not yet; None where the plain path is taken.
+    """Build the tables of the training and validation rows that do not exist yet; return the folder of each.
+
+    Return None where the plain path, without tables, is taken.
 
     Args:
         folder: where tables are kept; the same for all runs that are to share them.
@@ -116,13 +120,13 @@ class Planned:
     dtype: str
 
     def built(self) -> dict[str, str]:
-        """The tables' folders, once the missing ones are built."""
+        """Build the missing tables, and return the folders of all."""
         if self.missing:
             _build(self.missing, self.images, self.recipe, self.weights, self.dtype)
         return {name: str(table.path) for name, table in self.tables.items()}
 
     def sizes(self, missing: bool = False) -> dict[Path, int]:
-        """Bytes of each table, or of the missing ones."""
+        """Return the bytes of each table, or of the missing ones alone."""
         chosen = self.missing if missing else self.tables
         return {table.path: len(table.rows) * table.views * self.bytes_each for table in chosen.values()}
 
@@ -136,7 +140,7 @@ def planned(
     budget: float,
     promised: int = 0,
 ) -> Planned | None:
-    """What `prepare` would build; None, with the reason printed, where the plain path is to be taken.
+    """Plan what `prepare` builds; None, with the reason printed, where the plain path is to be taken.
 
     `promised` are bytes of the disk that other plans will take.
     """
@@ -188,8 +192,9 @@ def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[in
     return views + ("; computed once now" if missing else "; there already")
 
 
+@cache
 def _output(recipe: Recipe, size: int) -> tuple[tuple[int, ...], str]:
-    """Shape and dtype of what the prefix gives, from a network with random weights."""
+    """Return shape and dtype of what the prefix gives, from a network with random weights."""
     prefix = build(recipe, size, RANDOM, classes=1).prefix
     return tuple(prefix.output.shape[1:]), str(prefix.output.dtype)
 
@@ -203,7 +208,7 @@ def _table(
     folder: str,
     shape: tuple[int, ...],
 ) -> _Table:
-    """The table, its folder named by all that its content depends on. Random weights come from the seed."""
+    """Describe the table, its folder named by all that its content depends on. Random weights come from the seed."""
     depends_on = {
         "code": CODE,
         "architecture": registry.architecture(recipe.family).name,
@@ -222,7 +227,7 @@ def _table(
 
 
 def _sound(table: _Table) -> bool:
-    """Whether the table is complete and every block has its checksum. A damaged block is deleted."""
+    """Say whether the table is complete and every block has its checksum; delete damaged blocks."""
     if not (table.path / _ABOUT).exists():
         return False
     checksums = json.loads((table.path / _ABOUT).read_bytes())["checksums"]
@@ -236,7 +241,7 @@ def _sound(table: _Table) -> bool:
 
 
 def _checksum(path: Path) -> int | None:
-    """Of a whole block file; None where it is torn or gone."""
+    """Compute the checksum of a block file; None where the file is damaged or missing."""
     try:
         return zlib.crc32(np.load(path, mmap_mode="r").data)
     except (OSError, ValueError, EOFError):
@@ -246,54 +251,62 @@ def _checksum(path: Path) -> int | None:
 def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
     """Compute the missing blocks of all tables by actors, one a node, then write each table's list of blocks."""
     done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
-    missing = [(name, block) for name, result in done.items() for block, checksum in result.items() if checksum is None]
     stored = "bfloat16" if dtype == "bfloat16" else "float16"
+    missing = [
+        _Block(name, table.path / block, images.stored(table.stretch(block)), table.views)
+        for name, table in tables.items()
+        for block, checksum in done[name].items()
+        if checksum is None
+    ]
     total = sum(len(table.rows) * table.views for table in tables.values())
-    made = total - sum(tables[name].cost(block) for name, block in missing)
+    made = total - sum(block.cost for block in missing)
     count = f"{sum(len(table.rows) for table in tables.values()):,} images"
     with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as advance:
-        work = _Work(tables, images, recipe, weights, stored)
-        for (name, block), checksum in pool.mapped(partial(_Builder, work), missing, "activations"):
-            done[name][block] = checksum
-            made += tables[name].cost(block)
+        builder = partial(_Builder, recipe, images.size, weights, stored)
+        for block, checksum in pool.mapped(builder, missing, "activations"):
+            done[block.table][block.path.name] = checksum
+            made += block.cost
             advance(made, total)
     for name, table in tables.items():
         about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
         storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": done[name]}))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What an actor needs to compute any block."""
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A file to be computed: the rows it is of, and in how many views each."""
 
-    tables: dict[str, _Table]
-    images: Images
-    recipe: Recipe
-    weights: Weights
-    stored: str
+    table: str
+    path: Path
+    rows: StoredRows
+    views: int
+
+    @property
+    def cost(self) -> int:
+        """Forward passes: its images in all views."""
+        return len(self.rows) * self.views
 
 
 class _Builder:
     """Computes and writes blocks; one an actor, the network loaded once. Its threads read, one at a time computes."""
 
-    def __init__(self, work: _Work) -> None:
-        self.work, self.computing = work, threading.Lock()
-        prefix = build(work.recipe, work.images.size, work.weights, classes=1).prefix
+    def __init__(self, recipe: Recipe, size: int, weights: Weights, stored: str) -> None:
+        self.computing = threading.Lock()
+        prefix = build(recipe, size, weights, classes=1).prefix
         self.forward: Callable[[np.ndarray], tf.Tensor] = tf.function(
-            lambda pixels: tf.cast(prefix(pixels, training=False), work.stored)
+            lambda pixels: tf.cast(prefix(pixels, training=False), stored), autograph=False
         )
 
-    def __call__(self, path: tuple[str, str]) -> int:
-        """The checksum of the block, once it is written; `path` is its table's name and its own."""
-        table, block = self.work.tables[path[0]], path[1]
-        pixels = read_pixels(self.work.images, table.stretch(block))
+    def __call__(self, block: _Block) -> int:
+        """Compute and write a block; return its checksum."""
+        pixels = block.rows.pixels()
         with self.computing:
-            return self._write(table, block, pixels)
+            return self._write(block, pixels)
 
-    def _write(self, table: _Table, name: str, pixels: np.ndarray) -> int:
+    def _write(self, block: _Block, pixels: np.ndarray) -> int:
         padding = [(0, BLOCK - len(pixels)), (0, 0), (0, 0), (0, 0)]
-        result = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(table.views)]
-        block = np.stack(result, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
-        with storage.writing(table.path / name) as path:
-            np.save(path, block)
-        return zlib.crc32(block.data)
+        result = [self.forward(np.pad(view(pixels, i), padding)).numpy()[: len(pixels)] for i in range(block.views)]
+        content = np.stack(result, axis=1).view(np.uint16)  # numpy's file format knows no bfloat16
+        with storage.writing(block.path) as path:
+            np.save(path, content)
+        return zlib.crc32(content.data)

@@ -1,8 +1,8 @@
 """Augmentation inside the training step: dihedral flips and rotations, crops and colour.
 
 There is no "up" in a dermatoscopic image, so the eight symmetries of the square are free. All randomness is a pure
-function of (seed, step) and an image's place in the global batch: the same on one worker and on many, and again after
-a restart.
+function of (seed, step) and an image's position in the global batch: the same on one worker and on many, and again
+after a restart.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DRAWS = 12  # uniform numbers used for one image
 
 
 def draw(seed: int, step: tf.Tensor | int, batch_size: int, count: int, stream: int) -> tf.Tensor:
-    """Uniform float32[batch_size, count] in [0, 1) for the global batch of a step; each `stream` is independent."""
+    """Draw uniform float32[batch_size, count] in [0, 1) for the global batch of a step; streams are independent."""
     key = tf.stack([tf.constant(seed * 16 + stream, tf.int64), tf.cast(step, tf.int64)])
     return tf.random.stateless_uniform([batch_size, count], key)
 
@@ -49,12 +49,12 @@ def augment(images: tf.Tensor, uniform: tf.Tensor, strength: str) -> tf.Tensor:
 
 
 def chosen_views(uniform: np.ndarray) -> np.ndarray:
-    """Which of the eight symmetries `light` augmentation takes for rows of uniform numbers [B, DRAWS]: int[B]."""
+    """Return which of the eight symmetries `light` takes, int[B], for rows of uniform numbers float32[B, DRAWS]."""
     return (uniform[:, [0, 5, 6]] < 0.5) @ np.array([4, 2, 1])
 
 
 def view(images: np.ndarray, index: int) -> np.ndarray:
-    """One of the eight symmetries of images [B, S, S, 3]; 0 leaves them as they are."""
+    """Return one of the eight symmetries, `index` 0 to 7, of images [B, S, S, 3]; 0 leaves them as they are."""
     turned = images.transpose(0, 2, 1, 3) if index & 4 else images
     return turned[:, :: -1 if index & 2 else 1, :: -1 if index & 1 else 1]
 
@@ -78,7 +78,7 @@ def _maybe_swapped(low: tf.Tensor, high: tf.Tensor, swap: tf.Tensor) -> tuple[tf
 
 
 def _colour(x: tf.Tensor, uniform: tf.Tensor, strength: Strength) -> tf.Tensor:
-    """Channel gain, saturation (towards the pixel's grey), contrast (around the image's mean) and brightness."""
+    """Vary channel gain, saturation (towards the pixel's grey), contrast (around the image's mean) and brightness."""
     signed = 2.0 * uniform[:, 7:] - 1.0
     brightness = signed[:, 0] * strength.brightness * 255.0
     contrast = 1.0 + signed[:, 1] * strength.contrast

@@ -15,16 +15,16 @@ Row = dict[str, Any]  # of HISTORY
 
 
 class Callback:
-    """A watcher, which does nothing until a method says otherwise. Each worker of a training has its own."""
+    """A watcher of a training, which does nothing until a method is overridden. Each worker has its own."""
 
     def on_start(self, history: list[Row]) -> None:
-        """Before the first epoch of this start; `history` has the epochs before an interruption."""
+        """Act before the first epoch of this start; `history` has the epochs before an interruption."""
 
     def on_epoch(self, row: Row) -> None:
-        """After an epoch, once its checkpoint is written."""
+        """Act after an epoch, once its checkpoint is written."""
 
     def on_end(self, history: list[Row]) -> None:
-        """After the last epoch; not where the training was stopped or failed."""
+        """Act after the last epoch; not called where the training was stopped or failed."""
 
     def may_go_on(self, history: list[Row]) -> bool:
         """Return whether to train the next epoch, at the start and after each epoch; may wait for the decision."""
@@ -32,7 +32,7 @@ class Callback:
 
 
 class Console(Callback):
-    """Prints a line an epoch."""
+    """A callback that prints a line an epoch."""
 
     def __init__(self, epochs: int, say: Callable[..., None]) -> None:
         self.epochs, self.say = epochs, say
@@ -48,15 +48,15 @@ class Console(Callback):
 
 
 class RayTrain(Callback):
-    """Reports each epoch to Ray Train."""
+    """A callback that reports each epoch to Ray Train."""
 
     def on_epoch(self, row: Row) -> None:
-        """Report the numbers."""
+        """Report the numbers of the epoch's row."""
         ray.train.report({key: value for key, value in row.items() if key != "phase"})
 
 
 class Barrier(Callback):
-    """Waits after each epoch for an `EpochBarrier` to let it go on; the first worker reports the epochs to it."""
+    """A callback that waits after each epoch for an `EpochBarrier`; the first worker reports the epochs to it."""
 
     def __init__(self, barrier: Any, epochs: int, rank: int) -> None:
         self.barrier, self.epochs, self.rank = barrier, epochs, rank
@@ -71,19 +71,30 @@ class Barrier(Callback):
         return epoch == self.epochs or wait(self.barrier, epoch)
 
 
+class Elastic(Callback):
+    """A callback that asks at each epoch's end whether the workers are to be started anew in another number."""
+
+    def __init__(self, end: Any, epochs: int) -> None:
+        self.end, self.epochs = end, epochs
+
+    def may_go_on(self, history: list[Row]) -> bool:
+        """Ask the actor `EpochsEnd`; after the last epoch there is no need to."""
+        return len(history) == self.epochs or ray.get(self.end.may_go_on.remote(len(history)))
+
+
 class HistoryFile(Callback):
-    """Writes HISTORY as JSON at the end."""
+    """A callback that writes HISTORY as JSON at the end."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
     def on_end(self, history: list[Row]) -> None:
-        """Write the file."""
+        """Write the file at `uri`."""
         storage.write_bytes(self.uri, runs.to_json(history))
 
 
 def _validated(row: Row) -> str:
-    """The validation scores of a row of HISTORY, in words."""
+    """Describe the validation scores of a row of HISTORY."""
     if "validation_macro_f1" not in row:
         return "no validation fold"
     best = " (best)" if row["best"] else ""

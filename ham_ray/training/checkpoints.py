@@ -1,4 +1,4 @@
-"""Checkpoints: one file an epoch, whole or absent, the last two kept.
+"""Checkpoints: one file an epoch, more in long epochs; whole or absent, the last two kept.
 
 Ray Train keeps its own list of checkpoints in a file that it rewrites in place; a driver killed in that moment could
 not go on. Here the newest readable file is the truth, for a restarted worker and for a restarted driver alike.
@@ -34,16 +34,22 @@ class Checkpoints:
     def __init__(self, uri: str):
         self.uri = uri
 
-    def save(self, epoch: int, checkpoint: Checkpoint) -> None:
-        """Write the state after `epoch` whole epochs, then forget all but the last two."""
+    def save(self, epoch: int, checkpoint: Checkpoint, step: int = 0) -> None:
+        """Write the state after so many whole epochs and steps, then delete all but the last two checkpoints."""
+        within = f".step-{step:08d}" if step else ""  # sorts after the checkpoint that the epoch began with
         facts = np.frombuffer(json.dumps(checkpoint.facts).encode(), np.uint8)
-        with storage.writing(storage.join(self.uri, f"epoch-{epoch:05d}.npz")) as path:
+        with storage.writing(storage.join(self.uri, f"epoch-{epoch:05d}{within}.npz")) as path:
             np.savez(path, allow_pickle=False, facts=facts, **checkpoint.arrays)
         for name in self._names()[:-_KEPT]:
             storage.remove(storage.join(self.uri, name))
 
+    @property
+    def newest(self) -> str:
+        """The name of the newest checkpoint, readable or not; empty where there is none."""
+        return max(self._names(), default="")
+
     def latest(self, say: Callable[[str], None] = print) -> Checkpoint | None:
-        """The newest readable checkpoint; None where there is none."""
+        """Read the newest readable checkpoint; None where there is none."""
         for name in reversed(self._names()):
             try:
                 return self._load(name)
@@ -52,7 +58,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete them all."""
+        """Delete all checkpoints."""
         storage.remove(self.uri)
 
     def _names(self) -> list[str]:

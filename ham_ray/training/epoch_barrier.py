@@ -21,7 +21,7 @@ class EpochBarrier:
         self.released, self.stopped = 0, False
 
     def report(self, history: list[dict[str, Any]]) -> None:
-        """Take all rows of HISTORY so far: those that were lost with an interrupted watcher, and some again."""
+        """Take all rows of HISTORY so far: also those that an interrupted watcher has lost, and some again."""
         self.rows = {row["epoch"]: row for row in history}
 
     def reported(self) -> dict[int, dict[str, Any]]:
@@ -33,16 +33,16 @@ class EpochBarrier:
         self.released = max(self.released, epoch)
 
     def stop(self) -> None:
-        """Let it go on no more."""
+        """Let the training go on no more."""
         self.stopped = True
 
     def decision(self, epoch: int) -> bool | None:
-        """Tell whether it may go on after this epoch; None while that is not decided."""
+        """Say whether the training may go on after this epoch; None while that is not decided."""
         return True if epoch <= self.released else False if self.stopped else None
 
 
 def wait(barrier: Any, epoch: int) -> bool:
-    """Wait for the decision."""
+    """Wait until the barrier decides about an epoch; return whether the training may go on."""
     while (decision := ray.get(barrier.decision.remote(epoch))) is None:
         time.sleep(0.05)
     return decision

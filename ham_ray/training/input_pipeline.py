@@ -1,10 +1,10 @@
-"""From IMAGES to a worker's batches: splits by fold, parts by worker, kept in memory or streamed."""
+"""From IMAGES to a worker's batches: splits by fold, shards by worker, kept in memory or streamed.
+
+The order of rows is the sampler's, whichever way the pixels come: streamed batches are those of a shard in memory.
+"""
 
 from __future__ import annotations
 
-import itertools
-import queue
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,42 +15,38 @@ import pandas as pd
 import ray.train
 from ray.data import Dataset
 
-from ham_ray.cluster import decoding_cpus, free_cpus
-from ham_ray.data.images import Images, read, read_pixels
+from ham_ray.cluster import decoding_cpus, task_cpus
+from ham_ray.data.images import Images
+from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
 from ham_ray.training.activations import Activations
 from ham_ray.training.augment import DRAWS, chosen_views, draw
-from ham_ray.training.sampler import Sampler, evaluation_bounds
+from ham_ray.training.decoding import Decoder, dataset
+from ham_ray.training.sampler import WINDOW, Sampler, evaluation_bounds
 from ham_ray.training.trainable import check_batch
 from ham_ray.waiting import watched
 
-IN_MEMORY = "in memory"
-STALLED = 30.0  # seconds without a free CPU after which a worker waits no longer for decoded images
-_LOOK = 2.0  # seconds between two looks
-Batches = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+WHOLE = "in memory"  # the name of an order of one window: runs from before there were windows have it in their identity
+_READ = 1024  # images of a held-out split that are read together
+Batches = Callable[[int, int], Iterator[tuple[np.ndarray, np.ndarray]]]  # of an epoch, from a step of it on
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The rows of each split, for each worker a dataset of its part of them, and tables of activations, where kept."""
+    """The rows of each split and where they are stored; what is decoded, or computed, before training starts.
 
-    rows: dict[str, pd.DataFrame]
-    datasets: dict[str, Dataset]
-    resident: bool
-    activations: dict[str, str] | None = None
-
-
-@dataclass
-class Source:
-    """IMAGES and the rows of each split: from which a worker can decode its part without Ray Data.
-
-    `alone` is set where it had to: what Ray Data decoded before may be gone as well, and is not waited for again.
+    kept: the splits that each worker keeps decoded, from a dataset of its shard; others are streamed.
+    activations: tables of the splits, from which the workers train instead.
+    window: images among which an epoch is shuffled.
     """
 
-    images: Images
     rows: dict[str, pd.DataFrame]
-    alone: bool = False
+    stored: dict[str, StoredRows]
+    datasets: dict[str, Dataset]
+    kept: tuple[str, ...]
+    activations: dict[str, str] | None = None
+    window: int = WINDOW
 
 
 class Inputs(Protocol):
@@ -82,50 +78,47 @@ def split(
     workers: int,
     shard_memory: float,
     activations: dict[str, str] | None = None,
-    tested: bool = True,
+    window: int = WINDOW,
+    ahead: bool = True,
 ) -> Splits:
-    """Cut IMAGES into splits by fold and into parts by worker; without test images where nothing is to be `tested`.
+    """Cut IMAGES into splits by fold; decode what the workers keep: shards that together fit `shard_memory` (bytes).
 
-    A training part that fits `shard_memory` (bytes) is decoded once and kept; a larger one is decoded anew each epoch.
-    With tables of activations it is not decoded at all.
+    With tables of activations nothing is decoded; where it is not to be `ahead`, each worker decodes at its start.
     """
     rows = split_rows(images, recipe)
     _check_sizes(rows, recipe, workers)
-    resident = batching(images, recipe, workers, shard_memory) == IN_MEMORY
-    parts = {
-        _part(name, rank): _part_rows(name, frame, make_sampler(recipe, len(frame), rank, workers))
-        for name, frame in rows.items()
-        for rank in range(workers)
-        if not (name == "training" and activations) and (tested or name != "test")
+    stored = {name: images.stored(frame) for name, frame in rows.items()}
+    decoded = {} if activations else {name: one for name, one in stored.items() if name != "test"}  # that is read once
+    kept = keep({name: one.decoded_bytes / workers for name, one in decoded.items()}, shard_memory)
+    samplers = [make_sampler(recipe, len(rows["training"]), rank, workers) for rank in range(workers)]
+    datasets = {
+        shard_name(name, one.rank): dataset(shard_rows(name, stored[name], one), decoding_cpus())
+        for name in (kept if ahead else ())
+        for one in samplers
     }
-    if not activations:
-        _tell_memory(images, rows, workers, shard_memory, resident)
-    datasets = {name: read(images, part) for name, part in parts.items()}
-    if resident:  # decoded before the workers take their CPUs: nobody waits for anybody
+    if datasets:  # decoded before the workers take their CPUs: nobody waits for anybody
         with watched("decoding", f"{', '.join(datasets)}, by tasks of {decoding_cpus():g} CPU each"):
-            datasets = {name: dataset.materialize() for name, dataset in datasets.items()}
-    return Splits(rows, datasets, resident, activations)
+            datasets = {name: one.materialize() for name, one in datasets.items()}
+    return Splits(rows, stored, datasets, kept, activations, window)
 
 
-def _tell_memory(
-    images: Images, rows: dict[str, pd.DataFrame], workers: int, shard_memory: float, resident: bool
-) -> None:
-    need, held_out = (_decoded(images, len(rows.get(name, ()))) / workers for name in ("training", "validation"))
-    print(
-        f"training part of a worker: {need / 2**20:.0f} MiB decoded, "
-        + ("kept in memory" if resident else "streamed every epoch")
-        + f" (--shard-memory {shard_memory / 2**20:.0f} MiB); with {held_out / 2**20:.0f} MiB of validation beside"
-    )
+def keep(needs: dict[str, float], shard_memory: float) -> tuple[str, ...]:
+    """Choose the splits whose shards, in bytes, fit in memory one beside the other; say so."""
+    kept: list[str] = []
+    for name, need in needs.items():
+        if need + sum(needs[other] for other in kept) <= shard_memory:
+            kept.append(name)
+    how = {name: "kept in memory" if name in kept else "streamed" for name in needs}
+    if needs:
+        each = "; ".join(f"{name} {need / 2**20:.0f} MiB, {how[name]}" for name, need in needs.items())
+        print(f"decoded images of a worker: {each} (--shard-memory {shard_memory / 2**30:g} GiB)", flush=True)
+    return tuple(kept)
 
 
-def batching(images: Images, recipe: Recipe, workers: int, shard_memory: float) -> str:
-    """How batches are made, as far as a run depends on it: streamed ones depend on the number of workers."""
-    need = _decoded(images, len(images.fold(*recipe.training_folds))) / workers
-    return IN_MEMORY if need <= shard_memory else f"streamed by {workers}"
-
-
-def _decoded(images: Images, rows: int) -> int:
-    return rows * images.size**2 * 3
+def order_name(images: Images, recipe: Recipe) -> str:
+    """Name the order of an epoch's batches, as far as a run depends on it."""
+    whole = len(images.fold(*recipe.training_folds)) <= WINDOW
+    return WHOLE if whole else f"windows of {WINDOW} images"
 
 
 def _check_sizes(rows: dict[str, pd.DataFrame], recipe: Recipe, workers: int) -> None:
@@ -135,40 +128,42 @@ def _check_sizes(rows: dict[str, pd.DataFrame], recipe: Recipe, workers: int) ->
     check_batch(len(rows["training"]), recipe.data.batch_size, workers)
 
 
-def _part(name: str, rank: int) -> str:
+def shard_name(name: str, rank: int) -> str:
+    """Name the dataset of a worker's shard of a split."""
     return f"{name}-{rank}"
 
 
-def _part_rows(name: str, rows: pd.DataFrame, sampler: Sampler) -> pd.DataFrame:
-    if name == "training":
-        return rows.iloc[sampler.bounds]
-    return rows.iloc[evaluation_bounds(len(rows), sampler.rank, sampler.workers)]
+def shard_rows(name: str, rows: StoredRows, sampler: Sampler) -> StoredRows:
+    """Take a worker's shard of a split."""
+    return rows[sampler.bounds if name == "training" else evaluation_bounds(len(rows), sampler.rank, sampler.workers)]
 
 
-def make_sampler(recipe: Recipe, rows: int, rank: int = 0, workers: int = 1) -> Sampler:
+def make_sampler(recipe: Recipe, rows: int, rank: int = 0, workers: int = 1, window: int = WINDOW) -> Sampler:
     """Make the sampler of a worker; `rows` counts the training images over all workers."""
-    return Sampler(rows, recipe.data.batch_size, recipe.seed, rank, workers)
+    return Sampler(rows, recipe.data.batch_size, recipe.seed, rank, workers, window)
 
 
 def cached_shard(path: str, labels: np.ndarray, rank: int, workers: int) -> Shard:
-    """This worker's part of the validation split, from a table of activations; `labels` are of the whole split."""
+    """Take a worker's shard of the validation split from a table of activations; `labels` are of the whole split."""
     bounds = evaluation_bounds(len(labels), rank, workers)
     return Shard(Activations(path, bounds), labels[bounds])
 
 
 def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, sampler: Sampler) -> Batches:
-    """`batches` from a table of activations: the same images in the views that augmentation would have made of them."""
+    """Make the batches from a table of activations: the same images, in the views that augmentation makes of them."""
     table, labels_here, share = Activations(path, sampler.bounds), labels[sampler.bounds], sampler.share
     mine = slice(sampler.rank * share, (sampler.rank + 1) * share)
 
-    def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        order = sampler.order(epoch)
-        for index, places in enumerate(order, start=epoch * len(order)):
-            uniform = draw(recipe.seed, index, recipe.data.batch_size, DRAWS, stream=0).numpy()
+    def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for step, rows in enumerate(sampler.order(epoch)[first:], start=epoch * sampler.steps + first):
+            uniform = draw(recipe.seed, step, recipe.data.batch_size, DRAWS, stream=0).numpy()
             views = chosen_views(uniform[mine]) if recipe.augmentation.name == "light" else np.zeros(share, int)
-            yield table.take(places, views), labels_here[places]
+            yield table.take(rows, views), labels_here[rows]
 
-    return lambda epoch: _ahead(epoch_of(epoch))
+    def ahead(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return _ahead(batches(epoch, first))
+
+    return ahead
 
 
 def _ahead(result: Iterator[Any]) -> Iterator[Any]:
@@ -180,86 +175,80 @@ def _ahead(result: Iterator[Any]) -> Iterator[Any]:
             yield one
 
 
-def collect(name: str, sampler: Sampler, source: Source) -> Shard:
-    """This worker's part of a split, decoded, in the order of image_id.
-
-    Ray Data has decoded it, but a node may be gone with its blocks, and no CPU be free to decode them again, for the
-    workers hold them all. That wait would have no end: then this process decodes its part itself.
-    """
-    part = None if source.alone else _decoded_before(name, sampler)
-    if part is not None:
-        return part
-    source.alone = True
-    rows = _part_rows(name, source.rows[name], sampler).sort_values("image_id")
-    return Shard(read_pixels(source.images, rows), rows["label"].to_numpy(np.int32))
+def kept_shard(name: str, rows: StoredRows, rank: int, decoder: Decoder, ahead: bool) -> Shard:
+    """Decode a worker's shard of a split into memory, or take it from what was decoded `ahead`; `rows` are its rows."""
+    cpus = decoding_cpus() if ahead else task_cpus()
+    decoded = ray.train.get_dataset_shard(shard_name(name, rank)) if ahead else dataset(rows, cpus)
+    return Shard(decoder.whole(rows, cpus, lambda: decoded.iter_batches(batch_size=None)), rows.labels)
 
 
-def _decoded_before(name: str, sampler: Sampler) -> Shard | None:
-    """The part as Ray Data has decoded it; None where no CPU has been free for a while to decode what is gone."""
-    shard = ray.train.get_dataset_shard(_part(name, sampler.rank))
-    results: queue.Queue[Shard | Exception] = queue.Queue()
-
-    def join() -> None:
-        try:
-            results.put(_joined(shard))
-        except Exception as error:  # raised again where it is waited for
-            results.put(error)
-
-    threading.Thread(target=join, daemon=True).start()  # no pool: its threads are joined at the end of the process
-    blocked = 0.0
-    while blocked < STALLED:
-        try:
-            result = results.get(timeout=_LOOK)
-        except queue.Empty:
-            blocked = blocked + _LOOK if free_cpus() < decoding_cpus() else 0.0
-            continue
-        if isinstance(result, Exception):
-            raise result
-        return result
-    return None
-
-
-def decoded(images: Images, rows: pd.DataFrame) -> Shard:
-    """These rows of IMAGES, decoded by Ray Data, in the order of image_id."""
+def decoded(rows: StoredRows) -> Shard:
+    """Decode these rows by Ray Data into the memory of this process."""
+    cpus = task_cpus()
     with watched("decoding", f"{len(rows):,} images, by tasks of {decoding_cpus():g} CPU each"):
-        return _joined(read(images, rows))
-
-
-def _joined(result: Any) -> Shard:
-    blocks = list(result.iter_batches(batch_size=None))
-    order = np.argsort(np.concatenate([block["image_id"] for block in blocks]).astype(str))
-    pixels = np.concatenate([block["pixels"] for block in blocks])[order]
-    return Shard(pixels, np.concatenate([block["label"] for block in blocks])[order].astype(np.int32))
-
-
-def batches(sampler: Sampler, resident: bool, source: Source) -> Batches:
-    """This worker's share of each step, by epoch: uint8 images and int32 labels."""
-    return kept_batches(collect("training", sampler, source), sampler) if resident else _streamed(sampler)
+        return Shard(
+            Decoder().whole(rows, cpus, lambda: dataset(rows, cpus).iter_batches(batch_size=None)), rows.labels
+        )
 
 
 def kept_batches(shard: Shard, sampler: Sampler) -> Batches:
-    """`batches` of a shard in memory."""
+    """Make the batches from a shard in memory."""
 
-    def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for places in sampler.order(epoch):
-            yield shard.inputs[places], shard.labels[places]
+    def batches(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for rows in sampler.order(epoch)[first:]:
+            yield shard.inputs[rows], shard.labels[rows]
 
-    return epoch_of
+    return batches
 
 
-def _streamed(sampler: Sampler) -> Batches:
-    """Shuffled within a buffer only: the order is Ray Data's, the steps are the sampler's."""
-    shard, share = ray.train.get_dataset_shard(_part("training", sampler.rank)), sampler.share
+def streamed_batches(rows: StoredRows, sampler: Sampler, decoder: Decoder) -> Batches:
+    """Make the batches from where the shard's rows are stored: those of `kept_batches`."""
 
-    def epoch_of(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        result = shard.iter_batches(
-            batch_size=share,
-            drop_last=True,
-            prefetch_batches=4,
-            local_shuffle_buffer_size=16 * share,
-            local_shuffle_seed=(sampler.seed * 1_000 + epoch) * 1_000 + sampler.rank,
-        )
-        for batch in itertools.islice(result, sampler.steps):  # as many on every worker
-            yield batch["pixels"], batch["label"].astype(np.int32)
+    def batches(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = sampler.order(epoch)[first:]
+        chosen = rows[order.ravel()]
+        pixels = decoder.stream(chosen, sampler.window_steps * sampler.share)
+        labels = chosen.labels.reshape(order.shape)
+        return zip(_cut(pixels, sampler.share), labels, strict=True)
 
-    return epoch_of
+    return batches
+
+
+def _cut(pieces: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
+    """Cut what comes in pieces of any length into pieces of `length`; the last may be shorter."""
+    pending: list[np.ndarray] = []
+    for piece in pieces:
+        pending.append(piece)
+        while sum(map(len, pending)) >= length:
+            joined = np.concatenate(pending) if len(pending) > 1 else pending[0]
+            yield joined[:length]
+            pending = [joined[length:]]
+    if pending and len(joined := np.concatenate(pending)):
+        yield joined
+
+
+class StreamedImages:
+    """Images decoded anew each time they are read: `Inputs` for slices that follow each other."""
+
+    def __init__(self, rows: StoredRows, decoder: Decoder) -> None:
+        self.rows, self.decoder = rows, decoder
+        self._at = -1  # the row that the running stream comes to next
+        self._pieces: Iterator[np.ndarray] = iter(())
+        self._ready = np.empty((0, rows.size, rows.size, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        """Read a slice: on from the one before, or from its own first row."""
+        if not isinstance(rows, slice):
+            raise TypeError("streamed images are read in slices")
+        start, stop, _ = rows.indices(len(self))
+        if start != self._at:
+            self._pieces, self._ready = self.decoder.stream(self.rows[start:], _READ), self._ready[:0]
+        pieces = [self._ready]
+        while sum(map(len, pieces)) < stop - start:
+            pieces.append(next(self._pieces))
+        joined = np.concatenate(pieces)
+        self._at, self._ready = stop, joined[stop - start :]
+        return joined[: stop - start]

@@ -17,9 +17,9 @@ TimeLeft = Callable[[int, float], str]  # in words, from the epochs left after o
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class LogRelay:
-    """Keeps lines until the job takes them: that of an epoch with the epochs left after it, and its seconds.
+    """A keeper of lines until the job takes them: an epoch's with the epochs left after it, and its seconds.
 
-    Where its process dies it starts again, empty: what is said later still arrives.
+    Where its process dies it starts again, empty: lines that come later still arrive.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class LogRelay:
 def relay_logs(what: str, workers: str, time_left: TimeLeft | None = None) -> Iterator[Any]:
     """Make a relay whose lines this process prints until the block ends, and all of them before it ends.
 
-    Where none come, it says that `what` waits for these `workers`. The line of an epoch ends in what `time_left` says.
+    While no line comes, it prints that `what` waits for these `workers`. An epoch's line ends in what `time_left` says.
     """
     relay = LogRelay.options(scheduling_strategy=this_node()).remote()  # type: ignore[attr-defined]
     done = threading.Event()
@@ -53,7 +53,7 @@ def relay_logs(what: str, workers: str, time_left: TimeLeft | None = None) -> It
 
 
 def rank0_logger(relay: Any, rank: int, name: str) -> Callable[..., None]:
-    """Make what the worker of this rank logs with, in the name of its run; only the first does, for all."""
+    """Make the function by which the worker of this rank logs, in the name of its run; only rank 0 logs, for all."""
     return (lambda line, *epoch: relay.put.remote(f"{name}: {line}", *epoch)) if rank == 0 else (lambda *said: None)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,12 +17,17 @@ from ham_ray.evaluation import metrics
 from ham_ray.models.network import Network
 from ham_ray.recipe import Recipe
 from ham_ray.training import input_pipeline
+from ham_ray.training.activations import Activations
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.input_pipeline import Batches, Shard
-from ham_ray.training.sampler import Sampler
-from ham_ray.training.schedule import learning_rate, phase_at
+from ham_ray.training.sampler import WINDOW, Sampler
+from ham_ray.training.schedule import Phase, learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
+
+SAVED_EVERY = 600.0  # seconds between two checkpoints in an epoch that is longer
+SMALL = 16 << 10  # bytes of an image's activations up to which a call takes many steps: the features of a head
+STEPS_A_CALL = 256  # some 64 MiB of features
 
 
 class NonFiniteLossError(Exception):
@@ -34,10 +40,11 @@ class WorkersDisagreeError(Exception):
 
 @dataclass(frozen=True)
 class WorkerData:
-    """What a worker is given. `batches(epoch)` yields its share of each step as (inputs, int labels).
+    """What a worker is given. `batches(epoch, step)` yields its share of each step from that one on: (inputs, labels).
 
     The inputs are uint8 images, or with `cached` what the network's prefix gives for them. Without a `validation` part
-    the last epoch counts as the best. `counts` are the training images of each class, int64[K].
+    the last epoch counts as the best. `counts` are the training images of each class, int64[K]. Of small inputs a call
+    of the trainer takes many steps.
     """
 
     batches: Batches
@@ -45,6 +52,7 @@ class WorkerData:
     validation: Shard | None
     counts: np.ndarray
     cached: bool = False
+    steps_a_call: int = 1
 
 
 def worker_data(
@@ -55,12 +63,13 @@ def worker_data(
     plain: Callable[[Sampler], tuple[Batches, Shard | None]],
     rank: int = 0,
     workers: int = 1,
+    window: int = WINDOW,
 ) -> WorkerData:
     """The data of a worker: from tables of activations where there are any, else the batches and part of `plain`.
 
     `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
     """
-    sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers)
+    sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers, window)
     if tables:
         batches = input_pipeline.cached_batches(tables["training"], labels["training"], recipe, sampler)
         held_out = tables.get("validation")
@@ -68,18 +77,25 @@ def worker_data(
     else:
         batches, validation = plain(sampler)
     counts = np.bincount(labels["training"], minlength=classes)
-    return WorkerData(batches, sampler.steps, validation, counts, cached=bool(tables))
+    small = tables is not None and Activations(tables["training"]).bytes_each <= SMALL
+    calls = STEPS_A_CALL if small else 1
+    return WorkerData(batches, sampler.steps, validation, counts, cached=bool(tables), steps_a_call=calls)
 
 
 @dataclass
 class Progress:
-    """Where a training stands: whole epochs done, the best of them (counted from 1). JSON in checkpoints."""
+    """Where a training stands: whole epochs done, the best of them (counted from 1). JSON in checkpoints.
+
+    losses: of the steps done of the epoch that it is in, weighted and unweighted; seconds: what they took.
+    """
 
     epoch: int = 0
     best_epoch: int = 0
     best_score: float = -1.0
     stopped: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
+    losses: list[list[float]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def train(
@@ -125,10 +141,11 @@ class Training:
         self.trainer, self.data, self.checkpoints, self.say, self.callbacks = trainer, data, checkpoints, say, callbacks
         self._truth = trainer.replica.gather(data.validation.labels) if data.validation else np.empty(0, np.int32)
         self.progress, self._best = _resume(trainer, checkpoints.latest(say))
-        if len(set(trainer.replica.gather(np.array([self.progress.epoch])))) > 1:
+        if len({*map(tuple, trainer.replica.gather(np.array([[self.progress.epoch, len(self.progress.losses)]])))}) > 1:
             raise WorkersDisagreeError("the workers see different checkpoints: is --out a folder that all nodes share?")
-        if self.progress.epoch:
-            say(f"going on after epoch {self.progress.epoch}")
+        if self.progress.epoch or self.progress.losses:
+            step = f", step {len(self.progress.losses)} of the next" if self.progress.losses else ""
+            say(f"going on after epoch {self.progress.epoch}{step}")
         for callback in callbacks:
             callback.on_start(self.progress.history)
 
@@ -144,8 +161,8 @@ class Training:
         phase = phase_at(trainer.recipe, progress.epoch)
         if trainer.phase != phase:
             trainer.enter(phase)
-        trained = _train_epoch(trainer, self.data, progress.epoch, self.say)
-        progress.epoch += 1
+        trained = self._train_epoch(phase)
+        progress.epoch, progress.losses, progress.seconds = progress.epoch + 1, [], 0.0
         with trainer.averaged():
             held_out = self.data.validation
             row = {**trained, **(_validate(trainer, held_out, self._truth, trained) if held_out else {})}
@@ -155,11 +172,45 @@ class Training:
                 progress.best_epoch, progress.best_score = row["epoch"], score
                 self._best = _arrays(trainer.network)
         progress.history.append(row)
-        if trainer.replica.rank == 0:
-            self.checkpoints.save(progress.epoch, _checkpoint(trainer, progress, self._best))
+        self._save()
         for callback in self.callbacks:
             callback.on_epoch(row)
         return row
+
+    def _train_epoch(self, phase: Phase) -> dict[str, Any]:
+        """Train what is left of the epoch: the first half of a row of HISTORY."""
+        trainer, recipe, progress, data = self.trainer, self.trainer.recipe, self.progress, self.data
+        first, losses, epoch = len(progress.losses), progress.losses, progress.epoch
+        before, total = (epoch - phase.first) * data.steps, phase.epochs * data.steps
+        spoke = saved = time.monotonic()
+        started = spoke - progress.seconds
+        for inputs, labels in _calls(data.batches(epoch, first), data.steps_a_call):
+            step, warmup = len(losses), recipe.optimizer.warmup_epochs * data.steps
+            rates = [learning_rate(phase.peak, before + step + i, warmup, total) for i in range(len(labels))]
+            losses += trainer.steps(inputs, labels, epoch * data.steps + step, rates).astype(float).tolist()
+            _check_finite(losses, step, epoch, rates)
+            progress.seconds = (now := time.monotonic()) - started
+            if now - spoke > 20:
+                spoke = now
+                self.say(_pace(recipe, epoch, len(losses), data.steps, progress.seconds))
+            if now - saved > SAVED_EVERY and len(losses) < data.steps:
+                saved = now
+                self._save()
+        weighted, unweighted = np.mean(losses, axis=0).tolist()
+        return {
+            "epoch": epoch + 1,
+            "phase": phase.name,
+            "train_loss": weighted,
+            "train_loss_unweighted": unweighted,
+            "learning_rate": rates[-1],
+            "seconds": progress.seconds,
+            "images_per_second": data.steps * recipe.data.batch_size / progress.seconds,
+        }
+
+    def _save(self) -> None:
+        if self.trainer.replica.rank == 0:
+            checkpoint = _checkpoint(self.trainer, self.progress, self._best)
+            self.checkpoints.save(self.progress.epoch, checkpoint, len(self.progress.losses))
 
     def end(self) -> None:
         """Let the callbacks know that all epochs are done."""
@@ -172,34 +223,20 @@ class Training:
         _check_agreement(self.trainer.network, self.trainer.replica)
 
 
-def _train_epoch(trainer: Trainer, data: WorkerData, epoch: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """One pass over the training shard: the first half of a row of HISTORY."""
-    phase, recipe = trainer.phase, trainer.recipe
-    assert phase is not None
-    started, losses, spoke = time.monotonic(), [], time.monotonic()
-    before, total = (epoch - phase.first) * data.steps, phase.epochs * data.steps
-    for index, (inputs, labels) in enumerate(data.batches(epoch)):
-        rate = learning_rate(phase.peak, before + index, recipe.optimizer.warmup_epochs * data.steps, total)
-        trainer.optimizer.learning_rate = rate
-        losses.append(trainer.step(inputs, labels, epoch * data.steps + index).numpy().astype(float))
-        if not math.isfinite(losses[-1][0]):
+def _calls(batches: Iterator[tuple[np.ndarray, np.ndarray]], steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stack the batches of so many steps."""
+    while chosen := list(itertools.islice(batches, steps)):
+        inputs, labels = zip(*chosen, strict=True)
+        yield (inputs[0][None], labels[0][None]) if len(chosen) == 1 else (np.stack(inputs), np.stack(labels))
+
+
+def _check_finite(losses: list[list[float]], first: int, epoch: int, rates: list[float]) -> None:
+    """Check the losses of an epoch from a step on, which had these learning rates."""
+    for step, (loss, _) in enumerate(losses[first:]):
+        if not math.isfinite(loss):
             raise NonFiniteLossError(
-                f"loss is {losses[-1][0]} at epoch {epoch + 1}, step {index + 1}, learning rate {rate:.3g}"
+                f"loss is {loss} at epoch {epoch + 1}, step {first + step + 1}, learning rate {rates[step]:.3g}"
             )
-        if time.monotonic() - spoke > 20:
-            spoke = time.monotonic()
-            say(_pace(recipe, epoch, index + 1, data.steps, spoke - started))
-    seconds = time.monotonic() - started
-    weighted, unweighted = np.mean(losses, axis=0).tolist()
-    return {
-        "epoch": epoch + 1,
-        "phase": phase.name,
-        "train_loss": weighted,
-        "train_loss_unweighted": unweighted,
-        "learning_rate": rate,
-        "seconds": seconds,
-        "images_per_second": data.steps * recipe.data.batch_size / seconds,
-    }
 
 
 def _validate(trainer: Trainer, held_out: Shard, truth: np.ndarray, trained: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +282,7 @@ def _resume(trainer: Trainer, checkpoint: Checkpoint | None) -> tuple[Progress, 
             "the latest checkpoint is of another recipe than the run it lies in; delete it or rename the run"
         )
     progress = Progress(**checkpoint.facts["progress"])
-    trainer.enter(phase_at(trainer.recipe, progress.epoch - 1))
+    trainer.enter(phase_at(trainer.recipe, progress.epoch - (not progress.losses)))  # that of the last step
     _assign(trainer.network.learned_variables, _listed(checkpoint, "network"))
     _assign(trainer.optimizer.variables, _listed(checkpoint, "optimizer"))
     return progress, _listed(checkpoint, "best")

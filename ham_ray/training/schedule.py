@@ -19,7 +19,7 @@ class Phase:
 
 
 def phases(recipe: Recipe) -> list[Phase]:
-    """The head alone first where the recipe says so, then all that it unfreezes."""
+    """List the phases of a training: the head alone first where the recipe says so, then all that it unfreezes."""
     rest = Phase("all", recipe.head_epochs, recipe.epochs - recipe.head_epochs, recipe.optimizer.learning_rate)
     return (
         [Phase("head", 0, recipe.head_epochs, recipe.optimizer.head_learning_rate), rest]
@@ -29,12 +29,12 @@ def phases(recipe: Recipe) -> list[Phase]:
 
 
 def phase_at(recipe: Recipe, epoch: int) -> Phase:
-    """The phase that an epoch, counted from 0, belongs to."""
+    """Return the phase of an epoch, counted from 0."""
     return next(phase for phase in reversed(phases(recipe)) if epoch >= phase.first)
 
 
 def learning_rate(peak: float, step: int, warmup: float, total: int) -> float:
-    """Linear warm-up to `peak` over `warmup` steps, then half a cosine to zero at step `total`."""
+    """Return a step's learning rate: linear up to `peak` over `warmup` steps, then half a cosine to 0 at `total`."""
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return 0.5 * peak * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))

@@ -50,7 +50,7 @@ def check_batch(rows: int, batch_size: int, workers: int) -> None:
 
 
 def _problem(counts: pd.DataFrame, recipe: Recipe) -> str | None:
-    """What is missing on the recipe's folds; `counts` are of images, by dx and fold."""
+    """Say what is missing on the recipe's folds, None where nothing is; `counts` are of images, by dx and fold."""
     for what, fold in (("test", recipe.data.test_fold), ("validation", recipe.data.validation_fold)):
         if fold is not None and not counts[fold].sum():
             each = ", ".join(f"{one}: {count:,}" for one, count in counts.sum().items())
@@ -67,7 +67,7 @@ def _where(dx: str, counts: pd.DataFrame) -> str:
 
 
 def _folds(counts: pd.DataFrame, recipe: Recipe) -> str | None:
-    """Other folds on which nothing is missing, in words; None where there are none."""
+    """Name other folds on which nothing is missing; None where there are none."""
     for test, validation in itertools.permutations(range(FOLDS), 2):
         chosen = recipe.changed(test_fold=test, validation_fold=validation)
         if recipe.data.validation_fold is not None and not _problem(counts, chosen):

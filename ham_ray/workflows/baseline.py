@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
+from ham_ray.cluster import WorkerRange, worker_range
 from ham_ray.command_line import Job
 from ham_ray.errors import UserError
 from ham_ray.recipe import BASELINES, FIELDS, Recipe, baseline, shortest_name
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def _families(incomplete: str) -> list[str]:
-    """Complete the last of the families that a shell has so far."""
+    """Complete the last of the families that are typed so far."""
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in BASELINES if name.startswith(last) and name not in before.split(",")]
 
@@ -48,7 +49,7 @@ class Options:
     )
     weights: Weights = field(default_factory=lambda: ["imagenet"])
     epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None
-    workers: Annotated[int, Option(help="training workers")] = 1
+    workers: Annotated[str, Option(help="training workers; 1-4: as many as there are nodes for, at any time")] = "1"
     cpus_per_worker: Annotated[float | None, Option(help="instead of an even share")] = None
     wait_for_nodes: Annotated[bool, Option(help="wait for the autoscaler where work does not fit yet")] = False
     precision: Precision = "auto"
@@ -78,6 +79,15 @@ class Options:
             raise UserError(f"--families: name at least one of {', '.join(BASELINES)}")
         return names
 
+    @property
+    def worker_range(self) -> WorkerRange:
+        """The numbers of workers that a training may have.
+
+        Raises:
+            UserError: `--workers` is neither a number nor two.
+        """
+        return worker_range(self.workers, self.cpus_per_worker)
+
     def check(self) -> None:
         """Refuse what cannot be met whatever the cluster is.
 
@@ -90,7 +100,10 @@ class Options:
         checks.name("--name", self.name)
         checks.choice("--precision", self.precision, PRECISIONS)
         checks.whole("--epochs", self.epochs, 1)
-        checks.whole("--workers", self.workers, 1, 1000)
+        if self.worker_range.elastic and self.cross_validate:
+            raise UserError(
+                f"--workers {self.workers} with --cross-validate: give one number, its trainings run at once"
+            )
         checks.number("--cpus-per-worker", self.cpus_per_worker, 0.1, 1000)
         checks.number("--shard-memory", self.shard_memory, 0)
         checks.number("--activations", self.activations, 0)
@@ -104,12 +117,14 @@ class Options:
         """Refuse images that are too few for one of the trainings."""
         from ham_ray.training.trainable import check_trainable
 
+        allowed = self.worker_range
         for name, recipe in make_recipes(self, "float32").items():
+            workers = next(iter(allowed.counts(recipe.data.batch_size)), allowed.most)
             if not self.cross_validate:
-                check_trainable(images, recipe, name, self.workers)
+                check_trainable(images, recipe, name, workers)
                 continue
             for split in recipe.crossed():
-                check_trainable(images, split, f"{name} with test fold {split.data.test_fold}", self.workers, False)
+                check_trainable(images, split, f"{name} with test fold {split.data.test_fold}", workers, False)
 
 
 def run(options: Options) -> None:
@@ -132,7 +147,7 @@ def run(options: Options) -> None:
 
 
 def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
-    """The recipe of each family named in the options.
+    """Make the recipe of each family named in the options.
 
     Raises:
         UserError: an unknown family or field, or a value out of range.
@@ -144,7 +159,7 @@ def make_recipes(options: Options, precision: str) -> dict[str, Recipe]:
 
 
 def recipe_of(family: str, precision: str, synthetic: bool, smoke: bool = False, epochs: int | None = None) -> Recipe:
-    """What the job takes for a family: smaller on the synthetic sample, and for `smoke`."""
+    """Make the job's recipe for a family: smaller on the synthetic sample, and for `smoke`."""
     recipe = baseline(family)
     own = 2 if smoke else 6 if synthetic else recipe.epochs
     epochs = own if epochs is None else epochs
@@ -155,7 +170,7 @@ def recipe_of(family: str, precision: str, synthetic: bool, smoke: bool = False,
 
 
 def _changed(name: str, recipe: Recipe, changes: dict[str, str], recipes: dict[str, Recipe]) -> Recipe:
-    """The family's recipe with what `--set` says; where that does not fit it, the families that it fits are named."""
+    """Change the family's recipe by `--set`; where that does not fit it, name the families that it fits."""
     try:
         return recipe.changed(**changes)
     except UserError as error:
@@ -174,7 +189,7 @@ def _fits(recipe: Recipe, changes: dict[str, str]) -> bool:
 
 
 def _parsed(changes: list[str]) -> dict[str, str]:
-    """`field=value` words; pydantic turns the values into the fields' types."""
+    """Parse `field=value` words; pydantic turns the values into the fields' types."""
     wrong = [change for change in changes if "=" not in change]
     if wrong:
         raise UserError(f"--set {wrong[0]!r}: write it as field=value, for example --set learning_rate=1e-4")

@@ -39,7 +39,7 @@ def number(option: str, values: float | None, least: float, most: float = 1e9) -
 
 
 def size(option: str, values: int | None) -> None:
-    """Refuse sides of images that ingest does not make."""
+    """Refuse a side of images, in pixels, that ingest does not make; None is an option that was left out."""
     whole(option, values, 16, 1024, " pixels, and the default is 128")
 
 
@@ -106,7 +106,7 @@ def out_new(option: str, path: str) -> None:
 
 
 def _kind(option: str, target: str) -> str | None:
-    """What is at a local path: a `folder`, a `file`, or nothing."""
+    """Say what is at a local path: a `folder`, a `file`, or nothing (None)."""
     path = _local(target)
     try:
         return "folder" if path.is_dir() else "file" if path.exists() else None
@@ -119,7 +119,7 @@ def _local(path: str) -> Path:
 
 
 def _writable(option: str, target: str, expected: str) -> None:
-    """Try it, in the nearest folder that is there: rights alone do not tell of a file system that is read-only."""
+    """Try to write in the nearest folder that exists: rights alone do not show a file system that is read-only."""
     if not target.strip():
         raise UserError(f"{option}: an empty path; give {expected}")
     if storage.is_remote(target):
@@ -140,7 +140,7 @@ def _writable(option: str, target: str, expected: str) -> None:
 
 
 def weights(spec: str) -> None:
-    """Refuse a file of weights that is missing or none."""
+    """Refuse a file of weights that is missing or holds none."""
     file("--weights", spec, "imagenet, none, or the path of a no-top .h5 file")
     if not spec.partition("?")[0].endswith(".h5"):
         raise UserError(f"--weights {shown(spec)}: not a .h5 file (Keras weights without top)")
@@ -149,20 +149,20 @@ def weights(spec: str) -> None:
 
 
 def table(option: str, path: str) -> Images:
-    """The IMAGES table at a path or URI.
+    """Open the IMAGES table at a path or URI.
 
     Raises:
-        UserError: none there, or an unfinished one.
+        UserError: no table is there, or an unfinished one.
     """
     there(option, path, "an IMAGES folder, which jobs/ingest.py makes")
     return open_images(path)
 
 
 def data(path: str | None) -> Images | None:
-    """The IMAGES table at a path or URI; None where an archive is there, which is looked into, or no path is given.
+    """Open the IMAGES table at a path or URI; None for an archive, which is only checked, and where no path is given.
 
     Raises:
-        UserError: nothing there, or nothing that is a table or an archive in a known layout.
+        UserError: nothing is there, or neither a table nor an archive in a known layout.
     """
     if path is None:
         return None

@@ -66,7 +66,7 @@ class Options:
 
     @cached_property
     def found(self) -> Saved:
-        """The model, described."""
+        """The model, described but not loaded."""
         from ham_ray.inference import saved
 
         return saved.find(self.model)

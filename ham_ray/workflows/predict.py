@@ -72,7 +72,7 @@ class Options:
 
     @cached_property
     def found(self) -> list[Saved]:
-        """The models, described."""
+        """The models, described but not loaded."""
         from ham_ray.inference import saved
 
         return [saved.find(path) for path in self.models]

@@ -149,7 +149,7 @@ class Options:
         return load_space(self.space_file)
 
     def recipes(self, precision: str) -> tuple[Recipe, Recipe]:
-        """What trials and finals have in common with the space."""
+        """Make the recipe that trials change, and that of the finals."""
         base, finals = self.searched.base().changed(epochs=self.epochs, precision=precision), self.searched.finals
         return base, base.changed(**{**finals, "epochs": self.epochs or finals.get("epochs")})
 
@@ -177,7 +177,7 @@ class Options:
             raise UserError(f"--views {self.views}: from 1 (the image as it is) to {VIEWS['light']}, its symmetries")
 
     def _check_storage(self) -> None:
-        """The study's database: that its URL can be understood and its driver is installed; nothing is opened."""
+        """Check that the database's URL can be parsed and its driver is installed; nothing is opened."""
         from sqlalchemy.exc import ArgumentError
 
         from ham_ray import storage

@@ -14,13 +14,13 @@ from ham_ray.workflows import checks
 
 
 def pretrained(recipes: Iterable[Recipe]) -> list[Architecture]:
-    """The architectures of these recipes that start from pretrained weights, each once."""
+    """List the architectures of these recipes that start from pretrained weights, each once."""
     result = {one.name: one for recipe in recipes if (one := registry.architecture(recipe.family)).pretrained}
     return list(result.values())
 
 
 def sources(specs: list[str], recipes: Iterable[Recipe]) -> dict[str, str]:
-    """What each pretrained architecture of these recipes starts from, by its name: `imagenet`, `none`, or a file.
+    """Choose what each pretrained architecture of these recipes starts from, by name: `imagenet`, `none`, or a file.
 
     Args:
         specs: each `imagenet`, `none`, the path or URI of a file or of a folder of files named by architecture, or
@@ -53,7 +53,7 @@ def sources(specs: list[str], recipes: Iterable[Recipe]) -> dict[str, str]:
 
 
 def _split(spec: str) -> tuple[str, str]:
-    """The architecture and the source of `ARCHITECTURE=SOURCE`; of anything else an empty name and all of it."""
+    """Split `ARCHITECTURE=SOURCE` in two; of anything else return an empty name and the whole text."""
     name, equals, source = spec.partition("=")
     known = registry.architectures()
     if not equals or not re.fullmatch(r"[\w-]+", name) or (name not in known and _exists(spec)):
@@ -67,7 +67,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _shared_out(spec: str, names: list[str]) -> dict[str, str]:
-    """What these architectures start from by a spec that names none of them."""
+    """Choose what these architectures start from by a spec that names none of them."""
     if spec in ("imagenet", "none"):
         return dict.fromkeys(names, spec)
     if storage.is_folder(spec):
@@ -85,7 +85,7 @@ def _remedy(names: list[str], source: str) -> str:
 
 
 def _in_folder(folder: str, names: list[str]) -> dict[str, str]:
-    """The .h5 files in a folder that these architectures name: `NAME.h5`, or `NAME`, one of `_.-` and more."""
+    """Find one .h5 file in a folder for each of these architectures: `NAME.h5`, or `NAME`, one of `_.-` and more."""
     result: dict[str, list[str]] = {name: [] for name in names}
     for file in storage.listdir(folder):
         owners = [name for name in registry.architectures() if re.match(rf"{re.escape(name)}[_.-]", file)]
@@ -107,6 +107,6 @@ def _exists(spec: str) -> bool:
 
 
 def _check(source: str) -> None:
-    """Refuse weights that are no file, before a network is built to take them."""
+    """Refuse a file that holds no weights, before a network is built to take them."""
     if source not in ("imagenet", "none"):
         checks.weights(source)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ham10000 import CLASSES
 from PIL import Image
@@ -159,3 +162,22 @@ def test_a_table_is_taken_only_in_the_models_size_and_geometry(builder, tmp_path
     for size, geometry in ((48, "crop"), (32, "squash")):
         with pytest.raises(UserError, match=rf"a table of 32 px \(crop\), the model takes {size} px \({geometry}\)"):
             open_gallery(table, size, geometry)
+
+
+def test_a_stretch_of_a_table_is_read_from_the_files_that_hold_it_alone(builder, tmp_path):
+    folder = Path(ingest(builder.to_zip(), tmp_path / "images", size=32).uri)
+    rows = pq.read_table(folder / "images-00000.parquet")
+    (folder / "images-00000.parquet").unlink()
+    for start in range(0, 42, 10):
+        pq.write_table(rows.slice(start, 10), folder / f"images-{start // 10:05d}.parquet", row_group_size=4)
+    found = open_gallery(str(folder), 32, "crop")
+    stretches = {start: found.stretch(slice(start, start + 10)) for start in (0, 15, 30, 40)}
+    for number in (0, 3, 4):  # 15 to 24 are in the files 1 and 2
+        (folder / f"images-{number:05d}.parquet").write_bytes(b"damaged")
+    loaded = stretches[15].load()
+    assert loaded.image_ids == rows["image_id"].to_pylist()[15:25] and not loaded.findings
+    for pixels, encoded in zip(loaded.pixels, rows["image"].to_pylist()[15:25], strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")))
+    for start in (0, 30, 40):
+        with pytest.raises(pa.ArrowInvalid):
+            stretches[start].load()

@@ -82,7 +82,7 @@ def test_killed_at_several_moments_it_ends_in_the_same_table(archive, whole, tmp
     for parts in (1, 3):
         kill_when(archive, out, lambda parts=parts: len(list(work.glob("part-*.arrow"))) >= parts)
         check_unreadable(out)
-    for place in ("ham_ray.data.table._groups_a_file", "ham_ray.data.ingest._publish"):
+    for place in ("ham_ray.data.table._images_a_file", "ham_ray.data.ingest._publish"):
         kill_at(place, archive, out)
         check_unreadable(out)
     kept = {path.name: path.stat().st_mtime_ns for path in work.glob("part-*.arrow")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -15,10 +16,11 @@ import pytest
 from PIL import Image
 
 from ham_ray.data import card, chunks, pictures, table
-from ham_ray.data.images import SCHEMA, decode, open_images
+from ham_ray.data.images import SCHEMA, open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
 from ham_ray.data.sample import write_sample
+from ham_ray.data.stored import decode
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.data
@@ -38,22 +40,39 @@ def test_files_schema_and_row_groups(report):
     file = pq.ParquetFile(Path(report.uri, "images-00000.parquet"))
     assert file.schema_arrow.equals(SCHEMA)
     metadata = file.schema_arrow.metadata
-    assert metadata[b"ham_ray.schema_version"] == b"1" and metadata[b"ham_ray.size"] == b"32"
+    assert metadata[b"ham_ray.schema_version"] == b"2" and metadata[b"ham_ray.size"] == b"32"
     assert metadata[b"ham_ray.fingerprint"].decode() == report.card["fingerprint"]
-    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-    assert groups == [128] * (len(groups) - 1) + [report.card["images"] % 128]
-    assert file.read(columns=["image_id"])["image_id"].to_pylist() == sorted(open_images(report.uri).rows["image_id"])
+    folds = [set(file.read_row_group(i, columns=["fold"])["fold"].to_pylist()) for i in range(file.num_row_groups)]
+    assert {len(one) for one in folds} == {1}
+    assert max(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)) == 32
+
+
+def test_rows_are_stored_in_an_order_that_knows_neither_class_nor_name(report):
+    rows = open_images(report.uri).rows
+    assert rows["fold"].is_monotonic_increasing
+    for _, fold in rows.groupby("fold"):
+        hashes = [hashlib.sha256(image_id.encode()).hexdigest() for image_id in fold["image_id"]]
+        assert hashes == sorted(hashes) and not fold["image_id"].is_monotonic_increasing
+    neighbours = np.corrcoef(rows["label"][:-1], rows["label"][1:])[0, 1]
+    by_class = np.sort(rows["label"])
+    assert abs(neighbours) < 0.1 < np.corrcoef(by_class[:-1], by_class[1:])[0, 1]
 
 
 def test_tables_are_cut_into_files(report, tmp_path, monkeypatch):
-    monkeypatch.setattr(table, "_groups_a_file", lambda size: 1)
+    monkeypatch.setattr(table, "_images_a_file", lambda size: 100)
     rows = open_images(report.uri).rows
     whole = pq.read_table(Path(report.uri, "images-00000.parquet"))
-    pieces = [whole.slice(start, 100) for start in range(0, len(whole), 100)]
-    table.write(tmp_path, rows, lambda first, last: pieces, {"size": "32"}, 32)
+    table.write(tmp_path, rows, lambda numbers: whole.take(numbers), {"size": "32"}, 32)
     sizes = [pq.read_metadata(path).num_rows for path in sorted(tmp_path.glob("images-*.parquet"))]
-    assert sizes == [128, 128, 128, len(whole) - 3 * 128]
+    assert sizes == [100, 100, 100, 100, len(whole) - 400]
     assert pq.read_table(tmp_path)["image"].to_pylist() == whole["image"].to_pylist()
+
+
+def test_thumbnails_are_those_of_the_stored_images(report):
+    whole = pq.read_table(Path(report.uri, "images-00000.parquet"), columns=["image", "thumbnail"]).slice(0, 20)
+    for image, thumbnail in zip(whole["image"].to_pylist(), whole["thumbnail"].to_pylist(), strict=True):
+        small = Image.fromarray(decode(image)).resize((12, 9), Image.Resampling.BILINEAR)
+        assert thumbnail == small.tobytes()
 
 
 @pytest.mark.parametrize("geometry, corner_is_red", [("squash", True), ("crop", False)])

@@ -8,6 +8,14 @@ from pathlib import Path
 
 import pytest
 from hosts import Hosts, hosts, lacking
+from undrawn import empty_figures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _undrawn() -> Iterator[None]:
+    """Pages without figures, in all files of this folder."""
+    with empty_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -57,8 +57,8 @@ COUNTS = np.array([3, 10, 20, 5, 10, 100, 2])  # of the classes, where weights a
 def task(recipe: Recipe) -> loop.WorkerData:
     sampler = Sampler(ROWS, recipe.data.batch_size, recipe.seed)
 
-    def batches(epoch: int):
-        for places in sampler.order(epoch):
+    def batches(epoch: int, first: int = 0):
+        for places in sampler.order(epoch)[first:]:
             yield PIXELS[places], LABELS[places]
 
     part = Shard(PIXELS[:30], LABELS[:30])
@@ -72,11 +72,18 @@ class Report(Callback):
         self.on_epoch = report  # type: ignore[method-assign]
 
 
-def run(recipe: Recipe, folder: Path, report: Callable[[dict], None] = lambda row: None, net: Network | None = None):
+def run(
+    recipe: Recipe,
+    folder: Path,
+    report: Callable[[dict], None] = lambda row: None,
+    net: Network | None = None,
+    steps_a_call: int = 1,
+):
     net = net or network()
     replica = Replica(tf.distribute.get_strategy())
     said: list[str] = []
-    progress = loop.train(recipe, net, task(recipe), replica, Checkpoints(str(folder)), said.append, [Report(report)])
+    data = dataclasses.replace(task(recipe), steps_a_call=steps_a_call)
+    progress = loop.train(recipe, net, data, replica, Checkpoints(str(folder)), said.append, [Report(report)])
     return progress, net, said
 
 
@@ -106,6 +113,49 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, after: int, changes: dict[
     assert resumed.best_epoch == whole.best_epoch
     for a, b in zip(kept.learned_variables, again.learned_variables, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("changes", [{}, {"head_epochs": 1}], ids=str)
+@pytest.mark.parametrize("after", [1, 5, 7])  # steps; an epoch has four
+def test_it_goes_on_in_the_middle_of_a_long_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, changes: dict[str, Any]
+):
+    chosen = recipe(**changes)
+    whole, kept, _ = run(chosen, tmp_path / "whole")
+    monkeypatch.setattr(loop, "SAVED_EVERY", 0.0)  # each epoch is a long one
+    step, done = Trainer.step, []
+
+    def killed(self: Trainer, *arguments):
+        if len(done) == after:
+            raise Killed
+        done.append(arguments)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Trainer, "step", killed)
+        run(chosen, tmp_path / "killed")
+    resumed, again, said = run(chosen, tmp_path / "killed")
+    assert said == [f"going on after epoch {after // 4}, step {after % 4} of the next"]
+    assert losses(resumed) == losses(whole) and resumed.losses == []
+    for a, b in zip(kept.learned_variables, again.learned_variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [3, 256])
+def test_many_steps_in_a_call_are_those_one_after_the_other(tmp_path: Path, steps: int):
+    """With all that depends on the step: dropout, decay, learning rate with its warm-up, moving averages."""
+    chosen = recipe(dropout=0.3, weight_decay=0.01, warmup_epochs=0.6, averaging=0.9, head_epochs=1)
+    one, net, _ = run(chosen, tmp_path / "one")
+    many, other, _ = run(chosen, tmp_path / "many", steps_a_call=steps)
+    assert losses(many) == pytest.approx(losses(one), rel=1e-6)
+    assert [row["learning_rate"] for row in many.history] == [row["learning_rate"] for row in one.history]
+    for a, b in zip(net.learned_variables, other.learned_variables, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_loss_that_is_not_finite_is_named_by_its_step_within_a_call(tmp_path: Path):
+    with pytest.raises(loop.NonFiniteLossError, match=r"loss is (nan|inf) at epoch 1, step [234], learning rate"):
+        run(recipe(learning_rate=1e30, epochs=1), tmp_path, steps_a_call=4)
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path):
@@ -145,7 +195,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
     def plain(sampler: Sampler) -> tuple[Any, Shard]:
         batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
-        return lambda epoch: iter(batches), Shard(PIXELS[held_out], LABELS[held_out])
+        return lambda epoch, first=0: iter(batches), Shard(PIXELS[held_out], LABELS[held_out])
 
     ours = network()
     trainer_task = loop.worker_data(chosen, labels, 7, None, plain)
@@ -184,7 +234,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
 def test_a_task_counts_the_training_labels_and_no_others():
     labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
-    made = loop.worker_data(recipe(), labels, 7, None, lambda sampler: (lambda epoch: iter([]), None))
+    made = loop.worker_data(recipe(), labels, 7, None, lambda sampler: (lambda epoch, first=0: iter([]), None))
     assert made.counts.tolist() == [2, 4, 6, 8, 10, 12, 14]
     assert made.steps == 56 // 16
 
@@ -349,15 +399,16 @@ def test_workers_that_disagree_are_found():
         loop._check_agreement(network(), Other(tf.distribute.get_strategy()))
 
 
-def test_workers_at_different_epochs_are_refused(tmp_path: Path):
+@pytest.mark.parametrize("behind", [[1, 0], [0, 1]], ids=["epochs", "steps"])
+def test_workers_at_different_epochs_or_steps_are_refused(tmp_path: Path, behind: list[int]):
     class Behind(Replica):
         def gather(self, local: np.ndarray) -> np.ndarray:
-            return np.concatenate([local, local - 1]) if local.shape == (1,) else local
+            return np.concatenate([local, local - [behind]]) if local.shape == (1, 2) else local
 
-    task = loop.WorkerData(lambda epoch: iter([]), 4, Shard(PIXELS[:30], LABELS[:30]), np.ones(7, int))
-    behind, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
+    task = loop.WorkerData(lambda epoch, first=0: iter([]), 4, Shard(PIXELS[:30], LABELS[:30]), np.ones(7, int))
+    replica, folder = Behind(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
     with pytest.raises(loop.WorkersDisagreeError, match="different checkpoints: is --out"):
-        loop.train(recipe(), network(), task, behind, folder, lambda line: None)
+        loop.train(recipe(), network(), task, replica, folder, lambda line: None)
 
 
 def test_padding_never_reaches_the_predictions():
@@ -385,7 +436,7 @@ def test_phases_of_a_recipe():
 def test_each_epoch_augments_anew(tmp_path: Path):
     """The same batch twice, by weights that do not move: what differs are the random numbers of its step."""
     chosen = recipe(epochs=2, learning_rate=1e-12, weight_decay=0.0, augmentation="strong", dropout=0.0)
-    same = dataclasses.replace(task(chosen), batches=lambda epoch: iter([(PIXELS[:16], LABELS[:16])]), steps=1)
+    same = dataclasses.replace(task(chosen), batches=lambda epoch, first=0: iter([(PIXELS[:16], LABELS[:16])]), steps=1)
     replica, kept = Replica(tf.distribute.get_strategy()), Checkpoints(str(tmp_path))
     first, second = losses(loop.train(chosen, network(), same, replica, kept, print))
     assert abs(first - second) > 1e-4

@@ -26,7 +26,7 @@ import numpy as np
 import ray
 
 from ham_ray.cluster import Resources, connected
-from ham_ray.data.gallery import TableGallery
+from ham_ray.data.gallery import TableGallery, TableStretch
 from ham_ray.data.images import open_images
 from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM
@@ -40,21 +40,25 @@ pipeline.CHUNK_IMAGES, activations.BLOCK = 8, 8
 def begun(what):
     (folder / f"{what}-{ray.util.get_node_ip_address()}").touch()
 
-class SlowGallery(TableGallery):
-    def load(self, rows):
+class SlowStretch(TableStretch):
+    def load(self):
         begun("prediction")
         time.sleep(4)
-        return TableGallery.load(self, rows)
+        return TableStretch.load(self)
+
+class SlowGallery(TableGallery):
+    def stretch(self, rows):
+        return SlowStretch(**vars(TableGallery.stretch(self, rows)))
 
 class SlowBuilder(activations._Builder):
-    def __init__(self, work):
+    def __init__(self, *arguments):
         activations.BLOCK = 8  # in the actor too
-        activations._Builder.__init__(self, work)
+        activations._Builder.__init__(self, *arguments)
 
-    def __call__(self, place):
+    def __call__(self, block):
         begun("activations")
         time.sleep(6)
-        return activations._Builder.__call__(self, place)
+        return activations._Builder.__call__(self, block)
 
 activations._Builder = SlowBuilder
 frozen = baseline("resnet50_frozen").changed(epochs=1, batch_size=16)

@@ -41,6 +41,7 @@ parameters:
   learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
   dropout: {type: float, low: 0.0, high: 0.5}
 """
+LONG = SPACE.replace("epochs: 2", "epochs: 16")  # for processes that are killed meanwhile
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,16 @@ def test_other_data_is_refused(first: pd.DataFrame, images: Images, folder: Path
         search(images, folder, SPACE.replace("high: 0.5", "high: 0.6"))
 
 
-def test_a_diverging_trial_fails_with_its_reason_and_the_others_go_on(cluster: str, images: Images, folder: Path):
-    text = SPACE.replace("high: 1.0e-2", "high: 1.0e+32") + "points: [{learning_rate: 1.0e+32, dropout: 0.1}]\n"
-    table = search(images, folder, text.replace("low: 1.0e-4", "low: 1.0e-3"), name="diverges", trials=2)
-    assert table["state"][0] == "fail" and "learning rate" in table["reason"][0]
-    assert len(table) == 2
+def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_the_others_go_on(
+    cluster: str, images: Images, folder: Path
+):
+    text = SPACE.replace("high: 1.0e-2", "high: 1.0e+32").replace("low: 1.0e-4", "low: 1.0e-3")
+    points = "points: [{learning_rate: 1.0e+32, dropout: 0.1}, {learning_rate: 3.0e-3}, {learning_rate: 3.0e-3}]\n"
+    (folder / "fails").mkdir()
+    (folder / "fails" / "trial-0001").write_text("a file where the trial wants its folder")
+    table = search(images, folder, text + points, name="fails", max_failures=1)
+    assert table["state"].tolist() == ["fail", "fail", "complete"]
+    assert "learning rate" in table["reason"][0] and "NotADirectoryError" in table["reason"][1]
 
 
 def test_when_every_trial_fails_alike_the_search_stops_and_says_it(cluster: str, images: Images, folder: Path):
@@ -163,58 +169,42 @@ def _trial_processes() -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if " ".join(p.info["cmdline"] or []).startswith(names)]
 
 
-def test_a_killed_trial_process_goes_on_from_its_checkpoint(cluster: str, images: Images, folder: Path):
-    text = SPACE.replace("epochs: 2", "epochs: 12")
-    killed: list[int] = []
+@pytest.fixture(scope="module")
+def killed(cluster: str, images: Images, folder: Path) -> pd.DataFrame:
+    """A search whose trial 0 lost its process once and trial 1 at each new checkpoint, which `max_failures` bounds."""
+    done = threading.Event()
 
     def kill() -> None:
-        while not list((folder / "killed").glob("trial-0000/checkpoints/epoch-*.npz")):
-            time.sleep(0.02)
-        for process in _trial_processes():
-            with contextlib.suppress(psutil.NoSuchProcess):  # one of an earlier search may be ending by itself
-                process.send_signal(signal.SIGKILL)
-                killed.append(process.pid)
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    table = search(images, folder, text, name="killed", trials=1)
-    thread.join()
-    assert killed and table["state"].tolist() == ["complete"]
-    trial = study(folder, "killed").get_trials()[0]
-    whole = values_here(images, folder / "unharmed", trial.params, text)
-    assert [*trial.intermediate_values.values()] == pytest.approx(whole, abs=1e-6) and len(whole) == 12
-
-
-def test_a_process_that_dies_again_and_again_fails_its_trial(cluster: str, images: Images, folder: Path):
-    """Killed at each new checkpoint: `max_failures` bounds how often it is started again."""
-    done, seen = threading.Event(), set[str]()
-
-    def kill() -> None:
+        seen = set[Path]()
         while not done.wait(0.02):
-            names = {path.name for path in (folder / "dies").glob("trial-0000/checkpoints/epoch-*.npz")}
-            if names - seen:
+            new = {*(folder / "killed").glob("trial-0001/checkpoints/epoch-*.npz")} - seen
+            if not seen:
+                new |= {*(folder / "killed").glob("trial-0000/checkpoints/epoch-*.npz")}
+            if new:
                 for process in _trial_processes():
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                    with contextlib.suppress(psutil.NoSuchProcess):  # one of an earlier search may be ending by itself
                         process.send_signal(signal.SIGKILL)
-            seen.update(names)
+            seen |= new
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     try:
-        table = search(images, folder, SPACE.replace("epochs: 2", "epochs: 60"), name="dies", trials=1, max_failures=1)
+        return search(images, folder, LONG, name="killed", trials=2, max_failures=1)
     finally:
         done.set()
         thread.join()
-    assert table["state"].tolist() == ["fail"] and "Died" in table["reason"][0]
-    assert 2 <= len(seen) < 60
 
 
-def test_an_exception_fails_its_trial_with_the_reason_and_the_others_go_on(cluster: str, images: Images, folder: Path):
-    (folder / "broken").mkdir()
-    (folder / "broken" / "trial-0000").write_text("a file where the trial wants its folder")
-    table = search(images, folder, name="broken", trials=2, max_failures=1)
-    assert table["state"].tolist() == ["fail", "complete"]
-    assert "NotADirectoryError" in table["reason"][0]
+def test_a_killed_trial_process_goes_on_from_its_checkpoint(killed: pd.DataFrame, images: Images, folder: Path):
+    assert killed["state"][0] == "complete"
+    trial = study(folder, "killed").get_trials()[0]
+    whole = values_here(images, folder / "unharmed", trial.params, LONG)
+    assert [*trial.intermediate_values.values()] == pytest.approx(whole, abs=1e-6) and len(whole) == 16
+
+
+def test_a_process_that_dies_again_and_again_fails_its_trial(killed: pd.DataFrame):
+    assert killed["state"][1] == "fail" and "Died" in killed["reason"][1]
+    assert killed["epochs"][1] < 16
 
 
 def test_an_interrupted_and_a_killed_search_go_on_with_the_same_command(
@@ -269,12 +259,23 @@ def test_an_interrupted_and_a_killed_search_go_on_with_the_same_command(
     assert (tmp_path / "s" / "finals" / "report.html").exists()
 
 
-def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, images: Images, folder: Path, capsys):
+def test_trials_of_two_workers_untold_at_a_kill_and_stopped_early_leave_nothing_behind(
+    cluster: str, images: Images, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     text = SPACE.replace("name: none", "name: asha, grace: 1, reduction: 6").replace("low: 1.0e-4", "low: 1.0e-30")
     text += "points: [{learning_rate: 3.0e-3, dropout: 0.0}, {learning_rate: 1.0e-30, dropout: 0.1}]\n"
+    with monkeypatch.context() as untold:
+        untold.setattr(tuner._Asker, "on_trial_complete", lambda *arguments, **more: None)
+        with pytest.raises(UserError, match="was interrupted: 0 of 1 trials finished"):
+            search(images, folder, text, name="joined", trials=1, workers_per_trial=2)
+    before, _ = study(folder, "joined").get_trials()
+    assert before.state == TrialState.RUNNING and [*before.intermediate_values] == [1]  # the last epoch is not told
     table = search(images, folder, text, name="joined", trials=2, workers_per_trial=2)
     assert table["state"].tolist() == ["complete", "pruned"]
     assert table["epochs"].tolist() == [2, 1]
+    after, _ = study(folder, "joined").get_trials()
+    assert after.params == before.params and after.intermediate_values[1] == before.intermediate_values[1]
+    assert after.user_attrs["seconds"] > before.user_attrs["seconds"]
     lines = capsys.readouterr().out
     assert "trial 0 epoch 1/2: " in lines and "trial 1 stopped after epoch 1: " in lines
     assert not list((folder / "joined").rglob("model.keras"))
@@ -284,22 +285,6 @@ def test_trials_of_two_workers_stopped_early_leave_nothing_behind(cluster: str, 
     while placement_groups() and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not placement_groups()
-
-
-def test_a_trial_of_two_workers_that_was_trained_but_not_told_is_told_after_the_kill(
-    cluster: str, images: Images, folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    with monkeypatch.context() as killed:
-        killed.setattr(tuner._Asker, "on_trial_complete", lambda *arguments, **more: None)
-        with pytest.raises(UserError, match="was interrupted: 0 of 1 trials finished"):
-            search(images, folder, name="untold", trials=1, workers_per_trial=2)
-    (before,) = study(folder, "untold").get_trials()
-    assert before.state == TrialState.RUNNING and [*before.intermediate_values] == [1]  # the last epoch is not told
-    table = search(images, folder, name="untold", trials=1, workers_per_trial=2)
-    assert table["state"].tolist() == ["complete"] and table["epochs"].tolist() == [2]
-    (after,) = study(folder, "untold").get_trials()
-    assert after.params == before.params and after.intermediate_values[1] == before.intermediate_values[1]
-    assert after.user_attrs["seconds"] > before.user_attrs["seconds"]
 
 
 def placement_groups() -> list[dict]:

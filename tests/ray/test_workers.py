@@ -18,7 +18,8 @@ from ham10000 import CODES
 from here import train_here
 
 from ham_ray.cluster import plan
-from ham_ray.data.images import Images, decode, read_pixels
+from ham_ray.data.images import Images, read_pixels
+from ham_ray.data.stored import decode
 from ham_ray.errors import UserError
 from ham_ray.inference.pipeline import predict_rows
 from ham_ray.models.network import build
@@ -27,11 +28,11 @@ from ham_ray.recipe import Recipe, baseline
 from ham_ray.runs import CHECKPOINTS, MODEL
 from ham_ray.training import input_pipeline, log_relay, workers
 from ham_ray.training.augment import view
-from ham_ray.training.step import Replica
+from ham_ray.training.step import Replica, predict
 
 pytestmark = pytest.mark.ray
 # Dropout, crops, colour and BatchNorm are all on: whatever depends on the number of workers would show.
-RECIPE = baseline("simple_cnn").changed(epochs=6, batch_size=32, warmup_epochs=0.5)
+RECIPE = baseline("simple_cnn").changed(epochs=6, batch_size=32, warmup_epochs=0.5, learning_rate=3e-4)
 
 
 def run(images: Images, uri: Path, count: int, recipe: Recipe = RECIPE, memory: float = 1e9) -> workers.Outcome:
@@ -54,17 +55,19 @@ def single(cluster: str, images: Images, folder: Path) -> workers.Outcome:
     return run(images, folder / "single", 1)
 
 
-def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions(tmp_path: Path):
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_trained_network_is_saved_with_its_classes_and_gives_the_predictions(tmp_path: Path, precision: str):
     """In float32, in the order of the images, which are 300: three batches, the last of them padded."""
-    network = build(RECIPE.changed(precision="bfloat16", seed=3), 32, RANDOM, 7)
+    recipe = RECIPE.changed(precision=precision, seed=3)
+    network = build(recipe, 32, RANDOM, 7)
     for variable in network.variables:  # as after a training, BatchNorm's statistics too
         variable.assign(variable.numpy() + np.random.default_rng(0).uniform(0, 0.01, variable.shape))
     pixels = np.random.default_rng(1).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
-    part = input_pipeline.Shard(pixels, np.zeros(300, np.int32))
     replica = Replica(tf.distribute.get_strategy())
     config = {"size": 32, "classes": CODES, "uri": str(tmp_path)}
-    predicted = workers._finish(RECIPE, config, network, replica, {"test": part})["test"]
+    predicted = predict(workers._saved(recipe, config, network, replica), pixels)
     kept = keras.models.load_model(tmp_path / MODEL)
+    assert {layer.compute_dtype for layer in kept._flatten_layers()} <= {"float32", "uint8"}
     np.testing.assert_allclose(predicted, kept.predict(pixels, verbose=0), atol=1e-6)
     assert predicted.std(axis=0).max() > 1e-4, "the images look alike to this network: their order would not show"
     for variable, trained in zip(kept.variables, network.variables, strict=True):
@@ -86,7 +89,8 @@ def test_every_image_of_validation_and_test_is_predicted_once(single: workers.Ou
 
 def test_the_saved_model_gives_the_predictions(single: workers.Outcome, images: Images, folder: Path):
     stored = pads.dataset(images.uri, format="parquet", exclude_invalid_files=True)
-    test = stored.to_table(filter=pads.field("fold") == RECIPE.data.test_fold).to_pandas().sort_values("image_id")
+    test = stored.to_table(filter=pads.field("fold") == RECIPE.data.test_fold).to_pandas().set_index("image_id")
+    test = test.loc[images.fold(RECIPE.data.test_fold)["image_id"]]
     model = keras.models.load_model(folder / "single" / MODEL)
     predicted = model.predict(np.stack([decode(encoded) for encoded in test["image"]]), verbose=0)
     np.testing.assert_allclose(single.probabilities["test"], predicted, atol=1e-5)
@@ -168,12 +172,15 @@ def wait_for(line: str, capsys: pytest.CaptureFixture[str]) -> None:
         printed += capsys.readouterr().out
 
 
-def test_a_part_too_large_to_keep_is_streamed(single: workers.Outcome, images: Images, folder: Path, capsys):
-    outcome = run(images, folder / "streamed", 1, RECIPE.changed(epochs=2), memory=1000)
-    assert "streamed every epoch (--shard-memory 0 MiB)" in capsys.readouterr().out
-    # other batches than in memory, but the same images, weights and number of steps
-    np.testing.assert_allclose(losses(outcome)[0], losses(single)[0], rtol=0.15)
-    np.testing.assert_allclose(losses(outcome)[1], losses(single)[1], rtol=0.15)
+def test_images_that_are_too_many_to_keep_are_streamed_in_the_same_batches(
+    single: workers.Outcome, images: Images, folder: Path, capsys
+):
+    outcome = run(images, folder / "streamed", 1, memory=0)
+    assert "training 1 MiB, streamed; validation 0 MiB, streamed" in capsys.readouterr().out
+    np.testing.assert_allclose(losses(outcome), losses(single), rtol=1e-5)
+    np.testing.assert_allclose(outcome.history["validation_loss"], single.history["validation_loss"], rtol=1e-5)
+    for split in ("validation", "test"):
+        np.testing.assert_allclose(outcome.probabilities[split], single.probabilities[split], atol=1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(images: Images):

@@ -48,7 +48,12 @@ def recipe(architecture: Architecture) -> Recipe:
     return baseline([*architecture.recipes][-1])
 
 
-@pytest.fixture(scope="module", params=[*registry.architectures(), *OTHERS])
+# Of those that only tests register two are like one that is always there: resnet50, efficientnet_b0.
+OF_EACH_KIND = [*registry.architectures(), "efficientnet_b0", "convnext_tiny"]
+LIKE_THEM = [pytest.param(name, marks=pytest.mark.long) for name in OTHERS if name not in OF_EACH_KIND]
+
+
+@pytest.fixture(scope="module", params=[*OF_EACH_KIND, *LIKE_THEM])
 def built(request: pytest.FixtureRequest) -> Iterator[Built]:
     if request.param in OTHERS:
         registry.register(OTHERS[request.param])

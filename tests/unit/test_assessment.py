@@ -71,6 +71,17 @@ def test_subgroups_by_hand():
     assert groups["age", "40 to 59"].images == 19
 
 
+def test_progress_counts_each_image_once_a_part():
+    """Three figures of all 24 images, two facts that divide them, and 12 lesions."""
+    frame = table(["mel", "nv"] * 12, ["mel", "nv"] * 12, group_id=[f"{i % 2}-{i // 4}" for i in range(24)])
+    frame = frame.assign(sex=["female", "male", None] * 8, age=[39.0, 70.0] * 12)
+    reports: list[tuple[int, int]] = []
+    assessment.assess(frame, lambda done, total: reports.append((done, total)))
+    assert reports[0] == (0, 5 * 24 + 12) and reports[-1] == (5 * 24 + 12, 5 * 24 + 12)
+    assert [done for done, _ in reports] == sorted({done for done, _ in reports})
+    assert len(reports) == 1 + 4 + 2 + 3  # ages under 40 and over 60; female, male and not known
+
+
 def test_the_most_confident_errors_come_first():
     frame = table(["nv", "nv", "mel"], ["mel", "nv", "nv"])
     frame.loc[2, list(PROBABILITIES)] = [0.01, 0, 0, 0, 0.04, 0.95, 0]

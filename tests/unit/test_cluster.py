@@ -15,7 +15,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from ham_ray import cluster as module
-from ham_ray.cluster import Node, Resources, plan, process_shares, slots, spread
+from ham_ray.cluster import Node, Resources, WorkerRange, plan, process_shares, slots, spread, worker_range
 from ham_ray.errors import UserError
 
 pytestmark = pytest.mark.unit
@@ -215,3 +215,20 @@ def test_workers_on_other_nodes_take_no_keras_json(monkeypatch: pytest.MonkeyPat
     own = {**os.environ, "HOME": str(tmp_path), **module._joining()["runtime_env"]["env_vars"]}
     done = subprocess.run([sys.executable, "-c", code], env=own, check=True, capture_output=True, text=True)
     assert done.stdout == "tensorflow channels_last\n"
+
+
+@pytest.mark.parametrize(("text", "least", "most"), [("1", 1, 1), ("3-8", 3, 8), (" 2 - 4 ", 2, 4), (5, 5, 5)])
+def test_ranges_of_workers(text: str, least: int, most: int):
+    read = worker_range(text)
+    assert (read.least, read.most, read.elastic) == (least, most, least < most)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1-", "-", "4-2", "a-b", "1-2-3", "1.5", "1-2000"])
+def test_what_is_no_range_of_workers(text: str):
+    with pytest.raises(UserError, match=r"as in 1-4"):
+        worker_range(text)
+
+
+def test_workers_are_as_many_as_divide_the_batch():
+    assert WorkerRange(1, 6).counts(32) == [4, 2, 1]
+    assert WorkerRange(3, 3).counts(32) == []

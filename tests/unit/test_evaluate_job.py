@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from ham_ray.report.summary import RANDOM_LABEL, RANDOM_WEIGHTS, SYNTHETIC_LABEL
 from ham_ray.workflows.evaluate import Options
 from ham_ray.workflows.steps import evaluating
 
-pytestmark = pytest.mark.job
+pytestmark = [pytest.mark.job, pytest.mark.usefixtures("undrawn")]
 ROOT = Path(__file__).parents[2]
 COUNT = 280
 
@@ -102,6 +103,10 @@ def test_two_tables_are_compared_on_the_same_images(table: Path, tmp_path: Path,
     assert set(run(tmp_path, table, tmp_path / "b.parquet")) == {"a", "b"}
     page = (tmp_path / "out" / "report.html").read_text()
     assert '<th scope="row">a</th><td>b</td>' in page and "McNemar" in page and "&lt; .001" in page
+    said = capsys.readouterr().out.split("\n")
+    assert [line.split(":")[0] for line in said if re.fullmatch(r"[a-z]+: \d+ s", line)] == [
+        *("intervals", "comparisons", "report")
+    ]
 
 
 def test_the_same_predictions_in_any_format_give_the_same_numbers(table: Path, truth: Path, tmp_path: Path):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import threading
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from ham_ray.data.images import Images, read_pixels
+from ham_ray.data import table as table_module
+from ham_ray.data.images import Images, open_images, read_pixels
+from ham_ray.data.ingest import ingest
+from ham_ray.data.sample import write_sample
+from ham_ray.data.stored import StoredRows
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import input_pipeline
+from ham_ray.training import decoding, input_pipeline
+from ham_ray.training import sampler as sampler_module
 from ham_ray.training.augment import DRAWS, augment, draw, view
-from ham_ray.training.sampler import Sampler
+from ham_ray.training.decoding import Decoder
 
 pytestmark = pytest.mark.unit
 
@@ -36,7 +43,6 @@ def test_the_splits_are_the_folds_of_the_recipe(images: Images):
     }
 
 
-NO_SOURCE: Any = SimpleNamespace(alone=False)  # nothing is decoded a second time
 CACHED = baseline("resnet50_frozen").changed(batch_size=64, augmentation="light", seed=5)
 LABELS = np.arange(300, dtype=np.int32)  # a label a row, so that a batch says which rows it has
 
@@ -85,85 +91,151 @@ def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str
     np.testing.assert_array_equal(held_out.labels, LABELS[150:])
 
 
-class Shard:
-    """A worker's dataset as Ray Data gives it, in blocks of any order; what was asked of it."""
+RECIPE = baseline("simple_cnn").changed(batch_size=8, seed=3)
+
+
+class InThisProcess(Decoder):
+    """Without Ray Data, as where no CPU comes free for its tasks."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        super().__init__(alone=True)
 
-    def iter_batches(self, **asked):
-        self.asked.append(asked)
-        for rows in ([7, 2, 5], [0], [6, 1, 3, 4]):
-            names, pixels = np.array([f"i{row}" for row in rows]), np.array(rows, np.uint8)
-            yield {"image_id": names, "pixels": pixels[:, None], "label": np.array(rows, np.int64) * 10}
+
+def batches_of(images: Images, workers: int, kept: bool, epoch: int = 1, first: int = 0) -> list[tuple]:
+    """The global batches of an epoch from a step on, joined over the workers: pixels and labels."""
+    stored = images.stored(input_pipeline.split_rows(images, RECIPE)["training"])
+    shares = []
+    for rank in range(workers):
+        sampler = replace(input_pipeline.make_sampler(RECIPE, len(stored), rank, workers), window=64)
+        rows, decoder = input_pipeline.shard_rows("training", stored, sampler), InThisProcess()
+        shard = input_pipeline.Shard(decoder.whole(rows, 1.0, list), rows.labels)
+        make = (
+            input_pipeline.kept_batches(shard, sampler)
+            if kept
+            else input_pipeline.streamed_batches(rows, sampler, decoder)
+        )
+        shares.append(list(make(epoch, first)))
+    return [tuple(np.concatenate(parts) for parts in zip(*batch, strict=True)) for batch in zip(*shares, strict=True)]
 
 
 @pytest.fixture
-def shard(monkeypatch: pytest.MonkeyPatch) -> Shard:
-    found = Shard()
-    monkeypatch.setattr(input_pipeline.ray.train, "get_dataset_shard", lambda name: found)
-    return found
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler_module, "BLOCK", 3)  # so that the sample's strata of 32 rows have windows
+    monkeypatch.setattr(decoding, "PIECE", 7)
 
 
-def test_a_part_is_in_the_order_of_image_id_with_its_own_labels(shard: Shard):
-    part = input_pipeline.collect("validation", Sampler(8, 4, 0), NO_SOURCE)
-    np.testing.assert_array_equal(part.inputs[:][:, 0], np.arange(8))
-    np.testing.assert_array_equal(part.labels, np.arange(8) * 10)
-
-
-class Stuck:
-    """A worker's dataset some of whose blocks are gone and cannot be decoded again."""
-
-    def iter_batches(self, **asked):
-        threading.Event().wait()
-        yield
-
-
-@pytest.mark.parametrize(("name", "rank"), [("training", 1), ("test", 0)])
-def test_a_part_whose_blocks_are_gone_is_decoded_by_the_worker_itself(
-    images: Images, monkeypatch: pytest.MonkeyPatch, name: str, rank: int
+@pytest.mark.parametrize(("workers", "kept"), [(1, False), (2, True), (2, False), (4, True), (4, False)])
+def test_batches_are_the_same_in_memory_and_streamed_on_any_number_of_workers(
+    images: Images, small_blocks: None, workers: int, kept: bool
 ):
-    monkeypatch.setattr(input_pipeline.ray.train, "get_dataset_shard", lambda name: Stuck())
-    monkeypatch.setattr(input_pipeline, "_LOOK", 0.01)
-    monkeypatch.setattr(input_pipeline, "STALLED", 0.05)
-    monkeypatch.setattr(input_pipeline, "decoding_cpus", lambda: 1.0)
+    for expected, batch in zip(batches_of(images, 1, True), batches_of(images, workers, kept), strict=True):
+        for one, other in zip(expected, batch, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("workers", "kept"), [(1, True), (1, False), (2, False)])
+def test_batches_go_on_in_the_middle_of_an_epoch(images: Images, small_blocks: None, workers: int, kept: bool):
+    whole, rest = batches_of(images, 1, True), batches_of(images, workers, kept, first=11)
+    assert len(rest) == len(whole) - 11
+    for expected, batch in zip(whole[11:], rest, strict=True):
+        np.testing.assert_array_equal(expected[0], batch[0])
+
+
+def test_streamed_images_are_those_of_their_rows(images: Images, small_blocks: None):
+    rows = images.stored(images.fold(1))
+    streamed, whole = input_pipeline.StreamedImages(rows, InThisProcess()), read_pixels(images, images.fold(1))
+    np.testing.assert_array_equal(streamed[:20], whole[:20])  # what the first look at the features takes
+    for start in range(0, len(rows), 16):
+        np.testing.assert_array_equal(streamed[start : start + 16], whole[start : start + 16])
+    np.testing.assert_array_equal(streamed[5:9], whole[5:9])
+
+
+def test_stored_rows_are_read_in_any_order_and_hold_their_own_files_alone(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(table_module, "_images_a_file", lambda size: 100)
+    many = open_images(ingest(write_sample(tmp_path / "s.zip", size=(80, 60)), tmp_path / "i", size=32).uri)
+    rows = many.rows.sample(frac=1, random_state=0)
+    pixels = many.stored(rows).pixels()
+    for row in range(0, len(rows), 37):
+        assert hashlib.sha256(pixels[row].tobytes()).hexdigest() == rows["pixel_hash"].iloc[row]
+    few = many.stored(many.rows)[250:260]
+    assert [Path(file).name for file in few.files] == ["images-00002.parquet"]
+    assert len(pickle.dumps(few)) < 1500 < len(pickle.dumps(many.stored(many.rows)))
+    with pytest.raises(AssertionError, match="lost the index"):
+        many.stored(rows.reset_index(drop=True))
+
+
+def test_what_fits_is_kept_and_the_rest_is_streamed(capsys: pytest.CaptureFixture):
+    needs = {"training": 600.0, "validation": 300.0}
+    assert input_pipeline.keep(needs, 900) == ("training", "validation")
+    assert input_pipeline.keep(needs, 899) == ("training",)
+    assert input_pipeline.keep(needs, 599) == ("validation",)
+    assert "training 0 MiB, streamed; validation 0 MiB, kept in memory" in capsys.readouterr().out.splitlines()[-1]
+
+
+def stuck():
+    """A stream some of whose blocks are gone and cannot be made again."""
+    yield {"row": np.array([3, 1]), "pixels": np.full((2, 32, 32, 3), 9, np.uint8)}
+    threading.Event().wait()
+
+
+@pytest.fixture
+def no_cpu(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoding, "_LOOK", 0.01)
+    monkeypatch.setattr(decoding, "STALLED", 0.05)
+    monkeypatch.setattr(decoding, "task_cpus", lambda: 1.0)
     free = iter([0.0, 0.5, 1.0])  # a CPU becomes free: waiting may have an end
-    monkeypatch.setattr(input_pipeline, "free_cpus", lambda: next(free, 0.0))
-    recipe = baseline("simple_cnn").changed(batch_size=8)
-    rows = input_pipeline.split_rows(images, recipe)
-    sampler = input_pipeline.make_sampler(recipe, len(rows["training"]), rank, workers=2)
-    source = input_pipeline.Source(images, rows)
-    part = input_pipeline.collect(name, sampler, source)
-    own = rows[name].iloc[sampler.bounds if name == "training" else slice(0, len(rows[name]) // 2)]
+    monkeypatch.setattr(decoding, "roomiest_cpus", lambda: next(free, 0.0))
+    yield
     assert next(free, None) is None
-    np.testing.assert_array_equal(part.labels, own["label"])
-    assert len(part.inputs) == len(own)
-    for row in (0, len(own) - 1):
-        np.testing.assert_array_equal(part.inputs[row], read_pixels(images, own.iloc[[row]])[0])
-    monkeypatch.setattr(input_pipeline.ray.train, "get_dataset_shard", None)  # what is gone is not asked for again
-    np.testing.assert_array_equal(input_pipeline.collect(name, sampler, source).labels, own["label"])
 
 
-def test_what_goes_wrong_while_decoding_is_raised(monkeypatch: pytest.MonkeyPatch):
-    def broken(**asked):
+def test_a_shard_whose_blocks_are_gone_is_decoded_by_the_worker_itself(images: Images, no_cpu: None):
+    rows, decoder = images.stored(images.fold(2)), Decoder()
+    pixels = decoder.whole(rows, 1.0, stuck)
+    assert (pixels[[1, 3]] == 9).all()  # what came before
+    rest = [row for row in range(len(rows)) if row not in (1, 3)]
+    np.testing.assert_array_equal(pixels[rest], read_pixels(images, images.fold(2))[rest])
+    assert decoder.alone
+    np.testing.assert_array_equal(
+        decoder.whole(rows, 1.0, None), read_pixels(images, images.fold(2))
+    )  # not asked again
+
+
+def test_a_stream_that_is_stuck_goes_on_where_it_stood(images: Images, no_cpu: None, monkeypatch: pytest.MonkeyPatch):
+    rows, whole = images.stored(images.fold(2)), read_pixels(images, images.fold(2))
+
+    def streamed(rows: StoredRows, window: int, cpus: float):
+        yield whole[:5]
+        threading.Event().wait()
+
+    monkeypatch.setattr(decoding, "_streamed", streamed)
+    np.testing.assert_array_equal(np.concatenate(list(Decoder().stream(rows, 64))), whole)
+
+
+def test_what_goes_wrong_while_decoding_is_raised(images: Images):
+    def broken():
         raise OSError(5, "input/output error", "images-00000.parquet")
 
-    monkeypatch.setattr(
-        input_pipeline.ray.train, "get_dataset_shard", lambda name: SimpleNamespace(iter_batches=broken)
-    )
     with pytest.raises(OSError, match=r"images-00000\.parquet"):
-        input_pipeline.collect("test", Sampler(8, 4, 0), NO_SOURCE)
+        Decoder().whole(images.stored(images.fold(1)), 1.0, broken)
 
 
-def test_streamed_epochs_are_shuffled_each_in_its_own_order_and_as_long_on_every_worker(shard: Shard):
-    recipe = baseline("simple_cnn").changed(batch_size=8, seed=3)
-    for rank, epoch in ((0, 0), (1, 0), (0, 1)):
-        found = list(
-            input_pipeline.batches(input_pipeline.make_sampler(recipe, 23, rank, workers=2), False, NO_SOURCE)(epoch)
-        )
-        assert [labels.tolist() for _, labels in found] == [[70, 20, 50], [0]]  # 23 rows are two steps of eight
-    assert len({asked["local_shuffle_seed"] for asked in shard.asked}) == 3
-    assert {(asked["batch_size"], asked["drop_last"]) for asked in shard.asked} == {(4, True)}
+def test_a_stream_can_be_left_and_its_thread_ends(images: Images, monkeypatch: pytest.MonkeyPatch):
+    ended = threading.Event()
+
+    def endless(rows: StoredRows, window: int, cpus: float):
+        try:
+            while True:
+                yield np.zeros((1, 32, 32, 3), np.uint8)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(decoding, "_streamed", endless)
+    monkeypatch.setattr(decoding, "task_cpus", lambda: 1.0)
+    stream = Decoder().stream(images.stored(images.fold(1)), 64)
+    next(stream)
+    stream.close()
+    assert ended.wait(60)
 
 
 def test_the_next_batch_is_made_while_one_is_used():

@@ -1,6 +1,7 @@
 """Lesion bootstrap: the weighted metrics against scikit-learn, and what resampling lesions must do to an interval."""
 
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
@@ -10,15 +11,17 @@ from ham10000 import CLASSES, CODES, LABELS, PROBABILITIES
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from ham_ray.errors import UserError
+from ham_ray.evaluation import intervals as resampling
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.intervals import (
     METRICS,
+    WeightedMetrics,
     by_predicted,
     intervals,
     paired_difference,
     resampled_weights,
     sensitivities,
-    weighted_metrics,
+    shares,
 )
 
 pytestmark = pytest.mark.unit
@@ -74,7 +77,7 @@ def slow(y_true, p, weight):
 def test_weighted_metrics_equal_sklearn(skewed):
     y_true, p = skewed
     weights = np.random.default_rng(1).integers(0, 4, (6, len(y_true))).astype(float)
-    fast = weighted_metrics(y_true, p, weights, CLASSES)
+    fast = WeightedMetrics(y_true, p, CLASSES)(weights)
     for row, weight in enumerate(weights):
         expected = slow(y_true, p, weight)
         assert {name: fast[name][row] for name in fast} == pytest.approx(expected), row
@@ -83,14 +86,14 @@ def test_weighted_metrics_equal_sklearn(skewed):
 def test_weighted_metrics_leave_out_an_absent_class(skewed):
     y_true, p = skewed
     weights = np.where(y_true == LABELS["vasc"], 0.0, 1.0)[None]
-    fast = weighted_metrics(y_true, p, weights, CLASSES)
+    fast = WeightedMetrics(y_true, p, CLASSES)(weights)
     assert {name: fast[name][0] for name in fast} == pytest.approx(slow(y_true, p, weights[0]), nan_ok=True)
     assert np.isnan(fast["sensitivity_vasc"][0])
 
 
 def test_a_class_neither_present_nor_predicted_has_f1_zero():
     y_true, p = np.array([5, 5, 4]), np.eye(7)[[5, 4, 4]]
-    assert weighted_metrics(y_true, p, np.ones((1, 3)), CLASSES)["macro_f1"][0] == pytest.approx((2 / 3 + 2 / 3) / 7)
+    assert WeightedMetrics(y_true, p, CLASSES)(np.ones((1, 3)))["macro_f1"][0] == pytest.approx((2 / 3 + 2 / 3) / 7)
 
 
 def test_auc_ties_count_one_half():
@@ -98,9 +101,9 @@ def test_auc_ties_count_one_half():
     p = np.zeros((4, 7))
     p[:, 0] = [0.9, 0.5, 0.5, 0.1]  # pairs: 1, 1, 1/2, 1
     p[:, 1] = 1 - p[:, 0]
-    assert weighted_metrics(y_true, p, np.ones((1, 4)), CLASSES)["macro_auc"][0] == pytest.approx(3.5 / 4)
+    assert WeightedMetrics(y_true, p, CLASSES)(np.ones((1, 4)))["macro_auc"][0] == pytest.approx(3.5 / 4)
     # the tied negative weighs 3: (1·3 + 1 + 3/2 + 1) of 8
-    assert weighted_metrics(y_true, p, np.array([[1.0, 1, 3, 1]]), CLASSES)["macro_auc"][0] == pytest.approx(6.5 / 8)
+    assert WeightedMetrics(y_true, p, CLASSES)(np.array([[1.0, 1, 3, 1]]))["macro_auc"][0] == pytest.approx(6.5 / 8)
 
 
 def test_point_estimates_are_those_of_metrics(skewed):
@@ -121,6 +124,55 @@ def test_resamples_draw_whole_lesions_and_keep_the_strata():
     np.testing.assert_allclose(weights[:, :12].sum(axis=1), 12)
     np.testing.assert_allclose(weights[:, 12:].sum(axis=1), 8)
     assert len(np.unique(weights, axis=0)) > 30
+
+
+def drawn_at_once(groups: list[str], y_true: np.ndarray, resamples: int) -> np.ndarray:
+    """The weights by their definition: a hundred resamples after the other, class by class, one draw at a time."""
+    rng, blocks = np.random.default_rng(0), []
+    names = list(dict.fromkeys(groups))
+    label = {name: y for name, y in zip(groups, y_true, strict=True)}
+    for start in range(0, resamples, 100):
+        weights = np.zeros((min(100, resamples - start), len(names)))
+        for y in sorted({*label.values()}):
+            own = [number for number, name in enumerate(names) if label[name] == y]
+            for row, draws in enumerate(rng.integers(0, len(own), (len(weights), len(own) - 1))):
+                for draw in draws:
+                    weights[row, own[draw]] += 1
+            weights[:, own] *= len(own) / (len(own) - 1)
+        blocks.append(weights[:, [names.index(name) for name in groups]])
+    return np.concatenate(blocks)
+
+
+@pytest.mark.parametrize("at_once", [8, 12, 100])
+def test_resamples_are_the_same_however_many_are_computed_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch):
+    y_true = np.repeat([0, 2, 5], [9, 15, 36])
+    groups = [f"{y}-{number // 3}" for number, y in enumerate(y_true)]
+    monkeypatch.setattr(resampling, "_BYTES", 8 * 60 * at_once)
+    blocks = [*resampled_weights(pd.Series(groups), y_true, 230, 0)]
+    assert max(map(len, blocks)) == at_once
+    np.testing.assert_array_equal(np.concatenate(blocks), drawn_at_once(groups, y_true, 230))
+
+
+def test_intervals_of_many_images_take_a_kibibyte_an_image_and_no_other_value(monkeypatch: pytest.MonkeyPatch):
+    """All resamples at once would take 1.6 KiB an image for the weights alone; 8 of them are as good as 100."""
+    count, resamples = 10_000, 200
+    y_true = np.sort(np.random.default_rng(0).choice(7, count, p=[0.03, 0.05, 0.11, 0.01, 0.11, 0.67, 0.02]))
+    frame = table(y_true, noisy(y_true, 1.5, 1), [f"{y}-{number // 2}" for number, y in enumerate(y_true)])
+    asked = {"nv": (y_true == 5, frame["p_nv"].to_numpy() > 0.5), "mel": (y_true == 4, frame["p_mel"].to_numpy() > 0.5)}
+
+    def computed() -> tuple[dict, float]:
+        tracemalloc.start()
+        try:
+            result = {**intervals(frame, resamples), **shares(frame, asked, resamples)}
+            return result, tracemalloc.get_traced_memory()[1] / count
+        finally:
+            tracemalloc.stop()
+
+    result, _ = computed()
+    monkeypatch.setattr(resampling, "_BYTES", 0)
+    bounded, peak = computed()
+    assert bounded == result
+    assert peak < 1024
 
 
 def test_resamples_of_a_group_with_two_labels():

@@ -6,10 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from ham10000 import CLASSES
+from ray import cloudpickle
 
+from ham_ray.data.archives import Member
+from ham_ray.data.gallery import FileGallery, Gallery, TableGallery
+from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
 from ham_ray.inference import pipeline
@@ -78,12 +85,49 @@ def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(m
     monkeypatch.setattr(pipeline.saved, "load", load)
     image = np.zeros((1, 2, 2, 3), np.uint8)
     image[0, 0, 0] = 2
-    gallery = SimpleNamespace(load=lambda rows: SimpleNamespace(image_ids=["x"], findings=[], pixels=image))
+    stretch = SimpleNamespace(load=lambda: SimpleNamespace(image_ids=["x"], findings=[], pixels=image))
 
     def predicted(views: int) -> list[float]:
         way = InferenceConfig(({"rows": 0.25, "columns": 0.75},), views, batch_size=4)
-        return pipeline._Predictor(gallery, way)(pipeline._Chunk(0, 0, 1))["raw"][0].as_py()  # type: ignore[arg-type]
+        return pipeline._Predictor(way)(pipeline._Chunk(0, stretch))["raw"][0].as_py()  # type: ignore[arg-type]
 
     assert predicted(1) == [1, 0, 0, 0, 0, 0, 0]
     # the second view is mirrored left to right: the columns change places, the rows do not
     assert predicted(2) == [0.25 + 0.75 / 2, 0.75 / 2, 0, 0, 0, 0, 0]
+
+
+def listed(count: int, folder: Path) -> Gallery:
+    """So many files in a folder, none of which is there."""
+    ids = [f"ISIC_{number:07d}" for number in range(count)]
+    files = [Member(str(folder), f"{image_id}.jpg", f"{image_id}.jpg", 5000) for image_id in ids]
+    return FileGallery(pd.DataFrame({"image_id": ids, "sex": "female"}), "s", files, 32, "crop")
+
+
+def tabled(count: int, folder: Path) -> Gallery:
+    """So many rows of a table in files of 50 rows, with no pixels."""
+    folder = folder / f"{count:07d}"
+    folder.mkdir()
+    rows = pd.DataFrame({"image_id": [f"ISIC_{number:07d}" for number in range(count)], "sex": "female", "label": 0})
+    for number, start in enumerate(range(0, count, 50)):
+        stretch = pa.Table.from_pandas(rows.iloc[start : start + 50])
+        pq.write_table(stretch, folder / f"images-{number:05d}.parquet")
+    return TableGallery(Images(str(folder), {"size": 32, "same_pixels": rows["image_id"].tolist()}, rows))
+
+
+@pytest.mark.parametrize("make", [listed, tabled])
+def test_what_is_sent_to_an_actor_does_not_grow_with_the_list_of_images(
+    make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sent: list[tuple[int, int]] = []
+
+    def mapped(make, chunks, what: str):
+        sent.append((len(cloudpickle.dumps(make)), max(len(cloudpickle.dumps(chunk)) for chunk in chunks)))
+        return iter(())
+
+    monkeypatch.setattr(pipeline.pool, "mapped", mapped)
+    monkeypatch.setattr(pipeline, "CHUNK_IMAGES", 50)
+    for count in (100, 10_000):
+        gallery = make(count, tmp_path)
+        list(pipeline.predicted(gallery, InferenceConfig(({"m": 1.0},)), range(count // 50), 32))
+    (maker, chunk), (maker_of_more, chunk_of_more) = sent
+    assert maker_of_more == maker and abs(chunk_of_more - chunk) < 20  # a greater number takes a byte or two

@@ -290,6 +290,7 @@ def test_page_shows_the_figures_of_the_table(html, table, runs, trivial):
     assert f"−{-worse.value:.3f}".replace("0.", ".") in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_of_synthetic_data(table, runs, trivial):
     own = tuple(row for row in table.rows if row.kind != "reference")
     bare = {name: dataclasses.replace(run, history=None) for name, run in runs.items()}
@@ -298,10 +299,12 @@ def test_page_of_synthetic_data(table, runs, trivial):
     assert "original" not in html.lower()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_page_without_floors(table, runs):
     assert "compared with" not in render(summary.Summary("HAM10000", False, table.rows[:1]), runs, {})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_trivial_baseline_on_other_images_is_not_paired(table, runs, trivial):
     """Families may differ in their test fold; trivial baselines have the first one's."""
     other = trivial["thumbnail_logistic"].assign(image_id=lambda frame: "x" + frame["image_id"])
@@ -337,6 +340,7 @@ def test_what_is_said_of_errors_looks_at_their_probabilities(probabilities: list
     assert said in text and unsaid not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_unweighted_training_loss_is_drawn_and_old_runs_say_what_they_have(monkeypatch, runs, trivial, table):
     drawn = []
     monkeypatch.setattr(figures, "_lines", lambda axes, history, names, title: drawn.append([*names]))
@@ -389,6 +393,7 @@ def test_text_from_data_cannot_change_the_model_card(runs):
     assert "melanocytic nevus" in card and "| nv | 10 |" in card and "ECE |" in card
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_histology_is_spoken_of_where_there_is_some(runs, table):
     only = summary.Summary("HAM10000", False, table.rows[:1])
     pages = {

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from ham_ray.errors import UserError
+from ham_ray.training import sampler as sampler_module
 from ham_ray.training.sampler import Sampler, evaluation_bounds
 from ham_ray.training.trainable import check_batch
 
@@ -15,12 +16,12 @@ ROWS = 103  # not a multiple of the batch
 BATCH = 8
 
 
-def global_batches(workers: int, epoch: int, seed: int = 0) -> np.ndarray:
+def global_batches(workers: int, epoch: int, seed: int = 0, **more: int) -> np.ndarray:
     """The row numbers of each step's global batch, joined over the workers in the order of ranks."""
     table = pd.DataFrame({"row": np.arange(ROWS)})
     parts = []
     for rank in range(workers):
-        sampler = Sampler(ROWS, BATCH, seed, rank, workers)
+        sampler = Sampler(ROWS, BATCH, seed, rank, workers, **more)
         held = table.iloc[sampler.bounds]["row"].to_numpy()
         order = sampler.order(epoch)
         assert order.shape == (sampler.steps, sampler.share) == (ROWS // BATCH, BATCH // workers)
@@ -29,8 +30,33 @@ def global_batches(workers: int, epoch: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
-def test_the_global_batches_do_not_depend_on_the_number_of_workers(workers: int):
-    np.testing.assert_array_equal(global_batches(workers, epoch=3), global_batches(1, epoch=3))
+@pytest.mark.parametrize("window", [ROWS, 32])
+def test_the_global_batches_do_not_depend_on_the_number_of_workers(workers: int, window: int):
+    np.testing.assert_array_equal(
+        global_batches(workers, epoch=3, window=window), global_batches(1, epoch=3, window=window)
+    )
+
+
+def test_a_stratum_of_one_window_is_permuted_whole():
+    """The order of runs that were begun before there were windows."""
+    edges = np.arange(BATCH + 1) * ROWS // BATCH
+    expected = [
+        np.random.default_rng([7, 2, s]).permutation(np.arange(edges[s], edges[s + 1]))[: ROWS // BATCH]
+        for s in range(BATCH)
+    ]
+    np.testing.assert_array_equal(global_batches(1, epoch=2, seed=7), np.stack(expected, axis=1))
+
+
+def test_a_window_holds_whole_blocks_in_an_order_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sampler_module, "BLOCK", 5)
+    sampler = Sampler(rows=400, batch_size=4, seed=1, window=40)  # four strata of 100 rows: 20 blocks, 10 windows
+    first, second = (sampler.order(epoch)[:, 2] - 200 for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(100))
+    windows = [sorted({int(row) // 5 for row in first[start : start + 10]}) for start in range(0, 100, 10)]
+    assert [len(blocks) for blocks in windows] == [2] * 10  # ten rows are two blocks
+    assert windows != sorted(windows) and any(b - a > 1 for a, b in windows)
+    assert first[:10].tolist() != sorted(first[:10].tolist())
+    assert windows != [sorted({int(row) // 5 for row in second[start : start + 10]}) for start in range(0, 100, 10)]
 
 
 def test_an_epoch_visits_each_row_at_most_once_and_drops_only_the_remainder():

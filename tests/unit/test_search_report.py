@@ -63,6 +63,7 @@ def test_the_page_needs_nothing_else(tmp_path):
     assert len(page) < 5_000_000
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_best_trials_stand_first_and_unsearched_values_are_dashes():
     trials = table()
     page = render(data(trials))
@@ -72,6 +73,7 @@ def test_the_best_trials_stand_first_and_unsearched_values_are_dashes():
     assert "–" in page and "0.04 of the best" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_failures_are_told_with_their_reason_escaped():
     page = render(data(table()))
     assert "Trial 3 failed: loss is &lt;nan&gt;" in page
@@ -90,6 +92,7 @@ def test_a_search_without_a_complete_trial_has_a_page():
     assert "No trial is complete." in render(data(trials, importances={}, scores={}))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_labels_and_finals_are_shown():
     row = Row("trial 4, one seed", "model", "fold 0", metrics={"macro_f1": Interval(0.612, 0.57, 0.65)})
     page = render(data(table(), disclaimers=("SYNTHETIC DATA",), finals=Summary("d", True, (row,))))
@@ -117,6 +120,7 @@ def test_cells_are_short_and_headings_words():
     assert rows == [["4", ".730", "9.71e-05", "light", "9", "0.5"], ["3", ".500", "0.000162", "–", "9", "15.3"]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_importances_are_of_ten_complete_trials_or_none():
     nine, ten = (table(count).assign(state="complete", macro_f1=np.linspace(0.3, 0.7, count)) for count in (9, 10))
     page = render(data(nine))
@@ -137,6 +141,7 @@ def test_an_axis_is_logarithmic_where_the_space_is(monkeypatch: pytest.MonkeyPat
     assert heights[1].tolist() == pytest.approx([0, 9 / 99, 1])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_finals_keep_the_headings_and_the_splits_of_their_rows():
     model = Row("trial 4", "model", "fold 0, 9 images", images=90, metrics={"macro_f1": Interval(0.6, 0.5, 0.7)})
     weak = Row("trial 9", "model", "fold 0, 9 images", images=90, warnings=("not better, beyond chance, than x",))
@@ -150,6 +155,7 @@ def test_finals_keep_the_headings_and_the_splits_of_their_rows():
     assert "not better, beyond chance, than x" in page and "basal cell carcinoma" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -162,6 +168,7 @@ def test_how_many_trials_are_as_good_as_the_best(values: list[float], said: str)
     assert said in render(data(table(4).assign(state="complete", macro_f1=values)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_trials_that_were_stopped_are_spoken_of_only_where_there_are_some():
     assert "3 were stopped early" in render(data(table()))
     assert "stopped early" not in render(data(table().assign(state="complete", macro_f1=0.5)))

@@ -46,7 +46,7 @@ def train(
         return workers.Outcome(None, found, pd.DataFrame({"epoch": [1]}), {"feature_spread": 1.0, "seconds": 60.0})
 
     def undecoded(images: Images, recipe: Recipe, *rest) -> input_pipeline.Splits:
-        return input_pipeline.Splits(input_pipeline.split_rows(images, recipe), {}, resident=True)
+        return input_pipeline.Splits(input_pipeline.split_rows(images, recipe), {}, {}, ())
 
     context = TrainingContext(
         images, {"resnet50": weights}, plan(1, [2.0]), str(folder), 1e9, str(folder / "activations"), 0

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,10 +14,12 @@ from PIL import Image
 
 from ham_ray.data import images as im
 from ham_ray.data.datasets.ham10000 import DATASET
+from ham_ray.data.pictures import thumbnail
 from ham_ray.errors import UserError
 from ham_ray.evaluation import metrics
 from ham_ray.evaluation.predictions import arrays, of_split, validate
 from ham_ray.models import trivial_baselines
+from ham_ray.models.trivial_baselines import fit_logistic as fit
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +58,7 @@ def images(tmp_path):
     ]
     for part, chunk in enumerate((records[:30], records[30:])):
         pq.write_table(pa.Table.from_pylist(chunk, im.SCHEMA), tmp_path / f"images-{part:05}.parquet")
-    card = {"schema_version": im.SCHEMA_VERSION, "size": 24, "fingerprint": "f", "classes": dict.fromkeys(CODES)}
+    card = {"schema_version": 1, "size": 24, "fingerprint": "f", "classes": dict.fromkeys(CODES)}
     (tmp_path / "dataset.json").write_text(json.dumps(card))
     return im.open_images(str(tmp_path))
 
@@ -99,26 +102,40 @@ def test_thumbnail_is_12_wide_9_high_and_antialiased():
     pixels = np.zeros((90, 120, 3), np.uint8)
     pixels[:, :60] = 255
     pixels[::2] = 0  # every other line black: plain sampling would give 0 or 255
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    found = trivial_baselines.thumbnail(buffer.getvalue()).reshape(9, 12, 3)
+    found = np.frombuffer(thumbnail(Image.fromarray(pixels)), np.uint8).reshape(9, 12, 3)
     assert found[4, 2] == pytest.approx([127.5] * 3, abs=8)
     assert found[4, 9].tolist() == [0, 0, 0]
 
 
-def test_thumbnails_keep_to_their_image(images):
-    """Row order must not matter: two threads and two files."""
-    ids = images.rows["image_id"][::-1].tolist()
-    found = trivial_baselines.thumbnails(images, ids)
+def test_thumbnails_are_in_the_order_of_their_rows(images):
+    rows = images.rows[::-1]
+    found = trivial_baselines.thumbnails(images, rows)
     means = found.mean(axis=1)
-    dx = images.rows.set_index("image_id")["dx"]
-    assert means[dx[dx == "mel"].index].max() < means[dx[dx == "nv"].index].min()
-    assert len(trivial_baselines.thumbnails(images, ids[:3])) == 3
+    assert means[rows["dx"] == "mel"].max() < means[rows["dx"] == "nv"].min()
+    np.testing.assert_array_equal(trivial_baselines.thumbnails(images, rows[3:5]), found[3:5])
 
 
-def test_missing_images_are_named(images):
-    with pytest.raises(UserError, match=r"1 images are not in .*: nowhere"):
-        trivial_baselines.thumbnails(images, ["i000", "nowhere"])
+def test_stored_thumbnails_are_those_that_would_be_made(images):
+    """A table of version 2 has them; without them they are made of the images."""
+    made = trivial_baselines.thumbnails(images, images.rows)
+    filesystem, files = im.table_files(images.uri)
+    start = 0
+    for name in files:
+        table = pq.read_table(name, filesystem=filesystem)
+        column = pa.array([row.tobytes() for row in made[start : start + len(table)]], pa.binary())
+        start += len(table)
+        index = table.schema.get_field_index("thumbnail")
+        pq.write_table(table.set_column(index, "thumbnail", column), name, row_group_size=7)
+    newer = replace(images, card={**images.card, "schema_version": 2})
+    np.testing.assert_array_equal(trivial_baselines.thumbnails(newer, images.rows[::-1]), made[::-1])
+
+
+def test_very_many_images_are_drawn_from(images, splits, monkeypatch):
+    monkeypatch.setattr(trivial_baselines, "MOST_FITTED", 30)
+    fitted = []
+    monkeypatch.setattr(trivial_baselines, "fit_logistic", lambda x, *rest: fitted.append(len(x)) or fit(x, *rest))
+    found = trivial_baselines.trivial_baselines(images, splits)["thumbnail_logistic"]
+    assert fitted == [30] and len(found) == len(splits["validation"]) + len(splits["test"])
 
 
 def test_one_class_in_training_is_refused(images, splits):

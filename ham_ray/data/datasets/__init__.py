@@ -22,7 +22,7 @@ UNPUBLISHED = frozenset(image_id for dataset in DATASETS.values() for image_id i
 
 
 def of_card(card: Mapping[str, Any]) -> Dataset:
-    """Return the data set that a data card names."""
+    """Return the data set that a data card names; `ANY` for an unknown one."""
     return DATASETS.get(card.get("dataset", DEFAULT.name), ANY)
 
 
@@ -60,7 +60,7 @@ def _classes_of(codes: tuple[str, ...]) -> Classes:
 
 
 def _diagnosis(dx: str, known: Iterable[Classes]) -> Diagnosis:
-    """What the data sets know of a class by its code or a name of it."""
+    """Return what the data sets know of a class, by its code or a name of it."""
     for classes in known:
         if own := classes.code_of(dx):
             return classes.diagnoses[classes.labels[own]]._replace(dx=dx, other_names="")

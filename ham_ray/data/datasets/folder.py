@@ -34,7 +34,7 @@ _TABLE = re.compile(r".*\.(csv|tsv|tab|txt)", re.IGNORECASE)
 
 
 def index(members: list[Member]) -> dict[str, list[Member]]:
-    """List pictures by the name without folder and suffix where no two share it, else by their path."""
+    """Map pictures by the name without folder and suffix where no two share it, else by their path."""
     pictures = [member for member in members if member.is_image]
     times = Counter(member.image_id for member in pictures)
     images: dict[str, list[Member]] = defaultdict(list)
@@ -44,7 +44,7 @@ def index(members: list[Member]) -> dict[str, list[Member]]:
 
 
 def _table(members: list[Member]) -> tuple[Member, pd.DataFrame] | None:
-    """The least deep table with images and labels, its columns renamed; None where there is none."""
+    """Read the least deep table with images and labels, its columns renamed; None where there is none."""
     tables = [member for member in members if _TABLE.fullmatch(member.file_name)]
     for member in sorted(tables, key=lambda member: (member.label.count("/"), member.label))[:_MOST_TABLES]:
         try:
@@ -74,7 +74,7 @@ def _read_labels(files: Files, members: list[Member], notes: list[str]) -> list[
 
 
 def _classed(members: list[Member]) -> list[Member]:
-    """The pictures that are in a folder; none of them unless two folders at least have some."""
+    """List the pictures that are in a folder; none of them unless two folders at least have some."""
     pictures = [member for member in members if member.is_image and "/" in member.label]
     return pictures if len({_class(member) for member in pictures}) > 1 else []
 

@@ -135,7 +135,7 @@ _SPLIT = re.compile(r"(?:^|/)(train|validation|val|test)\b", re.IGNORECASE)
 
 
 def contains(image_ids: Iterable[str]) -> bool:
-    """Tell whether all images are of HAM10000, by their names."""
+    """Say whether all images are of HAM10000, by their names."""
     numbers = (image_id.removeprefix("ISIC_") for image_id in image_ids)
     return all(number.isdigit() and len(number) == 7 and int(number) in _NUMBERS for number in numbers)
 
@@ -147,7 +147,7 @@ def archive_code(image_id: str, text: str) -> str | None:
 
 
 def _own_layout(members: list[Member]) -> str | None:
-    """Kaggle's or Dataverse's, by the first file named as HAM10000's metadata; None without, or by isic-cli."""
+    """Tell Kaggle's layout from Dataverse's by the first file named as HAM10000's metadata; None: it is neither."""
     files = named(members, _METADATA)
     columns = set(read_table(files[0]).columns) if files else set()
     if not files or isic_cli.is_export(columns):

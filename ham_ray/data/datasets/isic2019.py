@@ -62,7 +62,7 @@ def _rows(truth: Member, partition: str, metadata: Member | None) -> pd.DataFram
 
 
 def _sample_metadata(rows: list[dict[str, str]]) -> dict[str, bytes]:
-    """Lay out as the challenge does; one lesion in ten has no id, as some of its images have none."""
+    """Write metadata as the challenge lays it out; one lesion in ten has no id, as some of its images have none."""
     columns = [dx.upper() for dx in (*CLASSES.codes, _UNKNOWN)]
     truth = [{"image": row["image_id"]} | {name: f"{float(name.lower() == row['dx'])}" for name in columns}
              for row in rows]  # fmt: skip

@@ -33,9 +33,9 @@ def _download() -> keras.Model:
 
 
 def bgr_minus_imagenet_mean(images: keras.KerasTensor) -> keras.KerasTensor:
-    """RGB 0–255 to BGR minus the ImageNet mean, not scaled: 'caffe' preprocessing, which v1's weights were trained on.
+    """Convert RGB 0–255 to BGR minus the ImageNet mean, not scaled: "caffe" preprocessing, as v1's weights want it.
 
-    The same as `keras.applications.resnet50.preprocess_input`, in layers that a saved model loads anywhere.
+    The result is that of `keras.applications.resnet50.preprocess_input`, in layers that a saved model loads anywhere.
     """
     from keras import layers, ops
 
@@ -44,11 +44,11 @@ def bgr_minus_imagenet_mean(images: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def unread_positions(model: keras.Model, stages: tuple[Stage, ...] = STAGES) -> Thinning:
-    """What a residual stage of v1 computes and the next one does not read.
+    """Find the positions that a residual stage of v1 computes and the next one does not read.
 
     Stages begin with 1×1 convolutions of stride 2: of what enters them only every second position is read. So the block
-    before takes that stride where it convolves 3×3, and the rest is not computed. Each is looked up in the graph: where
-    it is not of that form, nothing is left out.
+    before takes that stride where it convolves 3×3, and the rest is not computed. Each block is looked up in the graph;
+    one of another form is computed whole.
     """
     from keras import layers
 
@@ -71,7 +71,7 @@ def unread_positions(model: keras.Model, stages: tuple[Stage, ...] = STAGES) -> 
 
 
 def _is(layer: Any, side: int, stride: int) -> bool:
-    """Whether it is a convolution with a square kernel of this side, and of this stride."""
+    """Say whether a layer is a convolution with a square kernel of this side, and of this stride."""
     from keras import layers
 
     return (

@@ -27,7 +27,7 @@ def _build(size: int) -> keras.Model:
 
 
 def _preprocess(images: keras.KerasTensor) -> keras.KerasTensor:
-    """RGB 0–255 to −1…1."""
+    """Scale RGB 0–255 to −1…1."""
     from keras import layers
 
     return layers.Rescaling(1 / 127.5, offset=-1.0, dtype="float32")(images)

@@ -1,4 +1,4 @@
-"""The baseline job's choices, from options to data, recipes, weights and resources; automatic ones with reason."""
+"""The baseline job: from its options to data, recipes, weights and resources, each automatic choice with its reason."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ham_ray.errors import UserError
 from ham_ray.recipe import BASELINES, digest
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import ENVIRONMENT, REPORT
+from ham_ray.training.elastic import wait_for_nodes
 from ham_ray.workflows.baseline import Options, make_recipes, recipe_of
 from ham_ray.workflows.steps import choices
 from ham_ray.workflows.steps.comparison import compare, cross_validate
@@ -21,7 +22,7 @@ from ham_ray.workflows.steps.trainings import read_run
 
 
 def run(options: Options) -> tuple[Summary, str]:
-    """Choose, print every choice, compare. Returns the summary and the place of the report.
+    """Choose, print every choice, and compare; return the summary and the path of the report.
 
     Raises:
         UserError: an option that cannot be met; before anything is trained.
@@ -41,36 +42,41 @@ def run(options: Options) -> tuple[Summary, str]:
     name = options.name or f"{kind}-{digest(*parts)}"
     path = storage.join(storage.absolute(options.out), name)
     context = make_context(images, weights, resources, path, options)
+    context = replace(context, elastic=options.worker_range if options.worker_range.elastic else None)
     with storage.locked(path):
         result = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
         return result, storage.join(path, REPORT)
 
 
 def _resources(options: Options) -> tuple[Resources, int]:
-    """Of each training, and how many trainings there are at once: those of a cross-validation, where they fit."""
-    alone = cluster_resources(options.workers, options.cpus_per_worker, options.wait_for_nodes)
+    """Choose the resources of each training, and how many run at once: those of a cross-validation, where they fit."""
+    allowed = options.worker_range
+    if allowed.elastic:
+        start = wait_for_nodes(allowed, batch_size=1)
+        return replace(start, reason=f"elastic, {options.workers} workers, one a node or GPU: now {start.reason}"), 1
+    alone = cluster_resources(allowed.most, options.cpus_per_worker, options.wait_for_nodes)
     together = FOLDS * len(options.family_names) if options.cross_validate else 1
     for at_once in range(together, 1, -1):
         try:
-            result = cluster_resources(options.workers * at_once, options.cpus_per_worker, options.wait_for_nodes)
+            result = cluster_resources(allowed.most * at_once, options.cpus_per_worker, options.wait_for_nodes)
         except UserError:
             continue
         if result.cpus_per_worker >= 1 and result.use_gpu == alone.use_gpu:
             reason = f"{at_once} trainings at once; together {result.reason}"
-            return replace(result, workers=options.workers, reason=reason), at_once
+            return replace(result, workers=allowed.most, reason=reason), at_once
     return alone, 1
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Baselines to set beside a search's winner: the latest finished run by family, and why others are not there."""
+    """Baselines to set beside a search's winner: the latest finished run by family, and why others are left out."""
 
     runs: dict[str, Run]
     passed_over: dict[str, str]  # the reason by run folder, below `out`
 
 
 def finished(out: str, images: Images, precision: str) -> Finished:
-    """The latest finished run of each baseline below `out`: of these images, by the recipe this job takes by itself."""
+    """Read the latest finished run of each baseline below `out`: of these images, by this job's own recipe."""
     own = {name: recipe_of(name, precision, images.card["synthetic"]).record() for name in BASELINES}
     recorded = {uri: _recorded(uri) for group in storage.folders(out) for uri in storage.folders(group)}
     result: dict[str, Run] = {}
@@ -89,9 +95,9 @@ def finished(out: str, images: Images, precision: str) -> Finished:
 
 
 def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Images) -> str:
-    """What of a run is not a baseline's on these images; empty where nothing is."""
+    """Say how a run differs from a baseline's on these images; empty where it does not."""
     data, family = identity.get("data", {}), identity["recipe"]["family"]
-    if data != {"fingerprint": images.fingerprint, "size": images.size}:
+    if (data.get("fingerprint"), data.get("size")) != (images.fingerprint, images.size):
         return f"other images: fingerprint {str(data.get('fingerprint'))[:12]} at {data.get('size')} px"
     if family not in own:
         return f"{family} is no baseline"
@@ -100,5 +106,5 @@ def _unlike(identity: dict[str, Any], own: dict[str, dict[str, Any]], images: Im
 
 
 def _recorded(uri: str) -> dict[str, Any]:
-    """The identity of the run in a folder; empty where it holds none."""
+    """Read the identity of the run in a folder; empty where it holds none."""
     return storage.read_object(storage.join(uri, runs.IDENTITY))

@@ -1,4 +1,4 @@
-"""What jobs that train choose from their options: images, starting weights, precision; each told with its reason."""
+"""What jobs that train choose from their options: images, starting weights, precision; each printed with its reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ham_ray.workflows import weights as starts
 
 
 def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
-    """The IMAGES table of `data`, ingested into `out` where it is an archive; the synthetic sample where it is None."""
+    """Open the IMAGES table of `data`, or of the synthetic sample without it; an archive is ingested into `out`."""
     path = storage.absolute(out)
     if data is None:
         print("images: no --data, taking the built-in synthetic sample", flush=True)
@@ -32,8 +32,9 @@ def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
 
 
 def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str, Weights]:
-    """The starting weights of each pretrained architecture of these recipes, by its name, each loaded into its network
-    once: what does not fit is refused before anything is trained.
+    """Load the starting weights of each pretrained architecture of these recipes, by its name.
+
+    Each is loaded into its network once: what does not fit is refused before anything is trained.
 
     Raises:
         UserError: they cannot be had or do not fit; on the synthetic sample, random ones take the place of `imagenet`.
@@ -58,7 +59,7 @@ def weights(specs: list[str], recipes: list[Recipe], images: Images) -> dict[str
 
 
 def precision(asked: str, use_gpu: bool) -> str:
-    """`asked`, or for `auto` what the processor is fast in."""
+    """Choose the precision: `asked`, or for `auto` what the processor is fast in."""
     if asked != "auto":
         return asked
     if use_gpu:

@@ -41,7 +41,7 @@ def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:
 
 
 def pool(result: list[Run]) -> Run:
-    """The test predictions of all runs as one run; without predictions where one has none."""
+    """Join the test predictions of all runs as one run; without predictions where one run has none."""
     warnings = list(dict.fromkeys(text for run in result for text in run.info.get("warnings", ())))
     if any(run.predictions is None for run in result):
         return Run(None, None, {"warnings": warnings})
@@ -53,6 +53,6 @@ def pool(result: list[Run]) -> Run:
 
 
 def _test(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The test rows, with what the thresholds of this training's own validation images take for the class in focus."""
+    """Return the test rows, with calls of the class in focus by thresholds of the training's own validation images."""
     test, validation = (of_split(predictions, split) for split in ("test", "validation"))
     return with_calls(test, thresholds.choose(*arrays(validation), classes_of(validation).focus_label))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from ham_ray.cluster import Resources
+from ham_ray.cluster import Resources, WorkerRange
 from ham_ray.data.images import Images
 from ham_ray.models import registry
 from ham_ray.models.weights import RANDOM, Weights
@@ -18,17 +18,17 @@ class Limits(Protocol):
 
     @property
     def shard_memory(self) -> float:
-        """Of decoded images in a worker."""
+        """The most memory of decoded images in a worker."""
         ...
 
     @property
     def activations(self) -> float:
-        """Of outputs of frozen layers, on disk."""
+        """The most disk space of outputs of frozen layers."""
         ...
 
     @property
     def out(self) -> str:
-        """The folder."""
+        """The folder of all runs."""
         ...
 
 
@@ -43,6 +43,7 @@ class TrainingContext:
     shard_memory: float
     activations: str  # the folder of tables that runs share
     activations_budget: float
+    elastic: WorkerRange | None = None
 
     @property
     def data(self) -> str:
@@ -50,14 +51,14 @@ class TrainingContext:
         return f"{self.images.card['source']['file']} at {self.images.size} px"
 
     def weights_of(self, recipe: Recipe) -> Weights:
-        """What a recipe's network starts from."""
+        """Return what a recipe's network starts from."""
         return self.weights.get(registry.architecture(recipe.family).name, RANDOM)
 
 
 def make_context(
     images: Images, weights: dict[str, Weights], resources: Resources, path: str, limits: Limits
 ) -> TrainingContext:
-    """The setting of trainings whose folders are in `path`."""
+    """Make the context of trainings whose folders are in `path`."""
     return TrainingContext(
         images,
         weights,

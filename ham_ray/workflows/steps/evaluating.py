@@ -20,6 +20,7 @@ from ham_ray.data.truth import Truth, read_truth
 from ham_ray.errors import UserError, some
 from ham_ray.evaluation import intervals, isic, metrics, predictions
 from ham_ray.evaluation.predictions import FACTS, NEW, classes_of
+from ham_ray.progress import step
 from ham_ray.report import model_card, paired, report, summary
 from ham_ray.report.summary import RANDOM_WEIGHTS, Run, Summary
 from ham_ray.workflows.evaluate import ALL, BOTH, PARTS, Options
@@ -57,32 +58,39 @@ def run(options: Options) -> Summary:
         for result, part in _parts(name, frame, options.split).items()
     ]
     trained = {result: run for _, result, run in results}
+    with step("intervals", f"{intervals.RESAMPLES:,} resamples of lesions, of {', '.join(trained)}"):
+        reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     first, *others = tables
     compared = {result: run for name, result, run in results if name == first}
     pairs = [(_partner(compared, run), result) for name, result, run in results if name in others]
-    reported = pd.concat([run.assessment.images["image_id"] for run in trained.values()])
     data = "1 table of predictions" if len(tables) == 1 else f"{len(tables)} tables of predictions"
-    matches = summary.summarise(
-        trained,
-        {},
-        data + (f", truth from {options.truth}" if options.truth else ""),
-        synthetic=any(map(predictions.drawn, tables.values())),
-        references=datasets.of_images(reported),
-        models="models",
-        ungrouped=any(map(ungrouped, tables.values())),
-    )
-    differences = paired.differences(trained, {}, pairs)
-    page = _page(options, matches, trained, differences, classes)
-    report.write(page, storage.join(options.out, runs.REPORT))
-    summary.write(matches, options.out)
-    evaluated = {name: run.assessment.facts() for name, run in trained.items()}
-    storage.write_bytes(storage.join(options.out, runs.METRICS), runs.to_json(evaluated))
-    storage.write_bytes(storage.join(options.out, runs.MODEL_CARD), model_card.render(page).encode())
+    with step("comparisons", "with the most frequent class, and between the tables"):
+        matches = summary.summarise(
+            trained,
+            {},
+            data + (f", truth from {options.truth}" if options.truth else ""),
+            synthetic=any(map(predictions.drawn, tables.values())),
+            references=datasets.of_images(reported),
+            models="models",
+            ungrouped=any(map(ungrouped, tables.values())),
+        )
+        differences = paired.differences(trained, {}, pairs)
+    with step("report"):
+        _write(_page(options, matches, trained, differences, classes), options.out)
     return matches
 
 
+def _write(page: report.ReportData, out: str) -> None:
+    """The page with its figures, the table, metrics.json and the model card."""
+    report.write(page, storage.join(out, runs.REPORT))
+    summary.write(page.summary, out)
+    evaluated = {name: run.assessment.facts() for name, run in page.runs.items()}
+    storage.write_bytes(storage.join(out, runs.METRICS), runs.to_json(evaluated))
+    storage.write_bytes(storage.join(out, runs.MODEL_CARD), model_card.render(page).encode())
+
+
 def _names(uris: list[str]) -> dict[str, str]:
-    """Short names of the tables: of the file, or with its folder where two files share theirs."""
+    """Name the tables shortly: by their file, or with its folder where two files share a name."""
     if len(set(uris)) < len(uris):
         raise UserError("--predictions: a table is named twice")
     stems = [Path(uri.partition("?")[0]).stem for uri in uris]
@@ -94,7 +102,7 @@ def _names(uris: list[str]) -> dict[str, str]:
 
 
 def _known(uri: str) -> dict[str, Any]:
-    """What the manifest beside a table says of its models, where there is one: their weights, and what to beware of."""
+    """Read from the manifest beside a table, where there is one, its models' weights and warnings."""
     path = storage.sibling(uri, runs.MANIFEST)
     manifest = storage.read_object(path)
     weights = [model["weights"] for model in manifest.get("models", []) if model.get("weights")]
@@ -105,7 +113,7 @@ def _known(uri: str) -> dict[str, Any]:
 
 
 def _parts(name: str, frame: pd.DataFrame, split: str) -> dict[str, pd.DataFrame]:
-    """The results that are made of a table, by their names: the rows of each, with those that it does not report.
+    """Cut a table into the results made of it, by their names; each keeps the rows that it does not report.
 
     Raises:
         UserError: the table has no labelled image of the split that was asked for.
@@ -125,7 +133,7 @@ def _parts(name: str, frame: pd.DataFrame, split: str) -> dict[str, pd.DataFrame
 
 
 def _partner(compared: dict[str, Run], run: Run) -> str:
-    """That of the first table's results which shares most images with a run; where not all, the run says so."""
+    """Name the result of the first table that shares most images with a run; where not all, warn in the run."""
     own = set(run.assessment.images["image_id"])
     ids = {name: set(other.assessment.images["image_id"]) for name, other in compared.items()}
     name = max(ids, key=lambda one: len(ids[one] & own))
@@ -137,9 +145,9 @@ def _partner(compared: dict[str, Run], run: Run) -> str:
 
 
 def _read(uri: str, raw: bool, warnings: list[str]) -> pd.DataFrame:
-    """PREDICTIONS at a path or URI: Parquet, CSV of the same columns, or ISIC's CSV.
+    """Read PREDICTIONS at a path or URI: Parquet, CSV of the same columns, or ISIC's CSV.
 
-    `warnings` grows by what the page must say of it.
+    What the page must say of the table is appended to `warnings`.
     """
     frame = predictions.read(uri) if uri.partition("?")[0].endswith(".parquet") else _read_csv(uri, warnings)
     if raw:
@@ -154,9 +162,9 @@ def _read(uri: str, raw: bool, warnings: list[str]) -> pd.DataFrame:
 def _labelled(
     frame: pd.DataFrame, uri: str, truth: Truth | None, classes: Classes, warnings: list[str]
 ) -> pd.DataFrame:
-    """The table with labels and facts of `truth`; what it does not report is printed.
+    """Add the labels and facts of `truth` to a table; print what it does not report.
 
-    `warnings` grows by what the page must say of it.
+    What the page must say of the table is appended to `warnings`.
     """
     if truth is not None:
         frame = _with_truth(frame, truth, uri, classes, warnings)
@@ -180,7 +188,7 @@ def _read_csv(uri: str, warnings: list[str]) -> pd.DataFrame:
 
 
 def _read_column(texts: pd.Series) -> pd.Series:
-    """Cells as numbers, truth values or text; None where a word means missing. Names may be numbers: they stay text."""
+    """Read cells as numbers, truth values or text; None where a word means missing. Names stay text, even of digits."""
     texts = texts.where(~texts.str.lower().isin(cells.MISSING), "")
     if texts.name in _TEXTS:
         return texts.replace("", None)
@@ -190,7 +198,7 @@ def _read_column(texts: pd.Series) -> pd.Series:
 
 
 def _of_isic(frame: pd.DataFrame, challenge: Challenge, warnings: list[str]) -> pd.DataFrame:
-    """The challenge's columns in this project's names; its scores need not sum to 1, they are scaled to."""
+    """Rename the challenge's columns to this project's; scale its scores to sum to 1, which they need not."""
     names = {name: dx for name, dx in challenge.columns.items() if dx}
     values = frame[[*names]].apply(pd.to_numeric, errors="coerce")  # words become NaN, which is refused by id
     p, ids = values.to_numpy(np.float64), frame["image"].str.removesuffix(".jpg")
@@ -212,7 +220,7 @@ def _of_isic(frame: pd.DataFrame, challenge: Challenge, warnings: list[str]) -> 
 
 
 def _with_truth(frame: pd.DataFrame, truth: Truth, uri: str, classes: Classes, warnings: list[str]) -> pd.DataFrame:
-    """Labels, lesions and facts as `truth` has them; images it does not know stay unlabelled."""
+    """Add labels, lesions and facts as `truth` has them; images that it does not know stay unlabelled."""
     ids, notes = cells.match_ids(frame["image_id"], truth.rows.index)
     print(*(f"{uri}: {note}" for note in notes), sep="\n", end="\n" if notes else "")
     known = truth.rows.reindex(ids).reset_index(drop=True)

@@ -28,7 +28,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Format:
-    """What writes a file, or a folder, and what reads it."""
+    """The functions that write a file, or a folder, and read it."""
 
     write: Callable[[keras.Model, Path, Sequence[str]], None]  # the last: codes of the classes
     read: Callable[[Path], Predict]
@@ -36,7 +36,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Exported:
-    """Where it stands, and the greatest difference of a probability on how many images of which source."""
+    """The path of an exported model, and its probabilities' greatest difference on how many images of which source."""
 
     place: str
     difference: float
@@ -78,7 +78,7 @@ def _made(folder: Path) -> Path:
 
 
 def _pixels(result: saved.Saved, images: str | None) -> tuple[np.ndarray, str]:
-    """Images to compare on, uint8[n, size, size, 3], and what they are."""
+    """Load images to compare on, uint8[n, size, size, 3], and say what they are."""
     geometry = result.geometry or DEFAULT_GEOMETRY
     with tempfile.TemporaryDirectory() as folder:
         path = images or str(write_sample(Path(folder) / "synthetic.zip", size=(160, 120)))
@@ -123,7 +123,7 @@ def _read_tflite(path: Path) -> Predict:
 
 
 def _write_onnx(model: keras.Model, path: Path, codes: Sequence[str]) -> None:
-    """From a graph of constants: Keras's own export leaves those of its Normalization layers as inputs to be given."""
+    """Convert a graph of constants: Keras's own export leaves those of its Normalization layers as inputs."""
     import tf2onnx
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

@@ -95,7 +95,7 @@ def finals(
 
 
 def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, float]:
-    """The mean score of each trial's trainings, best first; told as well."""
+    """Compute the mean score of each trial's trainings, best first, and print it."""
     means = {n: float(np.mean([_score(run, shares) for run in result.values()])) for n, result in tried.items()}
     ranked = sorted(means, key=lambda number: -means[number])
     for number in ranked:
@@ -104,7 +104,13 @@ def _means(tried: dict[int, dict[str, Run]], shares: np.ndarray) -> dict[int, fl
 
 
 def _trained(recipes: dict[int, dict[str, Recipe]], context: TrainingContext) -> dict[int, dict[str, Run]]:
-    """By trial and name, the runs that ended with a model; trials without any are left out."""
+    """Train these recipes; return the runs that ended with a model, by trial and name.
+
+    Trials without any such run are left out.
+
+    Raises:
+        UserError: no run ended with a model.
+    """
     remedy = f"The search itself can go on: take `finals:` and --epochs as they were, or move {context.out} away"
     result = train(
         {name: recipe for named in recipes.values() for name, recipe in named.items()}, context, remedy=remedy
@@ -119,7 +125,7 @@ def _trained(recipes: dict[int, dict[str, Recipe]], context: TrainingContext) ->
 
 
 def _looks(path: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -> list[str]:
-    """What is to be said where the test fold was looked at before, by other finals or by other models of these."""
+    """List what must be said where the test fold was looked at before, by other finals or by other models of these."""
     before = storage.read_object(path)
     named = before.get("members", members)  # which older code did not write
     who = [] if named == members else [", ".join(name for result in named.values() for name in result)]
@@ -129,7 +135,7 @@ def _looks(path: str, members: dict[str, list[str]], earlier: tuple[str, ...]) -
 
 
 def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
-    """The trial's recipe with each seed, on each of the folds in turn; the first validates where the search did."""
+    """Make the trial's recipe with each seed, validated on each fold in turn: first on that of the search."""
     folds = [base.data.validation_fold, *base.training_folds]
     return {
         f"trial-{trial.number}-seed-{seed}": base.changed(
@@ -140,14 +146,17 @@ def _recipes(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
 
 
 def _refits(trial: FrozenTrial, base: Recipe, seeds: int) -> dict[str, Recipe]:
-    """The trial's recipe with each seed, on all folds but the test fold."""
+    """Make the trial's recipe with each seed, on all folds but the test fold."""
     return {
         f"trial-{trial.number}-refit-{seed}": base.changed(**trial.params, seed=seed).refit() for seed in range(seeds)
     }
 
 
 def _stages(members: dict[int, dict[str, Run]], views: int, context: TrainingContext) -> dict[str, Run]:
-    """What is made of the winner, the first of the members, step by step."""
+    """Average the winner's trainings, then several trials, then several views: the runs, by name, in this order.
+
+    The winner is the first of `members`.
+    """
     winner, own = next(iter(members.items()))
     shown = {f"trial {winner}, one training": next(iter(own.values()))}
     if len(own) > 1:
@@ -171,7 +180,7 @@ def _last(shown: dict[str, Run]) -> Run:
 
 
 def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
-    """The run's predictions adjusted; those of a run without validation images with the calls of fitted thresholds."""
+    """Adjust the run's predictions; without validation images, add the calls of the fitted thresholds."""
     table = fitted.applied(_table(run))
     if of_split(table, "validation").empty:
         table = with_calls(table, fitted.thresholds)
@@ -181,12 +190,12 @@ def _calibrated(run: Run, fitted: Calibration, looks: list[str]) -> Run:
 
 
 def _joined(members: dict[int, dict[str, Run]]) -> Run:
-    """Trials have equal weight, however many of their trainings ended."""
+    """Average the trials with equal weight, however many of their trainings ended."""
     return average([average([*result.values()]) for result in members.values()])
 
 
 def _viewed(name: str, run: Run, views: int, context: TrainingContext) -> Run:
-    """The run's images predicted anew by its model, each image in several of its eight symmetries."""
+    """Predict the run's images anew by its model, each image in several of its eight symmetries."""
     table = _table(run)
     rows = context.images.fold(*table["fold"].unique().tolist())
     model = storage.join(context.out, name, MODEL)
@@ -195,7 +204,7 @@ def _viewed(name: str, run: Run, views: int, context: TrainingContext) -> Run:
 
 
 def _table(run: Run) -> pd.DataFrame:
-    """The predictions of a run that ended with a model."""
+    """Return the predictions of a run that ended with a model."""
     assert run.predictions is not None
     return run.predictions
 
@@ -205,9 +214,9 @@ def _with(table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
 
 
 def average(result: list[Run]) -> Run:
-    """Each image with the mean probabilities of the runs that predicted it; all runs ended with a model.
+    """Average the probabilities of each image over the runs that predicted it; all runs ended with a model.
 
-    So a test image has those of all runs, a validation image those of the runs that did not learn from it.
+    So a test image has the mean of all runs, a validation image that of the runs that did not learn from it.
     """
     together = pd.concat([_table(run) for run in result], ignore_index=True)
     means = together.groupby("image_id", sort=False)[classes_of(together).probabilities].mean()
@@ -217,6 +226,6 @@ def average(result: list[Run]) -> Run:
 
 
 def _score(run: Run, shares: np.ndarray) -> float:
-    """On validation, at the best adjustment for training images with these class shares."""
+    """Score a run on validation, at the best adjustment for training images with these class shares."""
     adjusted = calibration.fit(_table(run), shares).applied(_table(run))
     return calibration.mean_ba_macro_f1(*arrays(of_split(adjusted, "validation")))

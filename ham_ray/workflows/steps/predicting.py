@@ -45,7 +45,7 @@ _COMPARED = 64  # images on which the two versions are compared
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Predict, or go on with it. Returns the manifest, which says what was predicted and what was not.
+    """Predict, or go on with it; return the manifest, which says what was predicted and what was not.
 
     Raises:
         UserError: an option that cannot be met, before anything is predicted; or not one image could be read.
@@ -88,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
-    """What the convolutions compute in, with the reason; bfloat16 with what it changes."""
+    """Choose what the convolutions compute in, and print the reason; for bfloat16 also what it changes."""
     if asked == "auto" and len(gallery.rows) < MANY:
         print(f"precision: float32, because another version of the model pays from {MANY:,} images on")
         return "float32"
@@ -117,7 +117,7 @@ def _described(model: Saved, raw: bool) -> str:
 def _identity(
     options: Options, models: list[Saved], gallery: Gallery, geometry: str, config: InferenceConfig
 ) -> dict[str, Any]:
-    """What each prediction depends on, and what is made of them."""
+    """Collect what each prediction depends on, and the format that they are written in."""
     members = [
         sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
         for model in models
@@ -138,7 +138,7 @@ def _identity(
 
 
 def _same(path: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
-    """The manifest at `path`, if it is of these predictions."""
+    """Read the manifest at `path`; refuse one of other predictions."""
     result = storage.read_object(path, f"delete it and {out}")
     known = result.get("identity")
     different = [name for name, value in identity.items() if not isinstance(known, dict) or known.get(name) != value]
@@ -170,7 +170,7 @@ def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig, size: int) -> 
 def _write(
     table: pd.DataFrame, gallery: Gallery, models: list[Saved], options: Options, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """The finished files: quarantine, predictions and, last, the manifest, which is returned."""
+    """Write the finished files: quarantine, predictions and, last, the manifest; return the manifest."""
     bad = table[table["reason"] != ""]
     findings = [Finding(*values) for values in zip(*(bad[name] for name in Finding._fields), strict=True)]
     findings += gallery.left_out
@@ -215,7 +215,7 @@ def _write(
 
 
 def show(manifest: dict[str, Any], out: str) -> None:
-    """The closing lines."""
+    """Print the closing lines of a prediction job."""
     called = ", ".join(f"{count:,} {dx}" for dx, count in Counter(manifest["called"]).most_common())
     print(f"{manifest['predicted']:,} images predicted; by predicted class: {called}")
     if manifest["quarantined"]:
@@ -241,7 +241,11 @@ def _counted(reasons: dict[str, int]) -> str:
 
 
 def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool) -> pd.DataFrame:
-    """PREDICTIONS in the order of image_id: raw probabilities beside the calibrated ones, or these beside raw ones."""
+    """Make PREDICTIONS in the order of image_id.
+
+    The probabilities are calibrated ones, with raw ones beside them; with `raw` they are raw, with calibrated ones
+    beside them.
+    """
     classes = models[0].classes
     rows = gallery.rows.set_index("image_id", drop=False)
     good = good.sort_values("image_id", ignore_index=True)
@@ -262,7 +266,7 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
 
 
 def _calibrated(values: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
-    """The mean over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
+    """Average over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
     each = [
         values[:, index] if raw or model.calibration is None else model.calibration.apply(values[:, index])
         for index, model in enumerate(models)

@@ -1,4 +1,4 @@
-"""Finished runs beside the trivial: a table, a page, a model card."""
+"""Finished runs beside trivial baselines: a table, a page, a model card."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def publish(
     models: dict[str, str],
     pairs: tuple[tuple[str, str], ...] = (),
 ) -> Summary:
-    """Put runs beside the trivial: summary.csv, summary.json, metrics.json, report.html and model_card.md.
+    """Put runs beside trivial baselines: summary.csv, summary.json, metrics.json, report.html and model_card.md.
 
-    `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the places of
-    saved models, of those runs that have one; `pairs` names runs whose difference is told.
+    `recipes` say which folds were what, one for each split that test images are pooled from. `models` are the paths of
+    saved models, of those runs that have one; `pairs` names runs whose difference is printed.
     """
     splits = [input_pipeline.split_rows(context.images, recipe) for recipe in recipes]
     print()
@@ -69,7 +69,7 @@ def publish(
 
 
 def _looked(models: dict[str, str], trained: dict[str, Run], context: TrainingContext) -> dict[str, Attention]:
-    """Where the saved models looked, of those runs that have predictions and a saliency map."""
+    """Draw where the saved models looked, of those runs that have predictions and a saliency map."""
     frames = {name: frame for name in models if (frame := trained[name].predictions) is not None}
     if not frames:
         return {}
@@ -85,7 +85,7 @@ def _source(card: dict[str, Any]) -> str:
 
 
 def _pooled(result: list[dict[str, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """Join the trivial baselines of several splits as one: their test rows. Of a single split all rows, as they are."""
+    """Join the test rows of the trivial baselines of several splits; of a single split return all rows, as they are."""
     if len(result) == 1:
         return result[0]
     return {name: pd.concat([predictions.of_split(one[name], "test") for one in result]) for name in result[0]}
@@ -137,7 +137,7 @@ def _report(
 
 
 def _validated(trained: dict[str, Run], recipes: list[Recipe]) -> str:
-    """On which folds, in words."""
+    """Say on which folds the runs were validated."""
     if len(recipes) > 1:
         return "on the fold after each test fold"
     result = {recipe.data.validation_fold for recipe in recipes if recipe.data.validation_fold is not None}.union(

@@ -1,4 +1,4 @@
-"""Recipes trained into run folders: claimed, gone on with, finished, read back."""
+"""Recipes trained into run folders: claimed, resumed, finished, read back."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ham_ray.report import summary
 from ham_ray.report.summary import Run
 from ham_ray.runs import CALIBRATION, CHECKPOINTS, DATA_CARD, ENVIRONMENT, HISTORY, METRICS, MODEL, PREDICTIONS, SPLIT
 from ham_ray.training import activations, input_pipeline, workers
+from ham_ray.training.sampler import WINDOW
 from ham_ray.workflows.steps.context import TrainingContext
 
 LEAST_SPREAD = 0.1  # of pooled features: .037 with the wrong preprocessing, 1.33 with the right one
@@ -39,15 +40,15 @@ def train(
     remedy: str = runs.ANOTHER,
     then: str = "trivial baselines and report",
 ) -> dict[str, Run]:
-    """The runs of these recipes by name, each in its folder; finished ones are read. So many are trained `at_once`.
+    """Train these recipes, `at_once` at a time, each in its folder; return the runs by name. Finished ones are read.
 
     Each epoch's line says how long all of them still take, and what comes `then`.
 
     Raises:
-        UserError: a folder is another run; with the `remedy`.
+        UserError: a folder is of another run; the message ends in the `remedy`.
     """
     for name, recipe in recipes.items():
-        runs.claim(_place(context, name), _identity(recipe, context), remedy)
+        runs.claim(_place(context, name), _identity(name, recipe, context), remedy)
     parts: dict[str, input_pipeline.Splits] = {}
     ahead = {name: recipe for name, recipe in recipes.items() if not _is_finished(_place(context, name))}
     time_left = TimeLeft({name: Work(_kind(one), one.epochs) for name, one in ahead.items()}, at_once, then)
@@ -70,7 +71,7 @@ def train(
 
 
 def _kind(recipe: Recipe) -> str:
-    """Trainings whose epochs take about equally long."""
+    """Name the kind of a training: those of one kind have epochs that take about equally long."""
     return f"{recipe.family} at depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else recipe.family
 
 
@@ -81,10 +82,13 @@ def _train(
     tables = activations.prepare(
         context.images, rows, recipe, context.weights_of(recipe), context.activations, context.activations_budget
     )
-    key = json.dumps([recipe.data.model_dump(), tables])
+    whole = _batches(name, recipe, context) == input_pipeline.WHOLE
+    window = len(rows["training"]) if whole else WINDOW
+    key = json.dumps([recipe.data.model_dump(), tables, window])
     if key not in parts:  # families with the same split share one decoding
+        workers_of = context.elastic.least if context.elastic else context.resources.workers
         parts[key] = input_pipeline.split(
-            context.images, recipe, context.resources.workers, context.shard_memory, tables
+            context.images, recipe, workers_of, context.shard_memory, tables, window, ahead=context.elastic is None
         )
     uri = _place(context, name)
     runs.record_start(storage.join(uri, ENVIRONMENT))
@@ -97,6 +101,7 @@ def _train(
             context.resources,
             uri,
             time_left=functools.partial(time_left.advance, name),
+            allowed=context.elastic,
         )
     except (ray.train.TrainingFailedError, RayActorError) as error:
         return _failed(name, recipe, in_words(error), context)
@@ -138,9 +143,9 @@ def _finish(
 
 
 def _accompany(uri: str, run: Run, recipe: Recipe, context: TrainingContext) -> Calibration | None:
-    """Leave beside a model what predicting with it needs; runs finished by older code get it when they are read.
+    """Write beside a model what predicting with it needs; return its calibration, None without validation images.
 
-    Returns its calibration; None without validation images.
+    Runs finished by older code get these files when they are read.
     """
     if storage.exists(target := storage.join(uri, CALIBRATION)):
         return run_files.calibration(target, len(context.images.classes))
@@ -173,7 +178,7 @@ def _warnings(family: str, spread: float) -> list[str]:
 
 
 def _finished(uri: str) -> Run | None:
-    """The run whose folder is complete, read back; None where it is not."""
+    """Read back the run in a folder that is complete; None where it is not."""
     result = read_run(uri)
     if result is not None:
         _tidy(uri)
@@ -182,7 +187,7 @@ def _finished(uri: str) -> Run | None:
 
 
 def read_run(uri: str) -> Run | None:
-    """The finished run in a folder; None where there is none."""
+    """Read the finished run in a folder; None where there is none."""
     if not _is_finished(uri):
         return None
     info = storage.read_object(storage.join(uri, METRICS)).get("info", {})
@@ -195,7 +200,7 @@ def _is_finished(uri: str) -> bool:
 
 
 def _tidy(uri: str) -> None:
-    """Delete what a finished run needs no more, and what killed writers left."""
+    """Delete what a finished run needs no more, and what interrupted writers left."""
     for name in storage.listdir(uri):
         if name == CHECKPOINTS or name.startswith(("ray-", ".")):
             storage.remove(storage.join(uri, name))
@@ -205,14 +210,23 @@ def _place(context: TrainingContext, name: str) -> str:
     return storage.join(context.out, name)
 
 
-def _identity(recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
-    """What must be the same for a run to go on. The number of workers need not be, where their images fit in memory."""
+def _identity(name: str, recipe: Recipe, context: TrainingContext) -> dict[str, Any]:
+    """Collect what must be the same for a run to go on: not the number of workers, nor where images are kept."""
+    images = context.images
     return {
         "recipe": recipe.record(),
-        "data": {"fingerprint": context.images.fingerprint, "size": context.images.size},
+        "data": {"fingerprint": images.fingerprint, "size": images.size, **images.order},
         "weights": {"sha256": context.weights_of(recipe).sha256},
-        "batches": input_pipeline.batching(context.images, recipe, context.resources.workers, context.shard_memory),
+        "batches": _batches(name, recipe, context),
     }
+
+
+def _batches(name: str, recipe: Recipe, context: TrainingContext) -> str:
+    """Name the order of an epoch's batches. A run from before orders had windows goes on as it began."""
+    recorded = str(storage.read_object(storage.join(_place(context, name), runs.IDENTITY)).get("batches", ""))
+    if recorded == input_pipeline.WHOLE or recorded.startswith("streamed by "):
+        return recorded
+    return input_pipeline.order_name(context.images, recipe)
 
 
 def _weights(recipe: Recipe, context: TrainingContext) -> str:

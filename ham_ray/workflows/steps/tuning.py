@@ -47,7 +47,7 @@ _WATCHER = 0.01  # CPUs of the process that waits for a trial's workers
 
 @dataclass(frozen=True)
 class Found:
-    """What a search gave: TRIALS, the space they are from, the search's folder, and the table of the finals.
+    """The results of a search: TRIALS, the space they are from, the search's folder, and the table of the finals.
 
     `noise` is the spread of a score on one validation fold by chance, where it is known. `reported` is False where
     finals and page were left to another process that works on the study.
@@ -118,7 +118,7 @@ def _run(search: _Search, ownership: Ownership) -> Found:
 
 
 def show(result: Found) -> None:
-    """The best trials, the noise of their differences, and how many ended how."""
+    """Print the best trials, the noise of their differences, and how many ended how."""
     table, space = result.trials, result.space
     headings, rows = search_report.best_trials(table, space.objective, [*space.parameters])
     title = f"best trials by {space.objective.replace('_', ' ')} on the validation fold"
@@ -151,7 +151,7 @@ class _Search:
 
     @property
     def name(self) -> str:
-        """As given, or made from what the search depends on."""
+        """The name that was given, or one made from what the search depends on."""
         return self.options.name or f"search-{Path(self.options.space_file).stem}-{digest(self.facts)}"
 
     @property
@@ -161,7 +161,7 @@ class _Search:
 
     @property
     def url(self) -> str:
-        """The study's database."""
+        """The URL of the study's database."""
         return with_driver(self.options.storage) if self.options.storage else f"sqlite:///{self.place}/{STUDY}"
 
     @property
@@ -175,14 +175,14 @@ class _Search:
 
     @property
     def details(self) -> dict[str, dict[str, Any]]:
-        """What those of the facts that are digests are digests of."""
+        """The content of those facts that are digests."""
         return {
             "space": self.space.record(),
             "recipe": self.base.record(),
         }
 
     def study(self, ownership: Ownership) -> Study:
-        """The study, opened or made."""
+        """Open the study, or make it."""
         options = self.options
         study = open_study(
             self.name, self.url, self.space, options.counts.trials, self.facts, options.mixed, self.details, ownership
@@ -192,37 +192,45 @@ class _Search:
         return study
 
     def time_left(self, study: Study) -> str:
-        """How long the trials and the finals still take, in words."""
+        """Say how long the trials and the finals still take."""
         options, scale = self.options, (self.final_images.size / self.images.size) ** 2
         trained = options.counts.finalists + (options.ensemble if options.refit and options.counts.finalists else 0)
         ahead = Ahead(options.counts.finalists, trained * options.counts.seeds, self.longer.epochs, scale)
         return time_left(study, self.resources.concurrent, ahead)
 
     def shared(self) -> Shared:
-        """What trials share, in the object store and on disk."""
+        """Put what trials share into the object store and on disk."""
         rows = input_pipeline.split_rows(self.images, self.base)
         tables = {key: plan.built() for key, plan in self._planned(rows).items()}
-        warm = self.options.workers_per_trial == 1  # else Ray Data gives each worker its part
-        parts = {name: input_pipeline.decoded(self.images, rows[name]) for name in ("training", "validation") if warm}
+        stored = {name: self.images.stored(rows[name]) for name in ("training", "validation")}
+        kept: tuple[str, ...] = ()
+        if self.options.workers_per_trial == 1 and len(tables) < len(self._combinations):  # else no trial reads images
+            sizes = {name: float(one.decoded_bytes) for name, one in stored.items()}
+            kept = input_pipeline.keep(sizes, self.options.shard_memory * 2**30)
         return Shared(
             base=self.base,
             size=self.images.size,
             classes=len(self.images.classes),
             weights=ray.put(self.weights),
-            pixels={name: ray.put(part.inputs) for name, part in parts.items()},
-            labels={name: part.labels for name, part in parts.items()},
+            pixels={name: ray.put(input_pipeline.decoded(stored[name]).inputs) for name in kept},
+            stored=ray.put(stored),
+            labels={name: one.labels for name, one in stored.items()},
             tables=tables,
             place=self.place,
             threads=max(1, int(self.resources.cpus), hardware.cores() // self.resources.concurrent),
         )
 
+    @property
+    def _combinations(self) -> list[Recipe]:
+        """The base recipe with each value of what a table of activations depends on."""
+        return [self.base.changed(**values) for values in self.space.combinations("unfreeze_depth", "augmentation")]
+
     def _planned(self, rows: dict[str, pd.DataFrame]) -> dict[str, activations.Planned]:
-        """Tables of activations by `table_key`, with the disk they need in all told before the first is built."""
+        """Plan the tables of activations, by `table_key`; print the disk space they need before the first is built."""
         result: dict[str, activations.Planned] = {}
         lacking: dict[Path, int] = {}
         folder, budget = activations.folder(self.options.out), self.options.activations * 2**30
-        for values in self.space.combinations("unfreeze_depth", "augmentation"):
-            recipe = self.base.changed(**values)
+        for recipe in self._combinations:
             print(f"{table_key(recipe)}: ", end="", flush=True)
             promised = sum(lacking.values())
             if plan := activations.planned(self.images, rows, recipe, self.weights, folder, budget, promised):
@@ -235,7 +243,7 @@ class _Search:
         return result
 
     def trainable(self, shared: Shared) -> Any:
-        """What runs a trial: a warm process, or Ray Train where it has several workers."""
+        """Choose what runs a trial: a warm process, or Ray Train where the trial has several workers."""
         if self.options.workers_per_trial == 1:
             return tune.with_parameters(InProcessTrial, shared=shared)
         workers = self.options.workers_per_trial
@@ -251,18 +259,20 @@ class _Search:
 
     @property
     def finals_folder(self) -> str:
-        """Where the best are trained again, below the search's folder: images of another size have one of their own."""
+        """The folder of the finals, below the search's: images of another size have one of their own."""
         return FINALS if self.final_images.size == self.images.size else f"{FINALS}-{self.final_images.size}"
 
     def final_setting(self) -> TrainingContext:
-        """Where and with what the best are trained again."""
+        """Make the context in which the best trials are trained again."""
         folder = storage.join(self.place, self.finals_folder)
         weights = {registry.architecture(self.base.family).name: self.weights}
         return make_context(self.final_images, weights, self.alone, folder, self.options)
 
     def ranked(self) -> list[int]:
-        """The trials that the finals at the search's own size trained, best first: that is known better than by one
-        fold."""
+        """List the trials that the finals at the search's own size trained, best first.
+
+        Several folds say more of them than the search's one.
+        """
         path = storage.join(self.place, FINALS, WINNER)
         if self.finals_folder == FINALS or not storage.exists(path):
             return []
@@ -272,13 +282,13 @@ class _Search:
         return result
 
     def earlier_finals(self) -> tuple[str, ...]:
-        """The folders of other finals that named a winner: they have looked at the test fold."""
+        """List the folders of other finals that named a winner: they have looked at the test fold."""
         named = [uri for uri in storage.folders(self.place) if storage.exists(storage.join(uri, WINNER))]
         result = (uri.rpartition("/")[2] for uri in named)
         return tuple(name for name in result if name != self.finals_folder)
 
     def beside(self) -> dict[str, Run]:
-        """Finished baselines of the images searched on, by the name they have in the finals' table."""
+        """Read finished baselines of the images searched on, by the name they have in the finals' table."""
         result = baselines.finished(storage.absolute(self.options.out), self.images, self.base.model.precision)
         remedy = "jobs/baseline.py with the same --data and --out and its own settings makes them"
         print(f"baselines to set beside the winner: {', '.join(result.runs) or f'none; {remedy}'}", flush=True)
@@ -290,7 +300,7 @@ class _Search:
         return {f"baseline {family}{size}": run for family, run in result.runs.items()}
 
     def page(self, study: Study, table: pd.DataFrame, summary: Summary | None) -> search_report.SearchData:
-        """What the search's page shows."""
+        """Collect what the search's page shows."""
         around, card = runs.environment(), self.images.card
         random = self.weights.content is None and registry.architecture(self.base.family).pretrained is not None
         return search_report.SearchData(
@@ -335,10 +345,10 @@ def _prepared(options: Options) -> _Search:
 
 
 def _final_images(options: Options, images: Images) -> Images:
-    """What the best are trained again on.
+    """Open the images that the best trials are trained again on.
 
     Raises:
-        UserError: `--finals-data` holds other images than `--data`, or deals them otherwise.
+        UserError: `--finals-data` holds other images than `--data`, or has them in other folds.
     """
     if options.finals_data is None:
         return images
@@ -355,7 +365,11 @@ def _final_images(options: Options, images: Images) -> Images:
 
 
 def _trial_resources(options: Options) -> tuner.TrialResources:
-    """Trials at once, with what each takes; told with the reason."""
+    """Choose how many trials run at once and what each takes; print it with the reason.
+
+    Raises:
+        UserError: the cluster has not the CPUs for `--max-concurrent`.
+    """
     nodes = alive_nodes()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     if options.workers_per_trial > 1:
@@ -374,7 +388,7 @@ def _trial_resources(options: Options) -> tuner.TrialResources:
 
 
 def _trials_at_once(node_cpus: list[float]) -> int:
-    """One for each four CPUs of a node and at least one a node, so that none has nothing to do."""
+    """Count one trial for each four CPUs of a node and at least one a node, so that each has something to do."""
     return max(1, sum(max(1, int(cpus // 4)) for cpus in node_cpus if cpus >= 1))
 
 
