@@ -139,7 +139,7 @@ def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_the_others_go
     cluster: str, images: Images, folder: Path
 ):
     text = SPACE.replace("high: 1.0e-2", "high: 1.0e+32").replace("low: 1.0e-4", "low: 1.0e-3")
-    points = "points: [{learning_rate: 1.0e+32, dropout: 0.1}, {learning_rate: 3.0e-3}, {learning_rate: 3.0e-3}]\n"
+    points = "points: [{learning_rate: 1.0e+32, dropout: 0.1}, {learning_rate: 3.0e-3}, {learning_rate: 2.0e-3}]\n"
     (folder / "fails").mkdir()
     (folder / "fails" / "trial-0001").write_text("a file where the trial wants its folder")
     table = search(images, folder, text + points, name="fails", max_failures=1)
