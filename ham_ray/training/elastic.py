@@ -19,6 +19,7 @@ from ham_ray.errors import UserError
 from ham_ray.waiting import watched
 
 _LOOK = 5.0  # seconds between two looks at the nodes
+SETTLED = 20.0  # seconds in which Ray takes a node for lost whose workers have failed
 
 
 @ray.remote(num_cpus=0)
@@ -57,6 +58,13 @@ def wait_for_nodes(workers: WorkerRange, batch_size: int) -> Resources:
         while (result := fitting(workers, batch_size)) is None:
             time.sleep(_LOOK)
     return result
+
+
+def settle(nodes: int) -> None:
+    """Wait until there are fewer nodes than so many, or for long enough to know that none of them is lost."""
+    deadline = time.monotonic() + SETTLED
+    while len(alive_nodes()) >= nodes and time.monotonic() < deadline:
+        time.sleep(1.0)
 
 
 @contextmanager

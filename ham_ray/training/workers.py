@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from ray.train.tensorflow import TensorflowTrainer
 
 from ham_ray import runs, storage
-from ham_ray.cluster import Resources, WorkerRange, configure_data
+from ham_ray.cluster import Resources, WorkerRange, alive_nodes, configure_data
 from ham_ray.data.images import Images
 from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError, in_words
@@ -128,7 +128,7 @@ def _fit_elastic(
     checkpoints, before = Checkpoints(storage.join(config["uri"], CHECKPOINTS)), ""
     while True:
         runs.remove_leftovers(config["uri"])
-        resources = elastic.wait_for_nodes(allowed, batch_size)
+        resources, nodes = elastic.wait_for_nodes(allowed, batch_size), len(alive_nodes())
         print(f"{run}: {resources.reason}", flush=True)
         with elastic.growing(resources.workers, lambda: elastic.fitting(allowed, batch_size)) as config["end"]:
             try:
@@ -142,6 +142,7 @@ def _fit_elastic(
                     raise
                 before = checkpoints.newest
                 print(f"{run}: {in_words(error)}; going on from its latest checkpoint with the nodes that are there")
+                elastic.settle(nodes)
 
 
 def _trainer(
