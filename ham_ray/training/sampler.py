@@ -7,7 +7,8 @@ every row comes up once an epoch (but for the remainder, which the shuffle draws
 
 A stratum is visited in windows: blocks of neighbouring rows are permuted, then the rows within a window of that order.
 The windows of all strata hold `WINDOW` images, so a shard of any size can be streamed through a memory of that size
-(as MosaicML's StreamingDataset does: shuffles by block, Apache-2.0, `py1e`). A stratum of one window is permuted whole.
+(as MosaicML's StreamingDataset does: shuffles by block, Apache-2.0, `py1e`). Rows that are one window are permuted
+stratum by stratum, each whole.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Sampler:
     def _visits(self, rows: np.ndarray, epoch: int, stratum: int) -> np.ndarray:
         """Order the rows of a stratum as an epoch visits them."""
         random, length = np.random.default_rng([self.seed, epoch, stratum]), self.window_steps
-        if len(rows) <= length:
+        if self.rows <= self.window:
             return random.permutation(rows)
         blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
         shuffled = np.concatenate([blocks[number] for number in random.permutation(len(blocks))])

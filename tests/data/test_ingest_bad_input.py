@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tables import by_id
 
 from ham_ray.data import archives
-from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.errors import UserError
 
@@ -37,8 +37,8 @@ def quarantine_of(uri) -> dict[str, tuple[str, str, str]]:
 def left_out(archive, out, **options):
     """Ingest with a generous limit: what was left out; and the ids that stayed are in order and decodable."""
     report = ingest(archive, out, size=32, max_quarantined=0.5, **options)
-    rows = open_images(report.uri).rows
-    assert rows["image_id"].is_monotonic_increasing
+    rows = by_id(report.uri)
+    assert rows["image_id"].is_unique
     assert report.card["images"] == len(rows)
     found = quarantine_of(out)
     assert not set(found) & set(rows["image_id"])
@@ -188,7 +188,7 @@ def test_equal_pixels_under_two_ids_are_kept_in_one_group(builder, tmp_path):
     first, second = builder.rows[0]["lesion_id"], builder.rows[40]["lesion_id"]
     builder.files[builder.name(40)] = buffer.getvalue()
     report = ingest(builder.to_folder(), tmp_path / "out", size=60)
-    rows = open_images(report.uri).rows.set_index("image_id")
+    rows = by_id(report.uri).set_index("image_id")
     assert len(rows) == 42
     assert report.card["same_pixels"] == [["ISIC_0000000", "ISIC_0000040"]]
     assert rows.loc["ISIC_0000040", "group_id"] == rows.loc["ISIC_0000000", "group_id"] == min(first, second)
@@ -204,7 +204,7 @@ def test_lesions_that_share_pixels_are_in_one_fold(builder, tmp_path):
     pairs = list(zip(sorted(of_lesion)[:20:2], sorted(of_lesion)[1:20:2], strict=True))
     for first, second in pairs:
         builder.files[builder.name(of_lesion[second])] = builder.files[builder.name(of_lesion[first])]
-    rows = open_images(ingest(builder.to_folder(), tmp_path / "out", size=32).uri).rows
+    rows = by_id(ingest(builder.to_folder(), tmp_path / "out", size=32).uri)
     fold_of = rows.groupby("lesion_id")["fold"].agg(set)
     assert all(len(fold_of[first] | fold_of[second]) == 1 for first, second in pairs)
     assert rows["fold"].nunique() == 5 and (rows.groupby("group_id")["fold"].nunique() == 1).all()
@@ -214,7 +214,7 @@ def test_missing_values_are_null_and_counted(builder, tmp_path):
     builder.rows[0] |= {"age": "", "sex": "unknown", "localization": "unknown"}
     builder.rows[1] |= {"age": "0.0"}
     report = ingest(builder.to_folder(), tmp_path / "out", size=32)
-    rows = open_images(report.uri).rows
+    rows = by_id(report.uri)
     assert report.card["missing"] == {"age": 1, "sex": 1, "localization": 1}
     assert np.isnan(rows["age"][0]) and rows["age"][1] == 0 and rows["age"][2] == 45
     assert rows["sex"].isna().tolist() == [True] + [False] * 41

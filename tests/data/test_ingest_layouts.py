@@ -6,9 +6,9 @@ import pickle
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+from tables import by_id
 
 from ham_ray.data import archives
-from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
 from ham_ray.errors import UserError
@@ -20,7 +20,7 @@ ISIC_ORDER = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
 
 def contents(uri):
     """What must be equal however the archive was laid out."""
-    rows = open_images(str(uri)).rows
+    rows = by_id(str(uri))
     return rows[["image_id", "lesion_id", "group_id", "dx", "label", "fold", "pixel_hash"]].to_dict("records")
 
 
@@ -69,7 +69,7 @@ def test_dataverse_test_set_is_its_own_partition(builder, delimited, draw, tmp_p
 
     builder.to_folder({"ISIC2018_Task3_Test_GroundTruth.csv": delimited(truth, HAM_COLUMNS)})
     report = ingest(tmp_path / "archive", tmp_path / "out", size=32)
-    row = open_images(report.uri).rows.iloc[-1]
+    row = by_id(report.uri).iloc[-1]
     assert report.card["source"]["partitions"] == ["test", "training"]
     assert (row.image_id, row.partition, row.fold, row.lesion_id, row.dx) == (
         "ISIC_0034524",
@@ -112,13 +112,13 @@ def test_isic2018_with_all_partitions(builder, isic, tmp_path, expected, form):
     rows = contents(report.uri)
     assert report.card["source"]["layout"] == "isic2018"
     assert rows[:42] == expected
-    last = open_images(report.uri).rows.iloc[42:]
+    last = by_id(report.uri).iloc[42:]
     assert last["partition"].tolist() == ["validation", "test"]
     assert last["dx"].tolist() == ["mel", "df"]
     assert last["fold"].tolist() == [-1, -1]
     assert last["group_id"].tolist() == ["ISIC_0034321", "ISIC_0034524"]
     assert last["lesion_id"].isna().all()
-    assert open_images(report.uri).rows["dx_type"].iloc[0] == "histo"
+    assert by_id(report.uri)["dx_type"].iloc[0] == "histo"
     assert report.quarantined == {"no image": 1}  # ISIC_0035068, though no image may fall out here
 
 

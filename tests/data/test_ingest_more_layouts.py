@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ham10000 import CLASSES
+from tables import by_id
 
 from ham_ray.data import huggingface
 from ham_ray.data.gallery import open_gallery
-from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.data.layouts import open_archive
 from ham_ray.data.truth import read_truth
@@ -59,7 +59,7 @@ ISIC_COLUMNS = [
 
 
 def contents(uri):
-    rows = open_images(str(uri)).rows
+    rows = by_id(str(uri))
     return rows[["image_id", "lesion_id", "group_id", "dx", "fold", "age", "sex", "dx_type", "pixel_hash"]].to_dict(
         "records"
     )
@@ -115,7 +115,7 @@ def test_the_deepest_diagnosis_that_is_known_counts(builder, delimited, tmp_path
     report = ingest(
         builder.to_folder(isic_files(builder, delimited, rows)), tmp_path / "out", size=32, max_quarantined=0.1
     )
-    assert open_images(report.uri).rows["dx"].iloc[0] == "mel"
+    assert by_id(report.uri)["dx"].iloc[0] == "mel"
     left_out = pd.read_csv(Path(report.uri, "quarantine.csv"))
     assert left_out["image_id"].tolist() == ["ISIC_0000001", "ISIC_0000002", "ISIC_0000003"]
     assert left_out["reason"].tolist() == ["unknown diagnosis", "no dx", "unknown diagnosis"]
@@ -130,7 +130,7 @@ def test_bowens_disease_of_ham10000_official_images_and_overviews(builder, delim
     rows[0] |= {"diagnosis_2": "Malignant epidermal proliferations", "diagnosis_3": "Squamous cell carcinoma, NOS"}
     rows[5]["image_type"] = "clinical: overview"
     report = ingest(builder.to_folder(isic_files(builder, delimited, rows)), tmp_path / "out", size=32)
-    assert open_images(report.uri).rows["dx"].iloc[0] == "akiec"
+    assert by_id(report.uri)["dx"].iloc[0] == "akiec"
     assert any(
         note.startswith("21 images are of ISIC 2018's official validation and test sets") for note in report.notes
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from tables import by_id
 
-from ham_ray.data.images import open_images
 from ham_ray.data.ingest import ingest
 from ham_ray.errors import UserError
 
@@ -14,7 +14,7 @@ COLUMNS = ["image_id", "lesion_id", "dx", "age", "sex", "localization"]
 
 def ingested(builder, tmp_path, **options):
     report = ingest(builder.to_folder(), tmp_path / "out", size=32, **options)
-    return report, open_images(report.uri).rows.set_index("image_id")
+    return report, by_id(report.uri).set_index("image_id")
 
 
 @pytest.mark.parametrize("word", ["nan", "NA", "None", "null", "-", "0", " N/A\u00a0"])
@@ -94,7 +94,7 @@ def test_metadata_saved_by_a_spreadsheet(builder, delimited, tmp_path, separator
     archive = builder.to_folder({"HAM10000_metadata.csv": text.encode(encoding)} | builder.files, name="spreadsheet")
     report = ingest(archive, tmp_path / "out", size=32)
     assert report.card["fingerprint"] == plain.card["fingerprint"]
-    assert open_images(report.uri).rows["localization"].iloc[0] == "gesäß"
+    assert by_id(report.uri)["localization"].iloc[0] == "gesäß"
 
 
 def test_a_workbook_is_named(builder, tmp_path):

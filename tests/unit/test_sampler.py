@@ -37,14 +37,15 @@ def test_the_global_batches_do_not_depend_on_the_number_of_workers(workers: int,
     )
 
 
-def test_a_stratum_of_one_window_is_permuted_whole():
+@pytest.mark.parametrize("window", [ROWS, 8192])
+def test_a_stratum_of_one_window_is_permuted_whole(window: int):
     """The order of runs that were begun before there were windows."""
     edges = np.arange(BATCH + 1) * ROWS // BATCH
     expected = [
         np.random.default_rng([7, 2, s]).permutation(np.arange(edges[s], edges[s + 1]))[: ROWS // BATCH]
         for s in range(BATCH)
     ]
-    np.testing.assert_array_equal(global_batches(1, epoch=2, seed=7), np.stack(expected, axis=1))
+    np.testing.assert_array_equal(global_batches(1, epoch=2, seed=7, window=window), np.stack(expected, axis=1))
 
 
 def test_a_window_holds_whole_blocks_in_an_order_of_their_own(monkeypatch: pytest.MonkeyPatch):
