@@ -78,6 +78,8 @@ def _load() -> None:
     import pandas  # noqa: F401
     import pyarrow.dataset  # noqa: F401
     import ray  # noqa: F401
+    import sklearn.linear_model
+    import sklearn.metrics  # noqa: F401  # and scipy.stats with it: two seconds
     import tensorflow  # noqa: F401
 
 

@@ -225,7 +225,7 @@ def test_a_seed_that_failed_does_not_count(arranged):
 
 
 def test_finals_with_other_settings_are_refused_with_what_to_do(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(trainings, "_identity", lambda recipe, context: recipe.record())
+    monkeypatch.setattr(trainings, "_identity", lambda name, recipe, context: recipe.record())
     monkeypatch.setattr(trainings, "_finished", lambda uri: Run(None, None, {}))
     context = SimpleNamespace(out=str(tmp_path))
     with pytest.raises(UserError, match="none of the best trials"):

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import TrialState
 from postgres import Server, lacking, server
 
-from ham_ray.search import database
+from ham_ray.search import database, ownership
 from ham_ray.search.database import NoAnswerError, StudyError
 from ham_ray.search.ownership import owned
 from ham_ray.search.space import Space
@@ -53,6 +53,7 @@ def test_a_study_goes_on_after_its_server_was_away(postgres: Server, monkeypatch
 
 def test_one_that_stays_away_is_one_error_and_the_same_study_goes_on(postgres: Server, monkeypatch, capsys):
     monkeypatch.setattr(database, "AWAY", 3.0)
+    monkeypatch.setattr(ownership, "DEAD", 5.0)
     url = database.with_driver(postgres.url)
     with owned("away", url, "here") as held:
         study = open_study("away", url, SPACE, 3, {}, ownership=held)

@@ -45,7 +45,7 @@ def train(
         found = {name: own(rows["image_id"]) for name, rows in splits.rows.items() if name != "training"}
         return workers.Outcome(None, found, pd.DataFrame({"epoch": [1]}), {"feature_spread": 1.0, "seconds": 60.0})
 
-    def undecoded(images: Images, recipe: Recipe, *rest) -> input_pipeline.Splits:
+    def undecoded(images: Images, recipe: Recipe, *rest, ahead: bool) -> input_pipeline.Splits:
         return input_pipeline.Splits(input_pipeline.split_rows(images, recipe), {}, {}, ())
 
     context = TrainingContext(
