@@ -39,7 +39,7 @@ from hosts import Host, Hosts, Process, hosts, lacking  # noqa: E402
 from ham_ray.data.sample import write_sample  # noqa: E402
 
 FAULTS = ("driver", "worker", "raylet", "gcs", "node")
-SETTINGS = ("alone", "cluster")
+TOPOLOGIES = ("alone", "cluster")
 MOST_KILLS = 3  # of an experiment, where the fault leaves Ray alive
 EPOCHS = 6
 SPACE = f"""\
@@ -469,7 +469,7 @@ def main(
     faults: Annotated[str, typer.Option(help="comma-separated")] = ",".join(FAULTS),
     topologies: Annotated[
         str, typer.Option(help="comma-separated: alone (its own Ray), cluster (of two hosts)")
-    ] = ",".join(SETTINGS),
+    ] = ",".join(TOPOLOGIES),
     minutes: Annotated[float, typer.Option(help="no new experiment after that")] = 10.0,
     kills: Annotated[int, typer.Option(help="no new experiment after that many")] = 100,
     seed: Annotated[int, typer.Option(help="of the choice of faults and moments")] = 0,

@@ -99,17 +99,17 @@ def test_the_reference_is_timed_by_phase(ground, tmp_path, monkeypatch):
 def test_the_same_seed_draws_the_same_experiments(tmp_path):
     def drawn(folder: Path, seed: int) -> list[tuple[str, str, str]]:
         folder.mkdir()
-        chosen = ([*faults.JOBS], [*faults.FAULTS], [*faults.SETTINGS])
+        chosen = ([*faults.JOBS], [*faults.FAULTS], [*faults.TOPOLOGIES])
         outcomes = [faults._drawn(number, seed, *chosen, folder) for number in range(30)]
-        return [(o.job, o.fault, o.setting) for o in outcomes]
+        return [(o.job, o.fault, o.topology) for o in outcomes]
 
     first = drawn(tmp_path / "a", 5)
     assert drawn(tmp_path / "b", 5) == first != drawn(tmp_path / "c", 6)
     assert len({*first}) == 30 and {fault for _, fault, _ in first} == {*faults.FAULTS}
-    assert all(setting == "cluster" for _, fault, setting in first if fault == "node")
+    assert all(topology == "cluster" for _, fault, topology in first if fault == "node")
 
 
-def test_the_table_counts_by_job_setting_and_fault(tmp_path):
+def test_the_table_counts_by_job_topology_and_fault(tmp_path):
     one = faults.Outcome(0, "search", "driver", "alone", tmp_path, kills=["a", "b"], repeated=1)
     two = faults.Outcome(1, "search", "driver", "alone", tmp_path, kills=["c"], lost="rows", left=["x"])
     three = faults.Outcome(2, "predict", "node", "cluster", tmp_path, kills=["d"], hung="start 1", tracebacks=2)
