@@ -20,7 +20,7 @@ from ham_ray.recipe import baseline
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 EPOCHS = 70  # short ones, and enough for a host to join meanwhile
-CHANGES = {"batch_size": 12, "learning_rate": 1e-4, "epochs": EPOCHS, "patience": 0}
+CHANGES = {"batch_size": 12, "learning_rate": 2e-5, "epochs": EPOCHS, "patience": 0}
 
 
 def test_workers_go_with_a_host_and_come_with_another(make_hosts, tmp_path: Path):
@@ -63,4 +63,5 @@ def test_workers_go_with_a_host_and_come_with_another(make_hosts, tmp_path: Path
     history = pd.read_parquet(tmp_path / "runs" / "elastic" / "simple_cnn" / "history.parquet")
     alone = train_here(baseline("simple_cnn").changed(**CHANGES), open_images(uri), tmp_path / "alone").history
     for name in ("train_loss", "validation_loss"):
-        np.testing.assert_allclose(history[name], alone[name], rtol=2e-3)
+        # the order in which workers add up differs, and each step makes the difference larger; other batches differ by .04
+        np.testing.assert_allclose(history[name], alone[name], rtol=5e-3)
