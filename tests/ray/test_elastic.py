@@ -63,5 +63,5 @@ def test_workers_go_with_a_host_and_come_with_another(make_hosts, tmp_path: Path
     history = pd.read_parquet(tmp_path / "runs" / "elastic" / "simple_cnn" / "history.parquet")
     alone = train_here(baseline("simple_cnn").changed(**CHANGES), open_images(uri), tmp_path / "alone").history
     for name in ("train_loss", "validation_loss"):
-        # the order in which workers add up differs, and each step makes the difference larger; other batches differ by .04
+        # workers add up in another order, and each step makes the difference larger; other batches differ by .04
         np.testing.assert_allclose(history[name], alone[name], rtol=5e-3)
