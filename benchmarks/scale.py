@@ -4,8 +4,8 @@
 
 An archive of so many images is made from a small one (the drawn sample, or --archive): copies whose pixels are moved
 and encoded anew, with ids of their own, so that none is a duplicate. Each job is a process of its own with its own Ray.
-Memory is PSS, what processes share divided among them, sampled each second: of the driver (the job's own process), of
-the largest other process, and the highest sum of all. Bytes read are those of the process that read most, by read().
+Memory is PSS, what processes share divided among them, sampled each second: of the largest process, and the highest
+sum of all. Bytes read are those of the process that read most, by read().
 A million images take ten times what 100,000 take, and their archive some 15 GB.
 """
 
@@ -49,16 +49,14 @@ SPACE = {
 class Usage:
     """What the processes of a job took: PSS in bytes at their highest, bytes read."""
 
-    driver: int = 0
-    other: int = 0
+    largest: int = 0
     together: int = 0
     read: dict[int, int] = field(default_factory=dict)
 
     def look(self, job: psutil.Process) -> None:
         """Add what is there now."""
         pss = {process.pid: _pss(process) for process in [job, *job.children(recursive=True)]}
-        self.driver = max(self.driver, pss.get(job.pid, 0))
-        self.other = max(self.other, *[size for pid, size in pss.items() if pid != job.pid], 0)
+        self.largest = max(self.largest, *pss.values())
         self.together = max(self.together, sum(pss.values()))
         self.read |= {pid: max(self.read.get(pid, 0), _read(pid)) for pid in pss}
 
@@ -79,8 +77,8 @@ def main(
         folder = Path(out or temporary)
         folder.mkdir(parents=True, exist_ok=True)
         source = Path(archive) if archive else write_sample(folder / "sample.zip", size=(300, 225))
-        print("| images | job | seconds | images/s | driver, GiB | largest other | all together | read by one, GiB |")
-        print("|---|---|---|---|---|---|---|---|", flush=True)
+        print("| images | job | seconds | images/s | largest process, GiB | all together | read by one, GiB |")
+        print("|---|---|---|---|---|---|---|", flush=True)
         for count in map(int, images.split(",")):
             for line in _lines(source, count, size, chosen, shard_memory, folder / str(count)):
                 print(line, flush=True)
@@ -96,9 +94,7 @@ def _lines(source: Path, count: int, size: int, jobs: list[str], shard_memory: f
         started = time.monotonic()
         usage = _measured(_command(job, folder, size, shard_memory), folder / f"{job}.log")
         seconds = time.monotonic() - started
-        gib = [
-            f"{value / 2**30:.2f}" for value in (usage.driver, usage.other, usage.together, max(usage.read.values()))
-        ]
+        gib = [f"{value / 2**30:.2f}" for value in (usage.largest, usage.together, max(usage.read.values()))]
         yield f"| {count:,} | {job} | {seconds:.0f} | {count / seconds:.0f} | {' | '.join(gib)} |"
 
 
