@@ -53,8 +53,9 @@ class Decoder:
         for block in self._watched(blocks, cpus):
             result[block["row"]] = block["pixels"]
             missing[block["row"]] = False
-        for start in range(0, missing.sum(), PIECE):
-            chosen = np.flatnonzero(missing)[start : start + PIECE]
+        left = np.flatnonzero(missing)
+        for start in range(0, len(left), PIECE):
+            chosen = left[start : start + PIECE]
             result[chosen] = rows[chosen].pixels()
         return result
 
