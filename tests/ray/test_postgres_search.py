@@ -133,7 +133,7 @@ def test_drivers_share_a_study_and_its_trials_outlive_one_that_is_killed(
 ):
     options = {"trials": 6, "finalists": 1}
     killed, stays = (Driver(cluster, images, tmp_path, postgres.url, name, **options) for name in ("killed", "stays"))
-    for driver in (killed, stays):
+    for driver in (stays, killed):
         driver.wait_for("epoch 1/4")
     killed.process.kill()
     comes = Driver(cluster, images, tmp_path, postgres.url, "comes", **options)
@@ -144,10 +144,11 @@ def test_drivers_share_a_study_and_its_trials_outlive_one_that_is_killed(
     found = trials(postgres.url)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 6
     assert all([*trial.intermediate_values] == [1, 2, 3, 4] for trial in found)
-    begun = re.search(r"trial (\d): learning_rate", killed.end())
-    assert begun and f"trial {begun[1]}: learning_rate" in "".join(printed)
-    for number in range(6):  # each epoch of each trial is reported by one driver
-        lines = [f"trial {number} epoch {epoch}/4" for epoch in (1, 2, 3, 4)]
-        assert all("".join([killed.end(), *printed]).count(line) == 1 for line in lines), (number, printed)
+    last = re.findall(r"trial (\d): learning_rate", killed.end())[-1]
+    assert f"trial {last}: learning_rate" in "".join(printed)
+    for number in range(6):
+        counts = ["".join([killed.end(), *printed]).count(f"trial {number} epoch {epoch}/4") for epoch in (1, 2, 3, 4)]
+        # no epoch is reported twice; one that the killed driver never heard of comes with the next one, without a line
+        assert max(counts) == 1 and (sum(counts) == 4 or number == int(last)), (number, counts, printed)
     assert (tmp_path / "runs" / "s" / "finals" / "winner.json").exists()
     assert sum("finals and report: by process" in text for text in printed) == 1, printed
