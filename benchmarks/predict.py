@@ -57,7 +57,9 @@ def main(
         for _ in range(rounds):
             each, decoding, expected = _plain(gallery, network, views)
             pace["plain"].append(1 / each)
-            start, each, given = _ours(gallery, InferenceConfig((found.members,), views, precision, BATCH), found.size)
+            start, each, given = _ours(
+                gallery, InferenceConfig((found.members,), (found.size,), views, precision, BATCH)
+            )
             pace["ours"].append(1 / (each + decoding / cores()))
             pace["start"].append(start)
             difference = np.abs(expected - given).max()
@@ -82,13 +84,13 @@ def _plain(gallery: Any, network: Any, views: int) -> tuple[float, float, np.nda
     return (time.perf_counter() - started) / images, decoding / images, np.concatenate(found)
 
 
-def _ours(gallery: Any, way: Any, size: int) -> tuple[float, float, np.ndarray]:
+def _ours(gallery: Any, way: Any) -> tuple[float, float, np.ndarray]:
     """Predict by the pipeline; return seconds to the first chunk, seconds an image after it, and probabilities."""
     from ham_ray.inference.pipeline import chunks, predicted
 
-    stretches = chunks(gallery, size)
+    stretches = chunks(gallery, max(way.pixels))
     started, marks, found = time.perf_counter(), [], {}
-    for number, table in predicted(gallery, way, range(len(stretches)), size):
+    for number, table in predicted(gallery, way, range(len(stretches))):
         found[number] = np.stack(table["raw"].to_numpy(zero_copy_only=False))
         marks.append(time.perf_counter())
     each = (marks[-1] - marks[0]) / sum(len(found[n]) for n in [*found][2:])

@@ -115,7 +115,7 @@ def _ours(data: str, weights: str, depth: int, folder: str) -> dict[str, float]:
     same = {"epochs": 2, "patience": 0, "batch_size": BATCH, "augmentation": "light", "unfreeze_depth": depth}
     recipe = baseline("resnet50_finetuned").changed(**same, head_epochs=0, precision=choices.precision("auto", False))
     with connected():
-        images = choices.images(data, folder, None, False)
+        images = choices.images(data, folder, None, False, [recipe])
         start = choices.weights([weights], [recipe], images)["resnet50"]
         tables, _ = training._tables(images, recipe, start, folder)
         with tempfile.TemporaryDirectory(dir=folder) as place:

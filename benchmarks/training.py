@@ -89,7 +89,7 @@ def _name(recipe: Any) -> str:
     return recipe.family + (f", depth {recipe.model.unfreeze_depth}" if recipe.model.unfreeze_depth else "")
 
 
-def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, str] | None, float]:
+def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[str, Any] | None, float]:
     """Build tables of activations anew; return their folders and the seconds that took."""
     from ham_ray.training import activations, input_pipeline
 
@@ -98,7 +98,7 @@ def _tables(images: Any, recipe: Any, weights: Any, folder: str) -> tuple[dict[s
     return tables, time.perf_counter() - started if tables else 0.0
 
 
-def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str, str] | None, folder: str) -> Timed:
+def _ours(images: Any, recipe: Any, weights: Any, workers: int, tables: dict[str, Any] | None, folder: str) -> Timed:
     """Time Ray Train: HISTORY's first and median epoch, with what lay between the last two checkpoints beyond it."""
     from ham_ray.cluster import cluster_resources
     from ham_ray.runs import CHECKPOINTS

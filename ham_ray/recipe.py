@@ -88,6 +88,9 @@ class Optimizer(_Section):
     head_learning_rate: float = Field(1e-3, gt=0, description="peak while the head trains alone")
     warmup_epochs: float = Field(1.0, ge=0, description="linear rise to the peak at the start of each phase")
     weight_decay: float = Field(0.02, ge=0, description="decoupled (AdamW); biases and normalisation are exempt")
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="share of its learning rate that each stage leaves to the one below; 1 = all of it"
+    )
     averaging: float = Field(
         0.0, ge=0, lt=1, description="decay a step of a moving average of what is trained, which is kept; 0 = none"
     )

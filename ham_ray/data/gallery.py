@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -71,6 +71,14 @@ class Gallery(Protocol):
         """Take the images of a stretch of the rows, to be read here or elsewhere."""
         ...
 
+    def at(self, size: int) -> Gallery:
+        """Take the same images at another size, in pixels.
+
+        Raises:
+            UserError: they are stored at their size.
+        """
+        ...
+
     def load(self, rows: slice) -> Loaded:
         """Read and decode a stretch of the rows."""
         ...
@@ -105,6 +113,10 @@ class TableGallery:
     def stretch(self, rows: slice) -> Stretch:
         """Take a stretch of the rows with where they are stored."""
         return TableStretch(self.images.rows["image_id"].iloc[rows].tolist(), self._stored[rows])
+
+    def at(self, size: int) -> Gallery:
+        """Take the table itself at its own size; it has no other."""
+        return _table(self.images, size, self.images.card["geometry"]) if size != self.images.size else self
 
     @cached_property
     def _stored(self) -> StoredRows:
@@ -143,6 +155,10 @@ class FileGallery:
         """Take these images, with the files that they are in."""
         image_ids = self.rows["image_id"].iloc[rows].tolist()
         return FileStretch(image_ids, self.files[rows], self.size, self.geometry)
+
+    def at(self, size: int) -> Gallery:
+        """Take the same files, to be decoded to another size."""
+        return replace(self, size=size)
 
     def load(self, rows: slice) -> Loaded:
         """Read and decode the images; pictures that cannot be read become findings."""

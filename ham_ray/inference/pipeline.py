@@ -41,15 +41,22 @@ class InferenceConfig:
     """The models and the settings with which images are predicted.
 
     ensembles: each from the path of a saved model to its share in the mean, as in `saved.Saved.members`.
+    sizes: of the images that each ensemble takes, in pixels.
     views: how many of each image's eight symmetries are averaged; the first is the image itself.
     precision: "float32", or "bfloat16" for the convolutions.
     batch_size: images a forward pass.
     """
 
     ensembles: tuple[dict[str, float], ...]
+    sizes: tuple[int, ...]
     views: int = 1
     precision: str = "float32"
     batch_size: int = PREDICT_BATCH
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """The sizes, each once; of models of one size that size alone."""
+        return tuple(sorted(set(self.sizes)))
 
 
 def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1) -> np.ndarray:
@@ -60,10 +67,10 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
         rows: a stretch of `images.fold(…)`, as `images.read` takes it.
     """
     gallery = TableGallery(replace(images, rows=rows))
-    config = InferenceConfig(({model: 1.0},), views)
+    config = InferenceConfig(({model: 1.0},), (images.size,), views)
     result: dict[str, list[float]] = {}
     with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as advance:
-        for _, table in predicted(gallery, config, range(len(chunks(gallery, images.size))), images.size):
+        for _, table in predicted(gallery, config, range(len(chunks(gallery, images.size)))):
             result |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
             advance(len(result), len(rows))
     return np.array([result[image_id] for image_id in rows["image_id"]], np.float32)
@@ -75,12 +82,12 @@ def chunks(gallery: Gallery, size: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(gallery.rows), step)]
 
 
-def predicted(
-    gallery: Gallery, config: InferenceConfig, numbers: Sequence[int], size: int
-) -> Iterator[tuple[int, pa.Table]]:
+def predicted(gallery: Gallery, config: InferenceConfig, numbers: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
     """Predict the chunks of these numbers; yield each number with its table of `SCHEMA`, as they end."""
-    stretches = chunks(gallery, size)
-    work = [_Chunk(number, gallery.stretch(stretches[number])) for number in numbers]
+    galleries, stretches = {size: gallery.at(size) for size in config.pixels}, chunks(gallery, max(config.pixels))
+    work = [
+        _Chunk(number, {size: one.stretch(stretches[number]) for size, one in galleries.items()}) for number in numbers
+    ]
     for chunk, table in pool.mapped(partial(_Predictor, config), work, "prediction"):
         yield chunk.number, table
 
@@ -90,7 +97,7 @@ class _Chunk:
     """The images that are decoded together: all of the gallery that is sent to an actor, so that none gets it whole."""
 
     number: int
-    images: Stretch
+    images: dict[int, Stretch]  # by their size
 
 
 class _Predictor:
@@ -107,17 +114,19 @@ class _Predictor:
 
     def __call__(self, chunk: _Chunk) -> pa.Table:
         """Predict a chunk as a table of `SCHEMA`; images that cannot be read have a reason and no probabilities."""
-        loaded = chunk.images.load()
-        good, bad = loaded.image_ids, loaded.findings
+        loaded = {size: images.load() for size, images in chunk.images.items()}
+        first = next(iter(loaded.values()))  # what can be read can be read at any size
+        good, bad = first.image_ids, first.findings
         columns = {name: [""] * len(good) + [getattr(one, name) for one in bad] for name in Finding._fields}
         columns["image_id"][: len(good)] = good
         with self.computing:
-            raw = self._predicted(loaded.pixels)
+            raw = self._predicted({size: images.pixels for size, images in loaded.items()})
         return pa.table({**columns, "raw": [*raw, *[None] * len(bad)]}, schema=SCHEMA)
 
-    def _predicted(self, pixels: np.ndarray) -> np.ndarray:
-        views = [view(pixels, index) for index in range(self.config.views)]
-        return np.concatenate([self._mean(members, views) for members in self.ensembles], axis=1)
+    def _predicted(self, pixels: dict[int, np.ndarray]) -> np.ndarray:
+        views = {size: [view(one, index) for index in range(self.config.views)] for size, one in pixels.items()}
+        each = zip(self.ensembles, self.config.sizes, strict=True)
+        return np.concatenate([self._mean(members, views[size]) for members, size in each], axis=1)
 
     def _mean(self, members: list[tuple[Any, float]], pictures: list[np.ndarray]) -> np.ndarray:
         weights = [(model, picture, share / len(pictures)) for model, share in members for picture in pictures]

@@ -184,6 +184,10 @@ def _lowered(model: keras.Model) -> keras.Model:
     from ham_ray.models.folding import folded
 
     exact = {layer.name for layer in model.get_layer("head").layers}
+    architecture = registry.of_classifier(model)
+    if architecture:  # what is around its network: preprocessing and pooling
+        around = model.get_layer(architecture.name).layers
+        exact |= {layer.name for layer in around if not isinstance(layer, keras.Model)}
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
@@ -193,5 +197,4 @@ def _lowered(model: keras.Model) -> keras.Model:
 
     lowered = keras.models.clone_model(model, clone_function=clone, recursive=True)
     lowered.set_weights(model.get_weights())
-    architecture = registry.of_classifier(lowered)
     return folded(lowered, architecture.thin if architecture else None)

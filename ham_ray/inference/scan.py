@@ -25,6 +25,7 @@ from ham_ray.data.classes import Classes
 from ham_ray.errors import UserError
 from ham_ray.models import registry
 from ham_ray.models.saving import CLASSES, METADATA
+from ham_ray.models.vision_transformer import LINEAR, SCALE
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 LIMITS = {CONFIG: 16 << 20, METADATA: 1 << 20, WEIGHTS: 2 << 30}  # bytes, unpacked; usual are 180 kB and 97 MB
@@ -35,13 +36,16 @@ MAX_SIDE, MAX_WIDTH = 1024, 16384  # pixels; units or filters of a layer
 MAX_BUILT = 4 << 30  # bytes of all kernels by the bound below; usual are 0.5 GB
 # What the models of this project are made of. Not all of Keras: some of its layers read files or run graphs of others.
 _LAYERS = (
-    *("Activation", "Add", "BatchNormalization", "Conv2D", "Dense", "DepthwiseConv2D", "Dropout"),
-    *("GlobalAveragePooling2D", "InputLayer", "LayerNormalization", "MaxPooling2D", "Multiply", "Normalization"),
-    *("ReLU", "Rescaling", "Reshape", "Softmax", "ZeroPadding2D"),
+    *("Activation", "Add", "BatchNormalization", "Concatenate", "Conv2D", "Cropping1D", "Dense", "DepthwiseConv2D"),
+    *("Dropout", "EinsumDense", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "InputLayer", "LayerNormalization"),
+    *("MaxPooling2D", "MultiHeadAttention", "Multiply", "Normalization", "Permute", "ReLU", "Rescaling", "Reshape"),
+    *("Resizing", "Softmax", "ZeroPadding1D", "ZeroPadding2D"),
 )
+_INITIALIZERS = ("Constant", "GlorotUniform", "Ones", "TruncatedNormal", "VarianceScaling", "Zeros")
+_EQUATIONS = (LINEAR, SCALE)  # of EinsumDense: another could multiply any axes
 _ALLOWED = {
     *(("keras.layers", name) for name in _LAYERS),
-    *(("keras.initializers", name) for name in ("Constant", "GlorotUniform", "Ones", "VarianceScaling", "Zeros")),
+    *(("keras.initializers", name) for name in _INITIALIZERS),
     ("keras", "DTypePolicy"),
     ("keras.src.models.functional", "Functional"),
     ("keras", "Sequential"),
@@ -49,6 +53,8 @@ _ALLOWED = {
     ("keras.src.ops.numpy", "Flip"),
     (None, "__keras_tensor__"),  # what connects layers: shape and type
 }
+_WIDTHS = ("units", "filters", "groups", "projection_dim", "num_heads", "key_dim", "value_dim", "height", "width")
+_SHAPES = ("batch_shape", "input_shape", "target_shape", "output_shape")
 _CODE = re.compile(r"\w{1,100}")  # of a class
 _CHANNELS = (-1, 3, [-1], [3])  # axes
 _END = struct.Struct("<4s4xHHII")  # of a zip: signature, …, members here and in all, bytes of its directory, where
@@ -215,14 +221,11 @@ def _check_widths(objects: list[dict[str, Any]]) -> None:
     What enters a layer has at most as many channels as the widest layer or shape of the description: depthwise
     convolutions give no more channels than they take, and normalisation has a scale for each channel alone.
     """
-    widths = [
-        part[name] for part in objects for name in ("units", "filters", "groups", "projection_dim") if name in part
-    ]
-    shapes = [
-        part[name] for part in objects for name in ("batch_shape", "input_shape", "target_shape") if part.get(name)
-    ]
+    widths = [part[name] for part in objects for name in _WIDTHS if name in part]
+    shapes = [part[name] for part in objects for name in _SHAPES if part.get(name)]
     channels = [last for shape in shapes for last in _channels(shape)]
     areas = [part["kernel_size"] for part in objects if "kernel_size" in part]
+    areas += [part.get("output_shape") for part in objects if "equation" in part]
     sides = [side for area in areas for side in (area if isinstance(area, list) else [area])]
     if not all(isinstance(number, int) and 0 < number <= MAX_WIDTH for number in (*widths, *channels, *sides)):
         raise _Refused(f"is not taken: a layer has no width from 1 to {MAX_WIDTH:,}")
@@ -231,6 +234,10 @@ def _check_widths(objects: list[dict[str, Any]]) -> None:
         for part in objects
         if any(name in part for name in ("units", "filters", "depth_multiplier"))
     ]
+    kernels += [4 * part["num_heads"] * part.get("key_dim", 1) for part in objects if "num_heads" in part]
+    kernels += [sum(part["output_shape"]) for part in objects if "equation" in part]  # a kernel, and a bias a token
+    if wrong := [part["equation"] for part in objects if part.get("equation") not in (None, *_EQUATIONS)]:
+        raise _Refused(f"is not taken: a layer multiplies by {wrong[0]!a}")
     if any(part.get("depth_multiplier", 1) != 1 or part.get("axis", -1) not in _CHANNELS for part in objects):
         raise _Refused("is not taken: a layer multiplies channels, or normalises along more than those")
     if (most := 4 * max([*widths, *channels]) * sum(kernels)) > MAX_BUILT:

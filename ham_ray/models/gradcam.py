@@ -1,14 +1,17 @@
-"""Where a convolutional classifier looks: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of saved models."""
+"""Where a classifier looks: Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1 and 2) of saved models."""
 
 from __future__ import annotations
 
 import itertools
+import re
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
 from numpy.typing import NDArray
+
+from ham_ray.models.folding import Graph
 
 CORNER = 0.2  # of the side: a square in each corner, 16 % of the image in all
 DARK = 0.5  # of the whole image's brightness: what a corner with a vignette stays below
@@ -36,9 +39,39 @@ def grad_cam(model: keras.Model, pixels: NDArray[np.uint8], labels: NDArray[np.i
         chosen = tf.gather(logits, labels, batch_dims=1)
     weights = tf.reduce_mean(tf.cast(tape.gradient(chosen, features), tf.float32), axis=(1, 2), keepdims=True)
     maps = tf.nn.relu(tf.reduce_sum(weights * tf.cast(features, tf.float32), axis=-1)).numpy()
-    spread = _spread(maps, _centres(extract, pixels.shape[1]), pixels.shape[1])
-    sums = spread.sum(axis=(1, 2), keepdims=True)
-    return np.divide(spread, sums, out=np.full_like(spread, 1 / spread[0].size), where=sums > 0)
+    return _shares(_spread(maps, _centres(extract, pixels.shape[1]), pixels.shape[1]))
+
+
+def grad_cam_of_tokens(
+    model: keras.Model, pixels: NDArray[np.uint8], labels: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Compute what `grad_cam` does for a vision transformer, at the patches that enter its last block.
+
+    After that block the class token no longer looks at them.
+    """
+    whole = next(layer for layer in model.layers if isinstance(layer, keras.Model) and layer.name != "head")
+    base = next(layer for layer in whole.layers if isinstance(layer, keras.Model))
+    outer, inner = Graph(whole), Graph(base)
+    last = max(int(match[1]) for layer in base.layers if (match := re.match(r"block(\d+)_", layer.name)))
+    between, (before,) = inner.output(f"block{last - 1}_out"), outer.inputs(base.name)
+    enter, below = keras.Model(whole.input, outer.output(before.name)), keras.Model(base.input, between)
+    above, pool = keras.Model(between, base.output), keras.Model(outer.output(base.name), whole.output)
+    tokens = below(enter(pixels, training=False), training=False)
+    with tf.GradientTape() as tape:
+        tape.watch(tokens)
+        logits = model.get_layer("head")(pool(above(tokens, training=False)), training=False)
+        chosen = tf.gather(logits, labels, batch_dims=1)
+    gradients, patches = (tf.cast(one, tf.float32)[:, 1:] for one in (tape.gradient(chosen, tokens), tokens))
+    maps = tf.nn.relu(tf.reduce_sum(tf.reduce_mean(gradients, axis=1, keepdims=True) * patches, axis=-1)).numpy()
+    rows, size = round(maps.shape[1] ** 0.5), pixels.shape[1]
+    centres = (np.arange(rows) + 0.5) * size / rows - 0.5
+    return _shares(_spread(maps.reshape(-1, rows, rows), centres, size))
+
+
+def _shares(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each map by its sum; one of zeros becomes even."""
+    sums = maps.sum(axis=(1, 2), keepdims=True)
+    return np.divide(maps, sums, out=np.full_like(maps, 1 / maps[0].size), where=sums > 0)
 
 
 def _pool(model: keras.Model) -> layers.Layer | None:

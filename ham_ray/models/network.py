@@ -27,6 +27,7 @@ class Network:
     head: features to logits float32 [B, K].
     full_model: prefix and body as one, of plain Keras layers that hold the same variables: what is saved.
     trains_statistics: whether BatchNorm in the body learns its statistics (else it stays in inference mode).
+    below: how many stages up the head is from each variable of the body, by its path; 1 is the top stage.
     """
 
     prefix: keras.Model
@@ -34,6 +35,7 @@ class Network:
     head: keras.Model
     full_model: keras.Model
     trains_statistics: bool
+    below: dict[str, int]
 
     def logits(self, activations):
         """Compute logits float32 [B, K] from what the prefix gives, in inference mode."""
@@ -80,21 +82,20 @@ def build(recipe: Recipe, size: int, weights: Weights, classes: int) -> Network:
         UserError: the weights are not of the recipe's architecture, or this takes no images of that size.
     """
     architecture = registry.architecture(recipe.family)
-    if size not in architecture.sizes:
-        sizes = architecture.sizes
-        limits = f"{sizes.start} to {sizes.stop - 1} pixels"
-        raise UserError(f"{architecture.name} takes images of {limits}, not {size}; ingest them with another --size")
+    if fault := architecture.size_fault(size):
+        raise UserError(fault)
     keras.utils.set_random_seed(recipe.seed)
     keras.config.set_dtype_policy("mixed_bfloat16" if recipe.model.precision == "bfloat16" else "float32")
-    base, depth = architecture.build(size), len(architecture.stages)
+    base, depth = architecture.build(architecture.side(size)), len(architecture.stages)
     if architecture.pretrained:
-        load_backbone(base, weights)
+        load_backbone(base, weights, architecture.pretrained.load)
         depth = recipe.model.unfreeze_depth
     unfreeze(base, architecture, depth)
-    whole = pooled(architecture, base)
+    whole = pooled(architecture, base, size)
     computed = base if architecture.trains_statistics else folded(base, architecture.thin)
-    prefix, body = cut(architecture, computed, depth)
-    return Network(prefix, body, _head(whole.output_shape[-1], recipe, classes), whole, architecture.trains_statistics)
+    prefix, body = cut(architecture, computed, size, depth)
+    head = _head(whole.output_shape[-1], recipe, classes)
+    return Network(prefix, body, head, whole, architecture.trains_statistics, _below(base, architecture))
 
 
 def unfreeze(base: keras.Model, architecture: Architecture, depth: int) -> None:
@@ -109,6 +110,16 @@ def unfreeze(base: keras.Model, architecture: Architecture, depth: int) -> None:
         _freeze_statistics(base)
 
 
+def _below(base: keras.Model, architecture: Architecture) -> dict[str, int]:
+    """Count for each variable how many stages up the head is."""
+    stages = [*enumerate(reversed(architecture.stages), start=1)]
+    return {
+        variable.path: next(count for count, stage in stages if re.match(stage.layers, layer.name))
+        for layer in base.layers
+        for variable in layer.variables
+    }
+
+
 def _freeze_statistics(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -117,27 +128,33 @@ def _freeze_statistics(model: keras.Model) -> None:
             layer.trainable = False
 
 
-def pooled(architecture: Architecture, base: keras.Model) -> keras.Model:
+def pooled(architecture: Architecture, base: keras.Model, size: int) -> keras.Model:
     """Make the network with preprocessing and pooling: uint8 images [B, size, size, 3] to features [B, F]."""
-    images = _images(base.input_shape[1])
-    features = architecture.pool(base(architecture.preprocess(images)))
+    images = _images(size)
+    features = architecture.pool(base(_preprocessed(architecture, images)))
     return keras.Model(images, features, name=architecture.name)
 
 
-def cut(architecture: Architecture, base: keras.Model, depth: int) -> tuple[keras.Model, keras.Model]:
+def _preprocessed(architecture: Architecture, images: keras.KerasTensor) -> keras.KerasTensor:
+    """Convert uint8 images to what the network without top takes, of the size that it takes."""
+    result, side = architecture.preprocess(images), architecture.side(images.shape[1])
+    return result if side == images.shape[1] else layers.Resizing(side, side, dtype="float32")(result)
+
+
+def cut(architecture: Architecture, base: keras.Model, size: int, depth: int) -> tuple[keras.Model, keras.Model]:
     """Make the network with preprocessing and pooling, cut below its top `depth` stages: prefix and body."""
     if depth == 0:
-        prefix = pooled(architecture, base)
+        prefix = pooled(architecture, base, size)
         return prefix, _identity_model(keras.Input(prefix.output_shape[1:], name="features"))
     if depth == len(architecture.stages):
-        body = pooled(architecture, base)
+        body = pooled(architecture, base, size)
         return _identity_model(body.input), body
     between = Graph(base).output(architecture.stages[-depth - 1].output)
-    images = _images(base.input_shape[1])
+    images = _images(size)
     below = keras.Model(base.input, between, name=base.name + "_below")
     above = keras.Model(between, base.output, name=base.name + "_above")
     activations = keras.Input(between.shape[1:], dtype=between.dtype, name="activations")
-    prefix = keras.Model(images, below(architecture.preprocess(images)), name=base.name + "_prefix")
+    prefix = keras.Model(images, below(_preprocessed(architecture, images)), name=base.name + "_prefix")
     return prefix, keras.Model(activations, architecture.pool(above(activations)), name=base.name + "_body")
 
 

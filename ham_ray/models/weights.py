@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def resolve_weights(source: str, architecture: Architecture) -> Weights:
     return _download(architecture) if source == "imagenet" else _read(source, architecture)
 
 
-def load_backbone(model: keras.Model, weights: Weights) -> None:
-    """Load the weights into a backbone (a `keras.Model` without top).
+def load_backbone(model: keras.Model, weights: Weights, load: Callable[[keras.Model, str], None] | None = None) -> None:
+    """Load the weights into a backbone (a `keras.Model` without top), by `load` where its files are of another kind.
 
     Raises:
         UserError: the file's layers or shapes are not this backbone's, or its weights are not all finite.
@@ -64,7 +65,7 @@ def load_backbone(model: keras.Model, weights: Weights) -> None:
         file.write(weights.content)
         file.flush()
         try:
-            model.load_weights(file.name)
+            (load or keras.Model.load_weights)(model, file.name)
         except Exception as error:  # of another's or a damaged file Keras raises whatever it runs into
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"weights {weights.name} do not fit {model.name} without top: {reason}") from None
@@ -122,8 +123,8 @@ def _download(architecture: Architecture) -> Weights:
         ) from None
     finally:
         socket.setdefaulttimeout(before)
-    ours = architecture.build(architecture.sizes[0])
-    if layer_kinds(model) != layer_kinds(ours):
+    alike = architecture.pretrained.load or layer_kinds(model) == layer_kinds(architecture.build(architecture.sizes[0]))
+    if not alike:
         raise UserError(
             f"--weights imagenet: Keras's {model.name} has other layers than {architecture.name} here, so the weights "
             f"are of another network; {remedy}"

@@ -23,10 +23,10 @@ from ham_ray.models.network import build
 from ham_ray.recipe import Recipe
 from ham_ray.runs import CHECKPOINTS
 from ham_ray.training import input_pipeline, loop
+from ham_ray.training.activations import Cached
 from ham_ray.training.callbacks import HistoryFile
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.decoding import Decoder
-from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, Trainer, compile_key
 from ham_ray.training.trainable import check_batch
 
@@ -49,7 +49,7 @@ class Shared:
     pixels: dict[str, ray.ObjectRef]
     stored: ray.ObjectRef
     labels: dict[str, np.ndarray]
-    tables: dict[str, dict[str, str]]
+    tables: dict[str, dict[str, Cached]]
     place: str
     threads: int
 
@@ -158,19 +158,15 @@ def _worker_data(recipe: Recipe, shared: Shared) -> loop.WorkerData:
     """Make the data of a trial: from tables of activations, from images in the object store, or streamed ones."""
     check_batch(len(shared.labels["training"]), recipe.data.batch_size, workers=1)
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
-        stored, decoder = ray.get(shared.stored), Decoder()
-        shards = {
-            name: input_pipeline.Shard(
-                ray.get(shared.pixels[name])
-                if name in shared.pixels
-                else input_pipeline.StreamedImages(stored[name], decoder),
-                labels,
-            )
-            for name, labels in shared.labels.items()
-        }
-        if "training" in shared.pixels:
-            return input_pipeline.kept_batches(shards["training"], sampler), shards["validation"]
-        return input_pipeline.streamed_batches(stored["training"], sampler, decoder), shards["validation"]
+    decoder = Decoder()
 
-    return loop.worker_data(recipe, shared.labels, shared.classes, shared.tables.get(table_key(recipe)), plain)
+    def shard(name: str) -> input_pipeline.Shard:
+        if name in shared.pixels:
+            return input_pipeline.Shard(ray.get(shared.pixels[name]), shared.labels[name])
+        images = input_pipeline.StreamedImages(ray.get(shared.stored)[name], decoder)
+        return input_pipeline.Shard(images, shared.labels[name])
+
+    tables = shared.tables.get(table_key(recipe))
+    return loop.worker_data(
+        recipe, shared.labels, shared.classes, tables, lambda: (shard("training"), shard("validation"))
+    )

@@ -1,8 +1,9 @@
 """ACTIVATIONS: what a network's frozen prefix gives for each image and view, computed once, read memory-mapped.
 
-A table is a folder named by all that its content depends on. Blocks of rows are computed by Ray's actors, each written
-aside and renamed; `table.json` with their checksums comes last. An interrupted build goes on where it was, and blocks
-whose checksums do not match are computed again.
+A table is of all images, whatever the folds: a folder named by all that its content depends on. Its blocks of rows are
+computed by Ray's actors once a split needs one of their rows, each written aside and renamed; `table.json` with their
+checksums comes last. An interrupted build goes on where it was, and blocks whose checksums do not match are computed
+again.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import shutil
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -36,17 +37,29 @@ from ham_ray.training.augment import view
 BLOCK = 128  # images a file
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
+_BUILDING = threading.Lock()
 _DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype("float16"), "float32": np.dtype("float32")}
 
 
-class Activations:
-    """An opened table, or a stretch `rows` of it: half precision on disk, the prefix's own dtype when read."""
+@dataclass(frozen=True)
+class Cached:
+    """The images of a split in a table: its folder, and their rows in it, int32[n]."""
 
-    def __init__(self, path: str, rows: slice = slice(None)) -> None:
-        about = json.loads(Path(path, _ABOUT).read_bytes())
+    path: str
+    rows: np.ndarray
+
+
+class Activations:
+    """The images of a split, or a stretch of them: half precision on disk, the prefix's own dtype when read."""
+
+    def __init__(self, cached: Cached, stretch: slice = slice(None)) -> None:
+        about = json.loads(Path(cached.path, _ABOUT).read_bytes())
         self._dtype, stored = (_DTYPES[about[name]] for name in ("dtype", "stored"))
-        self._blocks = [np.load(Path(path, name), mmap_mode="r").view(stored) for name in about["checksums"]]
-        self._rows = range(about["rows"])[rows]
+        self._rows = cached.rows[stretch]
+        self._blocks = {
+            number: np.load(Path(cached.path, _name(number)), mmap_mode="r").view(stored)
+            for number in np.unique(self._rows // BLOCK).tolist()
+        }
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -54,7 +67,7 @@ class Activations:
     @property
     def bytes_each(self) -> int:
         """Bytes of one view of an image, as it is taken."""
-        return int(np.prod(self._blocks[0].shape[2:])) * self._dtype.itemsize
+        return int(np.prod(next(iter(self._blocks.values())).shape[2:])) * self._dtype.itemsize
 
     def __getitem__(self, stretch: slice | np.ndarray) -> np.ndarray:
         """Read the activations of the images as they are: view 0."""
@@ -63,28 +76,46 @@ class Activations:
 
     def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Read the activations [n, …] of the images at `places` int[n], each in its view of `views` int[n]."""
-        pairs = zip((places + self._rows.start).tolist(), views.tolist(), strict=True)
-        result = [self._blocks[path // BLOCK][path % BLOCK, chosen] for path, chosen in pairs]
+        pairs = zip(self._rows[places].tolist(), views.tolist(), strict=True)
+        result = [self._blocks[row // BLOCK][row % BLOCK, chosen] for row, chosen in pairs]
         return np.stack(result).astype(self._dtype, copy=False)
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A table to be built: its folder, the rows of IMAGES, and how many views of each image."""
+    """A table as far as a split needs it.
+
+    path: its folder; images: how many it is of; views: of each of them; rows: that are needed, int32[n].
+    """
 
     path: Path
-    rows: pd.DataFrame
+    images: int
     views: int
+    rows: np.ndarray
 
     @property
     def blocks(self) -> list[str]:
-        """The names of the block files."""
-        return [f"block-{number:05d}.npy" for number in range(-(-len(self.rows) // BLOCK))]
+        """The names of the files that are needed."""
+        return [_name(number) for number in np.unique(self.rows // BLOCK).tolist()]
 
-    def stretch(self, block: str) -> pd.DataFrame:
+    def stretch(self, block: str) -> slice:
         """Return the rows of a block."""
-        number = int(block[6:11])
-        return self.rows.iloc[number * BLOCK : (number + 1) * BLOCK]
+        start = int(block[6:11]) * BLOCK
+        return slice(start, min(start + BLOCK, self.images))
+
+    def passes(self, blocks: Iterable[str]) -> int:
+        """Count the forward passes of these blocks: their images in all views."""
+        stretches = map(self.stretch, blocks)
+        return self.views * sum(stretch.stop - stretch.start for stretch in stretches)
+
+    def checksums(self) -> dict[str, int]:
+        """Read those of the blocks that have been computed so far."""
+        about = self.path / _ABOUT
+        return json.loads(about.read_bytes())["checksums"] if about.exists() else {}
+
+
+def _name(block: int) -> str:
+    return f"block-{block:05d}.npy"
 
 
 def folder(out: str) -> str:
@@ -94,8 +125,8 @@ def folder(out: str) -> str:
 
 def prepare(
     images: Images, rows: dict[str, pd.DataFrame], recipe: Recipe, weights: Weights, folder: str, budget: float
-) -> dict[str, str] | None:
-    """Build the tables of the training and validation rows that do not exist yet; return the folder of each.
+) -> dict[str, Cached] | None:
+    """Compute what the tables of the training and validation rows still lack; return where the rows are.
 
     Return None where the plain path, without tables, is taken.
 
@@ -109,26 +140,37 @@ def prepare(
 
 @dataclass(frozen=True)
 class Planned:
-    """Tables that fit, before the missing ones are built."""
+    """Tables that fit, before the missing blocks are computed."""
 
     images: Images
     recipe: Recipe
     weights: Weights
     tables: dict[str, _Table]
-    missing: dict[str, _Table]
+    missing: dict[str, list[str]]
     bytes_each: int  # of one view of an image
     dtype: str
 
-    def built(self) -> dict[str, str]:
-        """Build the missing tables, and return the folders of all."""
-        if self.missing:
-            _build(self.missing, self.images, self.recipe, self.weights, self.dtype)
-        return {name: str(table.path) for name, table in self.tables.items()}
+    def built(self) -> dict[str, Cached]:
+        """Compute the missing blocks, and return where the rows of all splits are."""
+        with _BUILDING:  # trainings at once share tables
+            lacking: dict[str, list[str]] = {}
+            taken: set[Path] = set()  # the same table may serve training and validation
+            for name, table in self.tables.items():
+                known = table.checksums()
+                blocks = [block for block in self.missing[name] if block not in known]
+                lacking[name] = [block for block in blocks if table.path / block not in taken]
+                taken |= {table.path / block for block in lacking[name]}
+            if taken:
+                _build(self, lacking)
+        return {name: Cached(str(table.path), table.rows) for name, table in self.tables.items()}
 
     def sizes(self, missing: bool = False) -> dict[Path, int]:
-        """Return the bytes of each table, or of the missing ones alone."""
-        chosen = self.missing if missing else self.tables
-        return {table.path: len(table.rows) * table.views * self.bytes_each for table in chosen.values()}
+        """Return the bytes of what is needed of each table, or of what is missing of it."""
+        blocks = self.missing if missing else {name: table.blocks for name, table in self.tables.items()}
+        result: dict[Path, int] = {}
+        for name, table in self.tables.items():
+            result[table.path] = result.get(table.path, 0) + table.passes(blocks[name]) * self.bytes_each
+        return result
 
 
 def planned(
@@ -154,7 +196,7 @@ def planned(
         for name, count in views.items()
         if name in rows
     }
-    missing = {name: table for name, table in tables.items() if not _sound(table)}
+    missing = {name: _missing(table) for name, table in tables.items()}
     result = Planned(images, recipe, weights, tables, missing, int(np.prod(shape)) * 2, dtype)
     whole, lacking = sum(result.sizes().values()), sum(result.sizes(missing=True).values())
     if reason := _too_large(whole, lacking, folder, budget, promised):
@@ -187,9 +229,10 @@ def _too_large(whole: int, missing: int, folder: str, budget: float, promised: i
     return None
 
 
-def _told(tables: dict[str, _Table], missing: dict[str, _Table], shape: tuple[int, ...]) -> str:
+def _told(tables: dict[str, _Table], missing: dict[str, list[str]], shape: tuple[int, ...]) -> str:
     views = "×".join(map(str, shape)) + f" for each image and view ({tables['training'].views} in training)"
-    return views + ("; computed once now" if missing else "; there already")
+    passes = sum(table.passes(missing[name]) for name, table in tables.items())
+    return views + (f"; {passes:,} views computed once now" if passes else "; there already")
 
 
 @cache
@@ -208,7 +251,10 @@ def _table(
     folder: str,
     shape: tuple[int, ...],
 ) -> _Table:
-    """Describe the table, its folder named by all that its content depends on. Random weights come from the seed."""
+    """Describe the table that these rows are in, its folder named by all that its content depends on.
+
+    Random weights come from the seed.
+    """
     depends_on = {
         "code": CODE,
         "architecture": registry.architecture(recipe.family).name,
@@ -218,26 +264,26 @@ def _table(
         "images": images.fingerprint,
         "geometry": images.card.get("geometry"),
         "size": images.size,
-        "ids": hashlib.sha256("\0".join(rows["image_id"]).encode()).hexdigest(),
+        "ids": hashlib.sha256("\0".join(images.rows["image_id"]).encode()).hexdigest(),
         "views": views,
         "shape": shape,
         "block": BLOCK,
     }
-    return _Table(Path(folder, digest(depends_on)), rows, views)
+    return _Table(Path(folder, digest(depends_on)), len(images.rows), views, rows.index.to_numpy(np.int32))
 
 
-def _sound(table: _Table) -> bool:
-    """Say whether the table is complete and every block has its checksum; delete damaged blocks."""
-    if not (table.path / _ABOUT).exists():
-        return False
-    checksums = json.loads((table.path / _ABOUT).read_bytes())["checksums"]
-    damaged = [name for name, expected in checksums.items() if _checksum(table.path / name) != expected]
-    for name in damaged:
-        print(f"activations: {table.path / name} is damaged or gone; computing it again", flush=True)
-        (table.path / name).unlink(missing_ok=True)
+def _missing(table: _Table) -> list[str]:
+    """List the needed blocks that are to be computed; delete damaged ones."""
+    known = table.checksums()
+    damaged = [block for block in table.blocks if block in known and _checksum(table.path / block) != known[block]]
+    for block in damaged:
+        print(f"activations: {table.path / block} is damaged or gone; computing it again", flush=True)
+        (table.path / block).unlink(missing_ok=True)
     if damaged:
-        (table.path / _ABOUT).unlink()
-    return not damaged
+        about = json.loads((table.path / _ABOUT).read_bytes())
+        sound = {block: checksum for block, checksum in known.items() if block not in damaged}
+        storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": sound}))
+    return [block for block in table.blocks if block not in known or block in damaged]
 
 
 def _checksum(path: Path) -> int | None:
@@ -248,28 +294,30 @@ def _checksum(path: Path) -> int | None:
         return None
 
 
-def _build(tables: dict[str, _Table], images: Images, recipe: Recipe, weights: Weights, dtype: str) -> None:
-    """Compute the missing blocks of all tables by actors, one a node, then write each table's list of blocks."""
-    done = {name: {block: _checksum(table.path / block) for block in table.blocks} for name, table in tables.items()}
-    stored = "bfloat16" if dtype == "bfloat16" else "float16"
-    missing = [
-        _Block(name, table.path / block, images.stored(table.stretch(block)), table.views)
-        for name, table in tables.items()
+def _build(plan: Planned, missing: dict[str, list[str]]) -> None:
+    """Compute these blocks by actors, one a node, but for those that an interrupted build left; then list them."""
+    done = {
+        name: {block: _checksum(plan.tables[name].path / block) for block in blocks} for name, blocks in missing.items()
+    }
+    ahead = [
+        _Block(name, table.path / block, plan.images.stored(plan.images.rows.iloc[table.stretch(block)]), table.views)
+        for name, table in plan.tables.items()
         for block, checksum in done[name].items()
         if checksum is None
     ]
-    total = sum(len(table.rows) * table.views for table in tables.values())
-    made = total - sum(block.cost for block in missing)
-    count = f"{sum(len(table.rows) for table in tables.values()):,} images"
-    with step("activations", f"{total:,} views of {count}"), progress("activations", "views") as advance:
-        builder = partial(_Builder, recipe, images.size, weights, stored)
-        for block, checksum in pool.mapped(builder, missing, "activations"):
+    total = sum(plan.tables[name].passes(blocks) for name, blocks in missing.items())
+    made = total - sum(block.cost for block in ahead)
+    stored = "bfloat16" if plan.dtype == "bfloat16" else "float16"
+    with step("activations", f"{total:,} views of images"), progress("activations", "views") as advance:
+        builder = partial(_Builder, plan.recipe, plan.images.size, plan.weights, stored)
+        for block, checksum in pool.mapped(builder, ahead, "activations"):
             done[block.table][block.path.name] = checksum
             made += block.cost
             advance(made, total)
-    for name, table in tables.items():
-        about = {"rows": len(table.rows), "views": table.views, "dtype": dtype, "stored": stored}
-        storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": done[name]}))
+    for name, table in plan.tables.items():
+        about = {"rows": table.images, "views": table.views, "dtype": plan.dtype, "stored": stored}
+        listed = dict(sorted({**table.checksums(), **done[name]}.items()))
+        storage.write_bytes(table.path / _ABOUT, runs.to_json({**about, "checksums": listed}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -75,11 +75,14 @@ def growing(workers: int, fit: Callable[[], Resources | None]) -> Iterator[Any]:
 
     def watch() -> None:
         while not done.wait(_LOOK):
-            larger = fit()
-            if larger is not None and larger.workers > workers:
-                print(f"elastic training: room for {larger.workers} workers, from the end of this epoch", flush=True)
-                ray.get(end.stop.remote())
-                return
+            with suppress(Exception):  # Ray's head does not answer: who trains gets the error
+                larger = fit()
+                if larger is not None and larger.workers > workers:
+                    ray.get(end.stop.remote())
+                    print(
+                        f"elastic training: room for {larger.workers} workers, from the end of this epoch", flush=True
+                    )
+                    return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -20,7 +20,7 @@ from ham_ray.data.images import Images
 from ham_ray.data.stored import StoredRows
 from ham_ray.errors import UserError
 from ham_ray.recipe import Recipe
-from ham_ray.training.activations import Activations
+from ham_ray.training.activations import Activations, Cached
 from ham_ray.training.augment import DRAWS, chosen_views, draw
 from ham_ray.training.decoding import Decoder, dataset
 from ham_ray.training.sampler import WINDOW, Sampler, evaluation_bounds
@@ -45,7 +45,7 @@ class Splits:
     stored: dict[str, StoredRows]
     datasets: dict[str, Dataset]
     kept: tuple[str, ...]
-    activations: dict[str, str] | None = None
+    activations: dict[str, Cached] | None = None
     window: int = WINDOW
 
 
@@ -77,7 +77,7 @@ def split(
     recipe: Recipe,
     workers: int,
     shard_memory: float,
-    activations: dict[str, str] | None = None,
+    activations: dict[str, Cached] | None = None,
     window: int = WINDOW,
     ahead: bool = True,
 ) -> Splits:
@@ -143,15 +143,15 @@ def make_sampler(recipe: Recipe, rows: int, rank: int = 0, workers: int = 1, win
     return Sampler(rows, recipe.data.batch_size, recipe.seed, rank, workers, window)
 
 
-def cached_shard(path: str, labels: np.ndarray, rank: int, workers: int) -> Shard:
+def cached_shard(cached: Cached, labels: np.ndarray, rank: int, workers: int) -> Shard:
     """Take a worker's shard of the validation split from a table of activations; `labels` are of the whole split."""
     bounds = evaluation_bounds(len(labels), rank, workers)
-    return Shard(Activations(path, bounds), labels[bounds])
+    return Shard(Activations(cached, bounds), labels[bounds])
 
 
-def cached_batches(path: str, labels: np.ndarray, recipe: Recipe, sampler: Sampler) -> Batches:
+def cached_batches(cached: Cached, labels: np.ndarray, recipe: Recipe, sampler: Sampler) -> Batches:
     """Make the batches from a table of activations: the same images, in the views that augmentation makes of them."""
-    table, labels_here, share = Activations(path, sampler.bounds), labels[sampler.bounds], sampler.share
+    table, labels_here, share = Activations(cached, sampler.bounds), labels[sampler.bounds], sampler.share
     mine = slice(sampler.rank * share, (sampler.rank + 1) * share)
 
     def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -191,27 +191,21 @@ def decoded(rows: StoredRows) -> Shard:
         )
 
 
-def kept_batches(shard: Shard, sampler: Sampler) -> Batches:
-    """Make the batches from a shard in memory."""
+def image_batches(shard: Shard, sampler: Sampler) -> Batches:
+    """Make the batches of a worker's training images: the same ones, in memory or streamed."""
+    inputs, labels = shard.inputs, shard.labels
 
-    def batches(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def kept(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for rows in sampler.order(epoch)[first:]:
-            yield shard.inputs[rows], shard.labels[rows]
+            yield inputs[rows], labels[rows]
 
-    return batches
-
-
-def streamed_batches(rows: StoredRows, sampler: Sampler, decoder: Decoder) -> Batches:
-    """Make the batches from where the shard's rows are stored: those of `kept_batches`."""
-
-    def batches(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def streamed(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        assert isinstance(inputs, StreamedImages)
         order = sampler.order(epoch)[first:]
-        chosen = rows[order.ravel()]
-        pixels = decoder.stream(chosen, sampler.window_steps * sampler.share)
-        labels = chosen.labels.reshape(order.shape)
-        return zip(_cut(pixels, sampler.share), labels, strict=True)
+        pixels = inputs.in_order(order.ravel(), sampler.window_steps * sampler.share)
+        return zip(_cut(pixels, sampler.share), labels[order], strict=True)
 
-    return batches
+    return streamed if isinstance(inputs, StreamedImages) else kept
 
 
 def _cut(pieces: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
@@ -228,7 +222,7 @@ def _cut(pieces: Iterator[np.ndarray], length: int) -> Iterator[np.ndarray]:
 
 
 class StreamedImages:
-    """Images decoded anew each time they are read: `Inputs` for slices that follow each other."""
+    """Images decoded anew each time they are read: `Inputs` for slices that follow each other, or in another order."""
 
     def __init__(self, rows: StoredRows, decoder: Decoder) -> None:
         self.rows, self.decoder = rows, decoder
@@ -252,3 +246,7 @@ class StreamedImages:
         joined = np.concatenate(pieces)
         self._at, self._ready = stop, joined[stop - start :]
         return joined[: stop - start]
+
+    def in_order(self, rows: np.ndarray, window: int) -> Iterator[np.ndarray]:
+        """Read the rows of these numbers in this order, some at a time; so many of them are read together."""
+        return self.decoder.stream(self.rows[rows], window)

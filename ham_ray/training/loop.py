@@ -17,11 +17,11 @@ from ham_ray.evaluation import metrics
 from ham_ray.models.network import Network
 from ham_ray.recipe import Recipe
 from ham_ray.training import input_pipeline
-from ham_ray.training.activations import Activations
+from ham_ray.training.activations import Activations, Cached
 from ham_ray.training.callbacks import Callback
 from ham_ray.training.checkpoints import Checkpoint, Checkpoints
 from ham_ray.training.input_pipeline import Batches, Shard
-from ham_ray.training.sampler import WINDOW, Sampler
+from ham_ray.training.sampler import WINDOW
 from ham_ray.training.schedule import Phase, learning_rate, phase_at
 from ham_ray.training.step import Replica, Trainer
 
@@ -59,15 +59,16 @@ def worker_data(
     recipe: Recipe,
     labels: dict[str, np.ndarray],
     classes: int,
-    tables: dict[str, str] | None,
-    plain: Callable[[Sampler], tuple[Batches, Shard | None]],
+    tables: dict[str, Cached] | None,
+    images: Callable[[], tuple[Shard, Shard | None]],
     rank: int = 0,
     workers: int = 1,
     window: int = WINDOW,
 ) -> WorkerData:
-    """The data of a worker: from tables of activations where there are any, else the batches and part of `plain`.
+    """Make the data of a worker: from tables of activations where there are any, else from images.
 
-    `labels` are of the whole training and validation splits, from 0 to `classes` - 1.
+    `images` makes its shards of training and validation images. `labels` are of the whole splits, from 0 to
+    `classes` - 1.
     """
     sampler = input_pipeline.make_sampler(recipe, len(labels["training"]), rank, workers, window)
     if tables:
@@ -75,7 +76,8 @@ def worker_data(
         held_out = tables.get("validation")
         validation = input_pipeline.cached_shard(held_out, labels["validation"], rank, workers) if held_out else None
     else:
-        batches, validation = plain(sampler)
+        training, validation = images()
+        batches = input_pipeline.image_batches(training, sampler)
     counts = np.bincount(labels["training"], minlength=classes)
     small = tables is not None and Activations(tables["training"]).bytes_each <= SMALL
     calls = STEPS_A_CALL if small else 1

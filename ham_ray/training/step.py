@@ -21,6 +21,7 @@ from ham_ray.recipe import Recipe
 from ham_ray.training.augment import DRAWS, augment, draw
 from ham_ray.training.input_pipeline import Inputs
 from ham_ray.training.objectives import OBJECTIVES
+from ham_ray.training.optimizer import StagedAdamW
 from ham_ray.training.schedule import Phase
 
 PREDICT_BATCH = 128
@@ -173,9 +174,7 @@ class Trainer:
         head_only = phase.name == "head" or not self.network.body.trainable_variables
         variables = (self.network.head if head_only else self.network).trainable_variables
         with self.replica.strategy.scope():
-            optimizer = keras.optimizers.AdamW(
-                phase.peak, weight_decay=self.recipe.optimizer.weight_decay, use_ema=self.recipe.optimizer.averaging > 0
-            )
+            optimizer = self._optimizer(phase.peak, variables)
             optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             optimizer.build(variables)
         statistics = self.network.trains_statistics and not head_only
@@ -200,6 +199,13 @@ class Trainer:
 
         many = tf.function(global_steps, autograph=False, reduce_retracing=True)
         return _Compiled(variables, optimizer, tf.function(global_step, autograph=False), many)
+
+    def _optimizer(self, rate: float, variables: list[keras.Variable]) -> keras.optimizers.AdamW:
+        chosen, below = self.recipe.optimizer, self.network.below
+        options = {"learning_rate": rate, "weight_decay": chosen.weight_decay, "use_ema": chosen.averaging > 0}
+        if chosen.layer_decay == 1:
+            return keras.optimizers.AdamW(**options)
+        return StagedAdamW([chosen.layer_decay ** below.get(one.path, 0) for one in variables], **options)
 
     def _forward(self, inputs: tf.Tensor) -> tf.Tensor:
         def probabilities(x: tf.Tensor) -> tf.Tensor:

@@ -33,7 +33,6 @@ from ham_ray.training import elastic, input_pipeline, log_relay, loop
 from ham_ray.training.callbacks import Barrier, Callback, Console, Elastic, RayTrain
 from ham_ray.training.checkpoints import Checkpoints
 from ham_ray.training.decoding import Decoder
-from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
 RESTARTS = 3  # of the workers, after one was killed
@@ -230,27 +229,20 @@ class _Source:
         config, replica = self.config, self.replica
         labels, classes, tables = config["labels"], len(config["classes"]), config["activations"]
         return loop.worker_data(
-            self.recipe, labels, classes, tables, self._plain, replica.rank, replica.workers, config["window"]
+            self.recipe, labels, classes, tables, self._images, replica.rank, replica.workers, config["window"]
         )
 
     def shard(self, name: str) -> input_pipeline.Shard:
         """This worker's shard of a split: kept in memory where it was decoded for that, else streamed."""
-        sampler = self._sampler()
+        replica, training = self.replica, len(self.stored["training"])
+        sampler = input_pipeline.make_sampler(self.recipe, training, replica.rank, replica.workers)
         rows = input_pipeline.shard_rows(name, self.stored[name], sampler)
         if name in self.config["kept"]:
             return input_pipeline.kept_shard(name, rows, sampler.rank, self.decoder, self.config["ahead"])
         return input_pipeline.Shard(input_pipeline.StreamedImages(rows, self.decoder), rows.labels)
 
-    def _plain(self, sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard | None]:
-        validation = self.shard("validation") if "validation" in self.stored else None
-        if "training" in self.config["kept"]:
-            return input_pipeline.kept_batches(self.shard("training"), sampler), validation
-        rows = input_pipeline.shard_rows("training", self.stored["training"], sampler)
-        return input_pipeline.streamed_batches(rows, sampler, self.decoder), validation
-
-    def _sampler(self) -> Sampler:
-        replica, rows = self.replica, len(self.stored["training"])
-        return input_pipeline.make_sampler(self.recipe, rows, replica.rank, replica.workers)
+    def _images(self) -> tuple[input_pipeline.Shard, input_pipeline.Shard | None]:
+        return self.shard("training"), self.shard("validation") if "validation" in self.stored else None
 
 
 def _limit_threads() -> None:

@@ -40,7 +40,7 @@ def number(option: str, values: float | None, least: float, most: float = 1e9) -
 
 def size(option: str, values: int | None) -> None:
     """Refuse a side of images, in pixels, that ingest does not make; None is an option that was left out."""
-    whole(option, values, 16, 1024, " pixels, and the default is 128")
+    whole(option, values, 16, 1024, " pixels")
 
 
 def name(option: str, values: str | None) -> None:

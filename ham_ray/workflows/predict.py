@@ -79,25 +79,24 @@ class Options:
 
     @cached_property
     def pixels(self) -> tuple[int, str]:
-        """Size and geometry, which all models must share."""
+        """The greatest of the models' sizes, and the geometry that all of them share."""
         models, asked = self.found, self.geometry
-        sizes = {model.name: model.size for model in models}
-        if len(set(sizes.values())) > 1:
-            each = ", ".join(f"{name} {size} px" for name, size in sizes.items())
-            raise UserError(f"the models take images of different sizes: {each}; predict with each by itself")
         known = {model.geometry for model in models if model.geometry}
         if asked and known - {asked}:
             raise UserError(f"--geometry {asked}: the model was trained on images made by {', '.join(sorted(known))}")
         if len(known) > 1:
             raise UserError(f"the models take images of different geometry: {', '.join(sorted(known))}")
-        return models[0].size, asked or (known.pop() if known else DEFAULT_GEOMETRY)
+        return max(model.size for model in models), asked or (known.pop() if known else DEFAULT_GEOMETRY)
 
     @cached_property
     def gallery(self) -> Gallery:
         """The images to be predicted, listed."""
         from ham_ray.data.gallery import open_gallery
 
-        return open_gallery(self.images, *self.pixels)
+        result = open_gallery(self.images, *self.pixels)
+        for model in self.found:
+            result.at(model.size)  # a table has one size
+        return result
 
 
 def run(options: Options) -> None:

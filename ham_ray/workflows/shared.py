@@ -17,4 +17,7 @@ Weights = Annotated[
     list[str], Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable")
 ]
 Precision = Annotated[str, choice(PRECISIONS, "auto: what the processor is fast in")]
-Size = Annotated[int | None, Option(help="pixels, when an archive is ingested; default 128, sample 64")]
+Size = Annotated[
+    int | None,
+    Option(help="pixels, where an archive is ingested; default: what the networks want, sample 64"),
+]

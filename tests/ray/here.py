@@ -15,7 +15,6 @@ from ham_ray.models.weights import RANDOM
 from ham_ray.recipe import Recipe
 from ham_ray.training import input_pipeline, loop
 from ham_ray.training.checkpoints import Checkpoints
-from ham_ray.training.sampler import Sampler
 from ham_ray.training.step import Replica, predict
 
 
@@ -33,12 +32,11 @@ def train_here(recipe: Recipe, images: Images, folder: Path, tables: dict[str, s
     labels = {name: frame["label"].to_numpy(np.int32) for name, frame in rows.items()}
     pixels = {name: read_pixels(images, frame) for name, frame in rows.items()}
 
-    def plain(sampler: Sampler) -> tuple[input_pipeline.Batches, input_pipeline.Shard]:
-        parts = {name: input_pipeline.Shard(pixels[name], labels[name]) for name in ("training", "validation")}
-        return input_pipeline.kept_batches(parts["training"], sampler), parts["validation"]
+    def shard(name: str) -> input_pipeline.Shard:
+        return input_pipeline.Shard(pixels[name], labels[name])
 
     network = build(recipe, images.size, RANDOM, 7)
-    task = loop.worker_data(recipe, labels, 7, tables, plain)
+    task = loop.worker_data(recipe, labels, 7, tables, lambda: (shard("training"), shard("validation")))
     replica, told = Replica(tf.distribute.get_strategy()), Checkpoints(str(folder))
     progress = loop.train(recipe, network, task, replica, told, print)
     classifier = network.classifier()

@@ -22,7 +22,7 @@ from ham_ray.models.network import build
 from ham_ray.models.weights import RANDOM, Weights
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import activations, input_pipeline
-from ham_ray.training.activations import Activations
+from ham_ray.training.activations import Activations, Cached
 from ham_ray.training.augment import view
 
 pytestmark = pytest.mark.ray
@@ -32,7 +32,7 @@ FINETUNED = baseline("resnet50_finetuned").changed(
 )
 
 
-def tables(images: Images, recipe: Recipe, folder: Path, budget: float = 2**30) -> dict[str, str] | None:
+def tables(images: Images, recipe: Recipe, folder: Path, budget: float = 2**30) -> dict[str, Cached] | None:
     return activations.prepare(images, input_pipeline.split_rows(images, recipe), recipe, RANDOM, str(folder), budget)
 
 
@@ -41,27 +41,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("activations")
 
 
-def copied(found: dict[str, str], folder: Path) -> Path:
+def copied(found: dict[str, Cached], folder: Path) -> Path:
     """Both tables, copied to a folder; the path of the training table there."""
-    copies = {name: Path(shutil.copytree(path, folder / Path(path).name)) for name, path in found.items()}
+    copies = {
+        name: Path(shutil.copytree(one.path, folder / Path(one.path).name, dirs_exist_ok=True))
+        for name, one in found.items()
+    }
     return copies["training"]
 
 
+def paths(found: dict[str, Cached] | None, folder: Path | None = None) -> dict[str, Path]:
+    """Where the tables are, or would be in another folder."""
+    assert found is not None
+    return {name: (folder or Path(one.path).parent) / Path(one.path).name for name, one in found.items()}
+
+
 @pytest.fixture(scope="module")
-def frozen(cluster: str, images: Images, folder: Path) -> dict[str, str]:
+def frozen(cluster: str, images: Images, folder: Path) -> dict[str, Cached]:
     found = tables(images, FROZEN, folder)
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def finetuned(cluster: str, images: Images, folder: Path) -> dict[str, str]:
+def finetuned(cluster: str, images: Images, folder: Path) -> dict[str, Cached]:
     found = tables(images, FINETUNED, folder)
     assert found is not None
     return found
 
 
-def test_a_table_holds_what_the_prefix_gives_for_each_view(finetuned: dict[str, str], images: Images):
+def test_a_table_holds_what_the_prefix_gives_for_each_view(finetuned: dict[str, Cached], images: Images):
     rows = images.fold(*FINETUNED.training_folds)
     pixels = read_pixels(images, rows)[100:140]
     prefix = build(FINETUNED, images.size, RANDOM, 7).prefix
@@ -88,7 +97,7 @@ def test_training_from_the_table_is_training_from_images(request, images: Images
     assert abs(cached.network.feature_spread(table[:]) - spread) < 1e-2
 
 
-def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Images):
+def test_two_workers_read_the_batches_of_one(frozen: dict[str, Cached], images: Images):
     labels = images.fold(*FROZEN.training_folds)["label"].to_numpy(np.int32)
     whole, *shares = (
         list(input_pipeline.cached_batches(frozen["training"], labels, FROZEN, sampler)(epoch=1))
@@ -100,7 +109,7 @@ def test_two_workers_read_the_batches_of_one(frozen: dict[str, str], images: Ima
             np.testing.assert_array_equal(together, np.concatenate([here, there]))
 
 
-def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images: Images):
+def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, Cached], images: Images):
     labels = images.fold(FROZEN.data.validation_fold)["label"].to_numpy(np.int32)
     whole, *halves = (
         input_pipeline.cached_shard(frozen["validation"], labels, *place) for place in ((0, 1), (0, 2), (1, 2))
@@ -110,13 +119,13 @@ def test_two_workers_validate_on_the_rows_of_one(frozen: dict[str, str], images:
 
 
 def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
-    frozen: dict[str, str], images: Images, tmp_path: Path, capsys
+    frozen: dict[str, Cached], images: Images, tmp_path: Path, capsys
 ):
     path = copied(frozen, tmp_path)
     blocks = sorted(path.glob("block-*.npy"))
     before = {block: (block.read_bytes(), block.stat().st_mtime_ns) for block in blocks}
-    there = {name: str(tmp_path / Path(place).name) for name, place in frozen.items()}
-    assert len(blocks) > 2 and tables(images, FROZEN, tmp_path) == there
+    there = paths(frozen, tmp_path)
+    assert len(blocks) > 2 and paths(tables(images, FROZEN, tmp_path)) == there
     assert "there already" in capsys.readouterr().out
     assert all(block.stat().st_mtime_ns == before[block][1] for block in blocks)
     blocks[0].write_bytes(before[blocks[0]][0][:500])
@@ -125,21 +134,21 @@ def test_a_sound_table_is_taken_again_and_a_damaged_block_computed_anew(
         byte = file.read(1)
         file.seek(-1000, 2)
         file.write(bytes([byte[0] ^ 1]))
-    assert tables(images, FROZEN, tmp_path) == there
+    assert paths(tables(images, FROZEN, tmp_path)) == there
     told = capsys.readouterr().out
     assert all(f"{block} is damaged or gone" in told for block in blocks[:2])
     assert all(block.read_bytes() == before[block][0] for block in blocks)
     assert blocks[-1].stat().st_mtime_ns == before[blocks[-1]][1]
 
 
-def test_a_killed_build_goes_on(frozen: dict[str, str], images: Images, tmp_path: Path):
+def test_a_killed_build_goes_on(frozen: dict[str, Cached], images: Images, tmp_path: Path):
     path = copied(frozen, tmp_path)
     (path / "table.json").unlink()
     first, *rest = sorted(path.glob("block-*.npy"))
     kept = first.stat().st_mtime_ns
     rest[0].unlink()
     (path / f".{rest[0].name}.0.part.npy").write_bytes(b"half")
-    assert tables(images, FROZEN, tmp_path) == {name: str(tmp_path / Path(p).name) for name, p in frozen.items()}
+    assert paths(tables(images, FROZEN, tmp_path)) == paths(frozen, tmp_path)
     assert first.stat().st_mtime_ns == kept and rest[0].exists()
     assert len(json.loads((path / "table.json").read_bytes())["checksums"]) == 1 + len(rest)
 
@@ -149,11 +158,34 @@ def test_what_changes_the_content_changes_the_table(images: Images, tmp_path: Pa
         rows = images.fold(*recipe.training_folds)
         return activations._table(images, rows, views, recipe, weights, str(tmp_path), shape).path
 
-    others = [FROZEN.changed(seed=1), FROZEN.changed(validation_fold=2), FROZEN.changed(precision="bfloat16")]
+    others = [FROZEN.changed(seed=1), FROZEN.changed(precision="bfloat16")]
     found = [place(FROZEN), place(FROZEN, views=1), place(FROZEN, Weights("w", b"w")), place(FINETUNED)]
     found += [place(recipe) for recipe in others] + [place(FROZEN, shape=(2, 2, 8))]
     assert len(set(found)) == len(found)
     assert place(FROZEN.changed(learning_rate=0.5, epochs=7, dropout=0.1)) == found[0]
+    assert place(FROZEN.changed(validation_fold=2)) == found[0]
+
+
+def test_other_folds_add_what_they_lack_to_the_same_tables(frozen: dict[str, Cached], images: Images, tmp_path: Path):
+    path = copied(frozen, tmp_path)
+    before = {block: block.stat().st_mtime_ns for block in path.glob("block-*.npy")}
+    recipe = FROZEN.changed(test_fold=1, validation_fold=2)
+    found = tables(images, recipe, tmp_path)
+    assert found is not None and paths(found) == paths(frozen, tmp_path)
+    assert {block: block.stat().st_mtime_ns for block in before} == before
+    assert len([*path.glob("block-*.npy")]) == -(-len(images.rows) // activations.BLOCK) > len(before)
+    for name, rows in input_pipeline.split_rows(images, recipe).items():
+        if name in found:
+            expected = build(recipe, images.size, RANDOM, 7).prefix(read_pixels(images, rows)).numpy()
+            np.testing.assert_allclose(Activations(found[name])[:], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_a_table_without_augmentation_serves_training_and_validation(cluster: str, images: Images, tmp_path: Path):
+    found = tables(images, FROZEN.changed(augmentation="off"), tmp_path)
+    assert found is not None and len({one.path for one in found.values()}) == 1
+    rows = images.fold(FROZEN.data.validation_fold)
+    expected = build(FROZEN, images.size, RANDOM, 7).prefix(read_pixels(images, rows)).numpy()
+    np.testing.assert_allclose(Activations(found["validation"])[:], expected, rtol=2e-3, atol=1e-3)
 
 
 def test_architectures_share_no_table_nor_do_versions_of_the_code(

@@ -68,10 +68,10 @@ recipe = baseline("simple_cnn").changed(epochs=1, batch_size=16)
 with connected():
     tables = activations.prepare(images, input_pipeline.split_rows(images, frozen), frozen, RANDOM, str(folder), 2**30)
     print("activations done", flush=True)
-    gallery, way = SlowGallery(images), pipeline.InferenceConfig(({str(folder / "model.keras"): 1.0},))
+    gallery, way = SlowGallery(images), pipeline.InferenceConfig(({str(folder / "model.keras"): 1.0},), (images.size,))
     numbers = range(len(pipeline.chunks(gallery, images.size)))
     found = {}
-    for number, table in pipeline.predicted(gallery, way, numbers, images.size):
+    for number, table in pipeline.predicted(gallery, way, numbers):
         assert number not in found
         found[number] = table
         print("predicted", number, flush=True)

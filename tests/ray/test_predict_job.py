@@ -97,6 +97,30 @@ def test_pictures_are_predicted_and_calibrated_and_the_bad_ones_listed(cluster, 
     assert not (folder / "a.parquet.partial").exists()
 
 
+@pytest.fixture(scope="module")
+def larger(folder: Path) -> Path:
+    """A run with an untrained model of images of 48 pixels."""
+    (folder / "larger").mkdir()
+    build(baseline("simple_cnn"), 48, RANDOM, 7).classifier().save(folder / "larger" / "model.keras")
+    return folder / "larger"
+
+
+def test_models_of_different_sizes_each_get_their_own_pixels(cluster, model, larger, pictures, folder, capsys):
+    chosen = options(model, pictures, folder / "sizes.parquet", models=[str(model), str(larger)], raw=True)
+    predicting.run(chosen)
+    assert "32 px and 48 px (crop)" in capsys.readouterr().out
+    found = predictions.read(str(folder / "sizes.parquet"))
+    pixels = np.stack([np.asarray(resized(path.read_bytes(), 48, "crop")) for path in sorted(pictures.glob("p*.png"))])
+    at_48 = np.asarray(keras.models.load_model(larger / "model.keras")(pixels))
+    np.testing.assert_allclose(found[RAW], (expected(model, pictures) + at_48) / 2, atol=1e-6)
+
+
+def test_a_table_of_one_size_is_refused_for_models_of_two(cluster, model, larger, folder, images: Images):
+    chosen = options(model, images.uri, folder / "table.parquet", models=[str(model), str(larger)])
+    with pytest.raises(UserError, match="a table of 32 px .*, the model takes 48 px"):
+        predicting.run(chosen)
+
+
 def test_a_finished_prediction_is_not_made_again_and_another_one_is_refused(cluster, model, pictures, folder, capsys):
     before = (folder / "a.parquet").stat().st_mtime_ns
     predicting.run(options(model, pictures, folder / "a.parquet"))

@@ -21,6 +21,7 @@ from ham_ray.data.stored import StoredRows
 from ham_ray.recipe import Recipe, baseline
 from ham_ray.training import decoding, input_pipeline
 from ham_ray.training import sampler as sampler_module
+from ham_ray.training.activations import Cached
 from ham_ray.training.augment import DRAWS, augment, draw, view
 from ham_ray.training.decoding import Decoder
 
@@ -48,7 +49,7 @@ LABELS = np.arange(300, dtype=np.int32)  # a label a row, so that a batch says w
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+def table(tmp_path_factory: pytest.TempPathFactory) -> Cached:
     """A table of activations of 300 images in eight views, each the number of its row and that of its view."""
     folder = tmp_path_factory.mktemp("table")
     values = np.stack(np.broadcast_arrays(LABELS[:, None], np.arange(8)), axis=-1).astype(np.float16)
@@ -57,7 +58,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
         np.save(folder / name, block.view(np.uint16))
     about = {"rows": 300, "views": 8, "dtype": "float32", "stored": "float16", "checksums": dict.fromkeys(blocks, 0)}
     (folder / "table.json").write_text(json.dumps(about))
-    return str(folder)
+    return Cached(str(folder), np.arange(300, dtype=np.int32))
 
 
 def made_by_augmentation(recipe: Recipe, index: int) -> list[int]:
@@ -70,7 +71,7 @@ def made_by_augmentation(recipe: Recipe, index: int) -> list[int]:
     return [next(i for i in range(8) if np.array_equal(view(image, i)[0], picture)) for picture in pictures]
 
 
-def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(table: str):
+def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(table: Cached):
     for step, (inputs, labels) in enumerate(
         input_pipeline.cached_batches(table, LABELS, CACHED, input_pipeline.make_sampler(CACHED, 300))(1)
     ):
@@ -79,7 +80,7 @@ def test_cached_batches_are_the_views_that_the_augmentation_of_their_step_makes(
     assert step == 3
 
 
-def test_cached_batches_of_the_second_worker_and_without_augmentation(table: str):
+def test_cached_batches_of_the_second_worker_and_without_augmentation(table: Cached):
     plain = CACHED.changed(augmentation="off")
     for inputs, labels in input_pipeline.cached_batches(
         table, LABELS, plain, input_pipeline.make_sampler(plain, 300, 1, 2)
@@ -108,12 +109,8 @@ def batches_of(images: Images, workers: int, kept: bool, epoch: int = 1, first: 
     for rank in range(workers):
         sampler = replace(input_pipeline.make_sampler(RECIPE, len(stored), rank, workers), window=64)
         rows, decoder = input_pipeline.shard_rows("training", stored, sampler), InThisProcess()
-        shard = input_pipeline.Shard(decoder.whole(rows, 1.0, list), rows.labels)
-        make = (
-            input_pipeline.kept_batches(shard, sampler)
-            if kept
-            else input_pipeline.streamed_batches(rows, sampler, decoder)
-        )
+        inputs = decoder.whole(rows, 1.0, list) if kept else input_pipeline.StreamedImages(rows, decoder)
+        make = input_pipeline.image_batches(input_pipeline.Shard(inputs, rows.labels), sampler)
         shares.append(list(make(epoch, first)))
     return [tuple(np.concatenate(parts) for parts in zip(*batch, strict=True)) for batch in zip(*shares, strict=True)]
 

@@ -32,7 +32,11 @@ def identity(*places: Path, geometry: str = "crop") -> dict:
     options = SimpleNamespace(raw=False, format="parquet")
     gallery = SimpleNamespace(signature="s")
     return predicting._identity(
-        options, [Saved("m", members, 32, CLASSES, None, None, {})], gallery, geometry, InferenceConfig((members,))
+        options,
+        [Saved("m", members, 32, CLASSES, None, None, {})],
+        gallery,
+        geometry,
+        InferenceConfig((members,), (32,)),
     )
 
 
@@ -88,8 +92,8 @@ def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(m
     stretch = SimpleNamespace(load=lambda: SimpleNamespace(image_ids=["x"], findings=[], pixels=image))
 
     def predicted(views: int) -> list[float]:
-        way = InferenceConfig(({"rows": 0.25, "columns": 0.75},), views, batch_size=4)
-        return pipeline._Predictor(way)(pipeline._Chunk(0, stretch))["raw"][0].as_py()  # type: ignore[arg-type]
+        way = InferenceConfig(({"rows": 0.25, "columns": 0.75},), (2,), views, batch_size=4)
+        return pipeline._Predictor(way)(pipeline._Chunk(0, {2: stretch}))["raw"][0].as_py()  # type: ignore[arg-type]
 
     assert predicted(1) == [1, 0, 0, 0, 0, 0, 0]
     # the second view is mirrored left to right: the columns change places, the rows do not
@@ -128,6 +132,6 @@ def test_what_is_sent_to_an_actor_does_not_grow_with_the_list_of_images(
     monkeypatch.setattr(pipeline, "CHUNK_IMAGES", 50)
     for count in (100, 10_000):
         gallery = make(count, tmp_path)
-        list(pipeline.predicted(gallery, InferenceConfig(({"m": 1.0},)), range(count // 50), 32))
+        list(pipeline.predicted(gallery, InferenceConfig(({"m": 1.0},), (32,)), range(count // 50)))
     (maker, chunk), (maker_of_more, chunk_of_more) = sent
     assert maker_of_more == maker and abs(chunk_of_more - chunk) < 20  # a greater number takes a byte or two

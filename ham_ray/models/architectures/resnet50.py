@@ -116,5 +116,6 @@ ARCHITECTURE = Architecture(
     },
     pretrained=Pretrained("a ResNet50 no-top .h5 file", _download),
     thin=unread_positions,
+    wanted=128,  # that of the original study
     deepest_cached=2,  # what lies below that gives more bytes than it saves time (docs/performance.md)
 )

@@ -51,5 +51,6 @@ ARCHITECTURE = Architecture(
         )
     },
     trains_statistics=True,
+    wanted=128,  # that of the original study
     sizes=range(16, 1025),
 )

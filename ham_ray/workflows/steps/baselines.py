@@ -33,7 +33,7 @@ def run(options: Options) -> tuple[Summary, str]:
     check_shared(storage.absolute(options.out))
     precision = choices.precision(options.precision, resources.use_gpu)
     recipes = make_recipes(options, precision)
-    images = choices.images(options.data, options.out, options.size, options.smoke)
+    images = choices.images(options.data, options.out, options.size, options.smoke, list(recipes.values()))
     options.check_images(images)
     weights = choices.weights(options.weights, list(recipes.values()), images)
     starts = [one.sha256 for one in weights.values()]

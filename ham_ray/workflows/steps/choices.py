@@ -15,9 +15,14 @@ from ham_ray.recipe import Recipe
 from ham_ray.workflows import weights as starts
 
 
-def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
-    """Open the IMAGES table of `data`, or of the synthetic sample without it; an archive is ingested into `out`."""
-    path = storage.absolute(out)
+def images(data: str | None, out: str, size: int | None, smoke: bool, recipes: list[Recipe]) -> Images:
+    """Open the IMAGES table of `data`, or of the synthetic sample without it; an archive is ingested into `out`.
+
+    Raises:
+        UserError: there is no such table or archive; a network of these recipes takes no images of its size.
+    """
+    path, networks = storage.absolute(out), {registry.architecture(recipe.family).name for recipe in recipes}
+    architectures = [registry.architectures()[name] for name in sorted(networks)]
     if data is None:
         print("images: no --data, taking the built-in synthetic sample", flush=True)
         result = prepare_sample(path, size or (32 if smoke else 64))
@@ -25,9 +30,14 @@ def images(data: str | None, out: str, size: int | None, smoke: bool) -> Images:
         if storage.exists(data):
             check_visible(storage.absolute(data), "--data")
         with progress("ingest") as advance:
-            result = prepare(data, path, size or 128, advance)
+            result = prepare(data, path, size or max(one.wanted for one in architectures), advance)
     source, fingerprint = result.card["source"]["file"], result.fingerprint[:12]
     print(f"images: {len(result.rows):,} of {source}, {result.size} px, fingerprint {fingerprint}")
+    for one in architectures:
+        if fault := one.size_fault(result.size):
+            raise UserError(fault)
+        if (side := one.side(result.size)) != result.size:
+            print(f"{one.name}: images are resized to {side} px, which patches of {one.patch} px fill")
     return result
 
 

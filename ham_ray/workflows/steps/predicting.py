@@ -51,7 +51,7 @@ def run(options: Options) -> dict[str, Any]:
         UserError: an option that cannot be met, before anything is predicted; or not one image could be read.
     """
     options.check()
-    models, (size, geometry), gallery = options.found, options.pixels, options.gallery
+    models, (_, geometry), gallery = options.found, options.pixels, options.gallery
     owned = [(model.name, model.classes) for model in models]
     classes = common(owned, "the models are", "predict with each by itself")
     if options.format == "isic":
@@ -63,10 +63,12 @@ def run(options: Options) -> dict[str, Any]:
     for model in models:
         for member in model.members:
             check_visible(member, "--model")
-    print(f"images: {len(gallery.rows):,} in {options.images}, {size} px ({geometry})", flush=True)
+    sizes = tuple(model.size for model in models)
+    each = " and ".join(f"{one} px" for one in sorted(set(sizes)))
+    print(f"images: {len(gallery.rows):,} in {options.images}, {each} ({geometry})", flush=True)
     views = VIEWS["light"] if options.tta else max(model.views for model in models)
     precision = _precision(options.precision, models, gallery)
-    config = InferenceConfig(tuple(model.members for model in models), views, precision, options.batch_size)
+    config = InferenceConfig(tuple(model.members for model in models), sizes, views, precision, options.batch_size)
     identity = _identity(options, models, gallery, geometry, config)
     for model in models:
         print(f"model: {_described(model, options.raw)}, {views} view(s) of each image", flush=True)
@@ -82,7 +84,7 @@ def run(options: Options) -> dict[str, Any]:
         print(f"{options.out}: {unopened} images could not be opened; predicting again")
     with work_folder(work_path(target)) as folder:
         kept = Parts(folder, identity, pipeline.SCHEMA)
-        numbers = _fill(kept, gallery, config, size)
+        numbers = _fill(kept, gallery, config)
         table = pa.concat_tables(kept.read(numbers, pipeline.SCHEMA.names)).to_pandas()
         return _write(table, gallery, models, options, identity)
 
@@ -95,7 +97,7 @@ def _precision(asked: str, models: list[Saved], gallery: Gallery) -> str:
     chosen = choices.precision(asked, has_gpus())
     if chosen == "bfloat16":
         member = next(iter(models[0].members))
-        pixels = gallery.load(slice(0, _COMPARED)).pixels
+        pixels = gallery.at(models[0].size).load(slice(0, _COMPARED)).pixels
         with step("comparing bfloat16 with float32"):
             result = [np.asarray(saved.load(member, kind)(pixels)) for kind in ("float32", "bfloat16")]
         greatest = float(np.abs(result[0] - result[1]).max()) if len(pixels) else 0.0
@@ -128,7 +130,7 @@ def _identity(
     identity = {
         "models": members,
         "images": gallery.signature,
-        "pixels": [models[0].size, geometry],
+        "pixels": [*config.pixels, geometry],
         "views": config.views,
         "precision": config.precision,
         "calibrations": calibrations,
@@ -150,14 +152,14 @@ def _same(path: str, identity: dict[str, Any], out: str) -> dict[str, Any]:
     return result
 
 
-def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig, size: int) -> list[int]:
-    stretches = pipeline.chunks(gallery, size)
+def _fill(kept: Parts, gallery: Gallery, config: InferenceConfig) -> list[int]:
+    stretches = pipeline.chunks(gallery, max(config.pixels))
     images = {number: len(gallery.rows.iloc[stretch]) for number, stretch in enumerate(stretches)}
 
     def work(missing: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
         if len(missing) < len(images):
             print(f"going on: {len(images) - len(missing)} of {len(images)} parts are there", flush=True)
-        return pipeline.predicted(gallery, config, missing, size)
+        return pipeline.predicted(gallery, config, missing)
 
     with (
         step("prediction", f"{sum(images.values()):,} images in {config.views} view(s)"),

@@ -84,7 +84,8 @@ def _train(
     )
     whole = _batches(name, recipe, context) == input_pipeline.WHOLE
     window = len(rows["training"]) if whole else WINDOW
-    key = json.dumps([recipe.data.model_dump(), tables, window])
+    paths = {name: table.path for name, table in tables.items()} if tables else None
+    key = json.dumps([recipe.data.model_dump(), paths, window])
     if key not in parts:  # families with the same split share one decoding
         workers_of = context.elastic.least if context.elastic else context.resources.workers
         parts[key] = input_pipeline.split(

@@ -336,7 +336,7 @@ def _prepared(options: Options) -> _Search:
     resources = _trial_resources(options)
     precision = choices.precision(options.precision, resources.gpus > 0)
     base, longer = options.recipes(precision)
-    images = choices.images(options.data, options.out, options.size, options.smoke)
+    images = choices.images(options.data, options.out, options.size, options.smoke, [base])
     options.check_images(images)
     weights = choices.weights(options.weights, [base], images).get(registry.architecture(base.family).name, RANDOM)
     return _Search(
