@@ -453,7 +453,7 @@ MUTANTS = [
     ),
     _m(
         "calibration of the first model",
-        "workflows/steps/predicting.py::_calibrated",
+        "inference/saved.py::calibrated",
         "else model.calibration.apply(values[:, index])",
         "else models[0].calibration.apply(values[:, index])",
         "a model has the calibration of another",

@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ham_ray import storage
 from ham_ray.data import cells
 from ham_ray.data.classes import Classes
@@ -106,6 +108,15 @@ def load(uri: str, precision: str = "float32") -> keras.Model:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UserError(f"--model {uri} cannot be loaded: {reason}; save or copy it again") from None
     return _lowered(model) if precision == "bfloat16" else model
+
+
+def calibrated(values: np.ndarray, models: list[Saved], raw: bool = False) -> np.ndarray:
+    """Average over models, each calibrated by itself where it can be: float[N, K] of float[N, models, K]."""
+    each = [
+        values[:, index] if raw or model.calibration is None else model.calibration.apply(values[:, index])
+        for index, model in enumerate(models)
+    ]
+    return np.mean(each, axis=0)
 
 
 def split_of(saved: list[Saved], image_id: str, group_id: str) -> str:

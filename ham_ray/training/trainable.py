@@ -9,18 +9,22 @@ import pandas as pd
 from ham_ray.data.images import Images
 from ham_ray.data.terms import FOLDS
 from ham_ray.errors import UserError
+from ham_ray.models import registry
 from ham_ray.recipe import Recipe
 
 
 def check_trainable(images: Images, recipe: Recipe, name: str, workers: int, other_folds: bool = True) -> None:
-    """Refuse a training by the recipe of this name for which there are too few images.
+    """Refuse a training by the recipe of this name for which there are too few images, or images of the wrong size.
 
     Where it may train on `other_folds`, those are named on which nothing is missing.
 
     Raises:
         UserError: fewer than two classes, an empty fold that validates or tests, a class that is never learned from, or
-            a batch that the training images do not fill; with the counts and the remedy.
+            a batch that the training images do not fill; with the counts and the remedy. Or a network that takes no
+            images of their size.
     """
+    if fault := registry.architecture(recipe.family).size_fault(images.size):
+        raise UserError(fault)
     counts = pd.crosstab(images.rows["dx"], images.rows["fold"]).reindex(columns=range(FOLDS), fill_value=0)
     counts = counts[counts.sum(axis=1) > 0]  # images of fold -1, of official validation and test sets, do not count
     if len(counts) < 2:

@@ -22,7 +22,7 @@ from ham_ray.cluster import WorkerRange, worker_range
 from ham_ray.command_line import Job
 from ham_ray.errors import UserError
 from ham_ray.recipe import BASELINES, FIELDS, Recipe, baseline, shortest_name
-from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
+from ham_ray.workflows.shared import PRECISIONS, Data, External, Precision, Size, Weights
 
 if TYPE_CHECKING:
     from ham_ray.data.images import Images
@@ -47,6 +47,7 @@ class Options:
     families: Annotated[str, Option(help=f"comma-separated, of {', '.join(BASELINES)}", autocompletion=_families)] = (
         "simple_cnn, resnet50_frozen, resnet50_finetuned"
     )
+    external: External = field(default_factory=list)
     weights: Weights = field(default_factory=lambda: ["imagenet"])
     epochs: Annotated[int | None, Option(help="for every family, instead of its own")] = None
     workers: Annotated[str, Option(help="training workers; 1-4: as many as there are nodes for, at any time")] = "1"
@@ -112,6 +113,8 @@ class Options:
         checks.out_folder("--out", self.out)
         if table := checks.data(self.data):
             self.check_images(table)
+        for path in self.external:
+            checks.data(path, "--external")
 
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for one of the trainings."""

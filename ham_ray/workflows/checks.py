@@ -158,7 +158,7 @@ def table(option: str, path: str) -> Images:
     return open_images(path)
 
 
-def data(path: str | None) -> Images | None:
+def data(path: str | None, option: str = "--data") -> Images | None:
     """Open the IMAGES table at a path or URI; None for an archive, which is only checked, and where no path is given.
 
     Raises:
@@ -166,10 +166,10 @@ def data(path: str | None) -> Images | None:
     """
     if path is None:
         return None
-    there("--data", path, "HAM10000's archive (zip or folder) or an IMAGES folder")
+    there(option, path, "HAM10000's archive (zip or folder) or an IMAGES folder")
     if storage.exists(storage.join(path, CARD)):
         return open_images(path)
     if storage.is_remote(path):
-        raise UserError(f"--data {path}: no IMAGES table; make it first: jobs/ingest.py ARCHIVE --out {path}")
+        raise UserError(f"{option} {path}: no IMAGES table; make it first: jobs/ingest.py ARCHIVE --out {path}")
     layouts.open_archive(path)
     return None

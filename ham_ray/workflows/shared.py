@@ -16,6 +16,10 @@ Data = Annotated[
 Weights = Annotated[
     list[str], Option(help="imagenet, none, a no-top .h5 file, a folder of such, or ARCHITECTURE=FILE; repeatable")
 ]
+External = Annotated[
+    list[str],
+    Option(help="archive or IMAGES table with diagnoses, to test what is finished on images of elsewhere; repeatable"),
+]
 Precision = Annotated[str, choice(PRECISIONS, "auto: what the processor is fast in")]
 Size = Annotated[
     int | None,

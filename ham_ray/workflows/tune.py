@@ -22,7 +22,7 @@ from typer import Option
 from ham_ray.command_line import Job
 from ham_ray.errors import UserError, shown
 from ham_ray.recipe import VIEWS
-from ham_ray.workflows.shared import PRECISIONS, Data, Precision, Size, Weights
+from ham_ray.workflows.shared import PRECISIONS, Data, External, Precision, Size, Weights
 
 if TYPE_CHECKING:
     from ham_ray.data.images import Images
@@ -77,6 +77,7 @@ class Options:
         int | None,
         Option(help=f"best trials trained again; default {USUAL.finalists}, smoke {SMOKE.finalists}; 0 = none"),
     ] = None
+    external: External = field(default_factory=list)
     finals_data: Annotated[str | None, Option(help="IMAGES table of another size, for those")] = None
     seeds: Annotated[
         int | None,
@@ -131,6 +132,8 @@ class Options:
             self.check_images(table)
         if self.finals_data is not None:
             checks.table("--finals-data", self.finals_data)
+        for path in self.external:
+            checks.data(path, "--external")
 
     def check_images(self, images: Images) -> None:
         """Refuse images that are too few for the space's trials."""

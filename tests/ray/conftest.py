@@ -7,8 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from elsewhere import write_elsewhere
 from hosts import Hosts, hosts, lacking
 from undrawn import empty_figures
+
+from ham_ray.data.sample import write_sample
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,6 +19,13 @@ def _undrawn() -> Iterator[None]:
     """Pages without figures, in all files of this folder."""
     with empty_figures():
         yield
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of other images than `images`, but for four."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return write_elsewhere(folder / "elsewhere.zip", write_sample(folder / "synthetic.zip", size=(80, 60)))
 
 
 @pytest.fixture(scope="session")

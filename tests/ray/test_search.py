@@ -208,7 +208,7 @@ def test_a_process_that_dies_again_and_again_fails_its_trial(killed: pd.DataFram
 
 
 def test_an_interrupted_and_a_killed_search_go_on_with_the_same_command(
-    cluster: str, images: Images, tmp_path: Path, capsys
+    cluster: str, images: Images, elsewhere: Path, tmp_path: Path, capsys
 ):
     space = tmp_path / "space.yaml"
     space.write_text(SPACE.replace("epochs: 2", "epochs: 6"))
@@ -236,7 +236,7 @@ def test_an_interrupted_and_a_killed_search_go_on_with_the_same_command(
     assert [trial.state for trial in before] == [TrialState.COMPLETE, TrialState.RUNNING]
 
     capsys.readouterr()
-    chosen = small_search(tmp_path, space, data=images.uri, finalists=1, views=2, refit=True)
+    chosen = small_search(tmp_path, space, data=images.uri, finalists=1, views=2, refit=True, external=[str(elsewhere)])
     tuning.show(tuning.run(chosen))
     printed = capsys.readouterr().out
     after = study(tmp_path).get_trials()
@@ -246,6 +246,7 @@ def test_an_interrupted_and_a_killed_search_go_on_with_the_same_command(
     assert "best trials" in printed and "trial 1 epoch 1/6" not in printed
     figures = json.loads((tmp_path / "s" / "finals" / "metrics.json").read_text())
     assert any("in 2 views" in name for name in figures)
+    assert sum(name.endswith(" on elsewhere") for name in figures) == 1
     assert "trained on the validation folds too, 1 averaged" in figures
     winner = json.loads((tmp_path / "s" / "finals" / "winner.json").read_text())
     (refitted,) = winner["members"][str(winner["trial"])]

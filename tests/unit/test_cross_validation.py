@@ -86,6 +86,20 @@ def test_each_image_is_a_test_image_once(trained, images: Images, tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["rows"][0]["name"] == "simple_cnn"
 
 
+def test_images_of_elsewhere_are_predicted_by_the_models_of_all_splits(trained, images: Images, tmp_path, monkeypatch):
+    asked = []
+
+    def tested(externals, models: dict[str, list[str]], out: str) -> dict[str, Run]:
+        asked.append((externals, models))
+        return {}
+
+    monkeypatch.setattr(comparison, "tested", tested)
+    context = TrainingContext(images, {}, plan(1, [2.0]), str(tmp_path), 1e9, str(tmp_path), 0)
+    cross_validate({"simple_cnn": baseline("simple_cnn")}, context, externals=["a set"])  # type: ignore[list-item]
+    folders = [str(tmp_path / f"simple_cnn-fold-{fold}") for fold in range(5)]
+    assert asked == [(["a set"], {"simple_cnn": folders})]
+
+
 def test_a_family_with_a_failed_training_has_its_reason_and_no_figures(trained, images: Images):
     good = Run(pd.DataFrame({"split": ["test"]}), None, {"minutes": 1.0})
     found = pool([good, Run(None, None, {"warnings": ["stopped: loss is nan"]}), good])

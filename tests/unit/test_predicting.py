@@ -19,7 +19,7 @@ from ham_ray.data.gallery import FileGallery, Gallery, TableGallery
 from ham_ray.data.images import Images
 from ham_ray.errors import UserError
 from ham_ray.evaluation.calibration import Calibration
-from ham_ray.inference import pipeline
+from ham_ray.inference import pipeline, saved
 from ham_ray.inference.pipeline import InferenceConfig
 from ham_ray.inference.saved import Saved
 from ham_ray.workflows.steps import predicting
@@ -75,8 +75,8 @@ def test_each_model_is_calibrated_by_itself_before_they_are_averaged():
     given = np.array([[[0.6, 0.2, 0.2, 0, 0, 0, 0], [0.1, 0.9, 0, 0, 0, 0, 0], [0.5, 0.1, 0.4, 0, 0, 0, 0]]])
     powers = given[0] ** np.array([[2], [1], [3]])
     expected = (powers / powers.sum(axis=1, keepdims=True)).mean(axis=0)
-    np.testing.assert_allclose(predicting._calibrated(given, models, raw=False)[0], expected, atol=1e-9)
-    np.testing.assert_allclose(predicting._calibrated(given, models, raw=True)[0], given[0].mean(axis=0))
+    np.testing.assert_allclose(saved.calibrated(given, models)[0], expected, atol=1e-9)
+    np.testing.assert_allclose(saved.calibrated(given, models, raw=True)[0], given[0].mean(axis=0))
 
 
 def test_an_ensemble_is_the_mean_of_its_members_by_their_shares_over_the_views(monkeypatch: pytest.MonkeyPatch):

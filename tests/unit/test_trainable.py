@@ -20,7 +20,7 @@ RECIPE = baseline("simple_cnn").changed(batch_size=4)
 def images(**folds: list[int]) -> SimpleNamespace:
     """A table with an image of each class in each of these folds."""
     rows = [(dx, fold) for dx, listed in folds.items() for fold in listed]
-    return SimpleNamespace(uri="images", rows=pd.DataFrame(rows, columns=["dx", "fold"]))
+    return SimpleNamespace(uri="images", size=32, rows=pd.DataFrame(rows, columns=["dx", "fold"]))
 
 
 EVERYWHERE = [*range(FOLDS)] * 4
@@ -53,6 +53,15 @@ def test_too_few_images_are_refused_with_counts_and_remedy(folds: dict, message:
     recipe = RECIPE.changed(batch_size=5) if "batch" in message else RECIPE
     with pytest.raises(UserError, match=message):
         check_trainable(images(**folds), recipe, "simple_cnn", 1)
+
+
+def test_images_of_a_size_that_the_network_does_not_take_are_refused():
+    table = images(nv=EVERYWHERE, mel=EVERYWHERE)
+    table.size = 28
+    recipe = baseline("resnet50_frozen").changed(batch_size=4)
+    with pytest.raises(UserError, match="resnet50 takes images of 32 to 1024 pixels, not 28; ingest them with another"):
+        check_trainable(table, recipe, "resnet50_frozen", 1)
+    check_trainable(table, baseline("dinov2_small_frozen").changed(batch_size=4), "dinov2_small_frozen", 1)
 
 
 def test_the_folds_named_as_remedy_are_accepted():

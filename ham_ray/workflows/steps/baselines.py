@@ -15,7 +15,7 @@ from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import ENVIRONMENT, REPORT
 from ham_ray.training.elastic import wait_for_nodes
 from ham_ray.workflows.baseline import Options, make_recipes, recipe_of
-from ham_ray.workflows.steps import choices
+from ham_ray.workflows.steps import choices, external
 from ham_ray.workflows.steps.comparison import compare, cross_validate
 from ham_ray.workflows.steps.context import make_context
 from ham_ray.workflows.steps.trainings import read_run
@@ -35,6 +35,7 @@ def run(options: Options) -> tuple[Summary, str]:
     recipes = make_recipes(options, precision)
     images = choices.images(options.data, options.out, options.size, options.smoke, list(recipes.values()))
     options.check_images(images)
+    externals = external.opened(options.external, options.out, images)
     weights = choices.weights(options.weights, list(recipes.values()), images)
     starts = [one.sha256 for one in weights.values()]
     parts = [[recipe.record() for recipe in recipes.values()], images.fingerprint, *(starts or [None])]
@@ -44,7 +45,10 @@ def run(options: Options) -> tuple[Summary, str]:
     context = make_context(images, weights, resources, path, options)
     context = replace(context, elastic=options.worker_range if options.worker_range.elastic else None)
     with storage.locked(path):
-        result = cross_validate(recipes, context, at_once) if options.cross_validate else compare(recipes, context)
+        if options.cross_validate:
+            result = cross_validate(recipes, context, at_once, externals)
+        else:
+            result = compare(recipes, context, externals)
         return result, storage.join(path, REPORT)
 
 

@@ -18,8 +18,7 @@ from ham_ray.workflows import weights as starts
 def images(data: str | None, out: str, size: int | None, smoke: bool, recipes: list[Recipe]) -> Images:
     """Open the IMAGES table of `data`, or of the synthetic sample without it; an archive is ingested into `out`.
 
-    Raises:
-        UserError: there is no such table or archive; a network of these recipes takes no images of its size.
+    Its size, where none is asked for, is the most that a network of these recipes wants.
     """
     path, networks = storage.absolute(out), {registry.architecture(recipe.family).name for recipe in recipes}
     architectures = [registry.architectures()[name] for name in sorted(networks)]
@@ -34,8 +33,6 @@ def images(data: str | None, out: str, size: int | None, smoke: bool, recipes: l
     source, fingerprint = result.card["source"]["file"], result.fingerprint[:12]
     print(f"images: {len(result.rows):,} of {source}, {result.size} px, fingerprint {fingerprint}")
     for one in architectures:
-        if fault := one.size_fault(result.size):
-            raise UserError(fault)
         if (side := one.side(result.size)) != result.size:
             print(f"{one.name}: images are resized to {side} px, which patches of {one.patch} px fill")
     return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from ham_ray import storage
@@ -11,29 +13,46 @@ from ham_ray.recipe import Recipe
 from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import MODEL
 from ham_ray.workflows.steps.context import TrainingContext
+from ham_ray.workflows.steps.external import External, tested
 from ham_ray.workflows.steps.publishing import publish
 from ham_ray.workflows.steps.trainings import train
 
 
-def compare(recipes: dict[str, Recipe], context: TrainingContext) -> Summary:
+def compare(recipes: dict[str, Recipe], context: TrainingContext, externals: Sequence[External] = ()) -> Summary:
     """Train each family that is not finished yet, evaluate all, and write summary.csv, summary.json and report.html.
 
-    A family that fails has its reason in the table; the others go on.
+    A family that fails has its reason in the table; the others go on. Each is tested on the `externals` too.
     """
     trained = train(recipes, context)
     models = {name: storage.join(context.out, name, MODEL) for name in trained}
-    return publish(trained, context, [next(iter(recipes.values()))], "Baselines", models)
+    finished = {name: [storage.join(context.out, name)] for name, run in trained.items() if run.predictions is not None}
+    return publish(
+        {**trained, **tested(externals, finished, context.out)},
+        context,
+        [next(iter(recipes.values()))],
+        "Baselines",
+        models,
+    )
 
 
-def cross_validate(recipes: dict[str, Recipe], context: TrainingContext, at_once: int = 1) -> Summary:
+def cross_validate(
+    recipes: dict[str, Recipe], context: TrainingContext, at_once: int = 1, externals: Sequence[External] = ()
+) -> Summary:
     """Train each recipe on each split that is not finished yet, `at_once` at a time, and report pooled test figures.
 
-    The fold after the test fold validates. A family of which a training failed has the reason and no figures.
+    The fold after the test fold validates. A family of which a training failed has the reason and no figures. On the
+    `externals` the models of a family's splits are averaged.
     """
     splits = {name: _splits(name, recipe) for name, recipe in recipes.items()}
     trained = train({run: recipe for result in splits.values() for run, recipe in result.items()}, context, at_once)
     pooled = {name: pool([trained[run] for run in result]) for name, result in splits.items()}
-    return publish(pooled, context, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
+    finished = {
+        name: [storage.join(context.out, run) for run in splits[name]]
+        for name, run in pooled.items()
+        if run.predictions is not None
+    }
+    every = {**pooled, **tested(externals, finished, context.out)}
+    return publish(every, context, [*next(iter(splits.values())).values()], "Cross-validated baselines", {})
 
 
 def _splits(name: str, recipe: Recipe) -> dict[str, Recipe]:

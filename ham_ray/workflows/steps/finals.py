@@ -28,6 +28,7 @@ from ham_ray.report.summary import Run, Summary
 from ham_ray.runs import MODEL, WINNER
 from ham_ray.training import input_pipeline
 from ham_ray.workflows.steps.context import TrainingContext
+from ham_ray.workflows.steps.external import External, tested
 from ham_ray.workflows.steps.publishing import publish
 from ham_ray.workflows.steps.trainings import prior, train
 
@@ -44,6 +45,7 @@ class Plan:
     views: int = 1
     refit: bool = False  # whether what was chosen learns from the validation folds too, in the end
     earlier: tuple[str, ...] = ()  # finals of the same search that looked at the test fold before
+    externals: tuple[External, ...] = ()
 
 
 def finals(
@@ -88,6 +90,7 @@ def finals(
     storage.write_bytes(path, runs.to_json(winner))
     result = CALIBRATED if fitted.helps else [*shown][-1]
     shown[result] = _calibrated(_last(shown), fitted, looks)
+    shown |= tested(plan.externals, {result: [context.out]}, context.out)
     pairs = tuple((result, name) for name in beside)
     first = next(iter(tried[ranked[0]]))
     models = {next(iter(shown)): storage.join(context.out, first, MODEL)}

@@ -256,21 +256,12 @@ def _frame(good: pd.DataFrame, gallery: Gallery, models: list[Saved], raw: bool)
     frame = known[["image_id", "lesion_id", "group_id", "fold"]].copy()
     frame["split"] = [saved.split_of(models, *ids) for ids in zip(frame["image_id"], frame["group_id"], strict=True)]
     frame["y_true"] = labels(known["dx"], classes)
-    frame[classes.probabilities] = _calibrated(values, models, raw).astype(np.float32)
+    frame[classes.probabilities] = saved.calibrated(values, models, raw).astype(np.float32)
     frame[list(FACTS)] = known[list(FACTS)]
     frame[classes.raw] = values.mean(axis=1)
     if raw:
-        frame[classes.calibrated] = _calibrated(values, models, raw=False)
+        frame[classes.calibrated] = saved.calibrated(values, models)
     only = models[0].calibration if len(models) == 1 and not raw else None
     if only is not None:  # of the mean of several models nobody has chosen thresholds
         return predictions.with_calls(frame, only.thresholds)
     return frame
-
-
-def _calibrated(values: np.ndarray, models: list[Saved], raw: bool) -> np.ndarray:
-    """Average over models, each calibrated by itself: float[N, K] of float[N, models, K]."""
-    each = [
-        values[:, index] if raw or model.calibration is None else model.calibration.apply(values[:, index])
-        for index, model in enumerate(models)
-    ]
-    return np.mean(each, axis=0)

@@ -107,7 +107,7 @@ def _report(
     looked: dict[str, Attention],
 ) -> report.ReportData:
     around, data_card = runs.environment(), context.images.card
-    commits = {str(run.info["commit"]) for run in trained.values() if run.predictions is not None}
+    commits = {str(run.info["commit"]) for run in trained.values() if "commit" in run.info}
     return report.ReportData(
         title=f"{title} on {len(context.images.rows):,} images of {_source(data_card)}",
         summary=result,

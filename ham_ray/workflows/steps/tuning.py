@@ -34,7 +34,7 @@ from ham_ray.search.space import Space
 from ham_ray.search.study import Study, open_study
 from ham_ray.search.trial import InProcessTrial, Shared, table_key
 from ham_ray.training import activations, input_pipeline
-from ham_ray.workflows.steps import baselines, choices
+from ham_ray.workflows.steps import baselines, choices, external
 from ham_ray.workflows.steps.context import TrainingContext, make_context
 from ham_ray.workflows.steps.finals import Plan, finals
 from ham_ray.workflows.tune import Options
@@ -110,7 +110,14 @@ def _run(search: _Search, ownership: Ownership) -> Found:
     options = search.options
     if options.counts.finalists:
         best = study.best(options.counts.finalists, search.ranked())
-        plan = Plan(options.counts.seeds, options.ensemble, options.views, options.refit, search.earlier_finals())
+        plan = Plan(
+            options.counts.seeds,
+            options.ensemble,
+            options.views,
+            options.refit,
+            search.earlier_finals(),
+            search.externals,
+        )
         summary = finals(best, search.longer, plan, search.final_setting(), search.beside())
     ownership.check()
     search_report.write(search.page(study, table, summary), storage.join(search.place, REPORT))
@@ -148,6 +155,7 @@ class _Search:
     weights: Weights
     resources: tuner.TrialResources
     alone: Resources  # of one training of `workers_per_trial`
+    externals: tuple[external.External, ...]
 
     @property
     def name(self) -> str:
@@ -338,10 +346,10 @@ def _prepared(options: Options) -> _Search:
     base, longer = options.recipes(precision)
     images = choices.images(options.data, options.out, options.size, options.smoke, [base])
     options.check_images(images)
+    last = _final_images(options, images)
+    externals = tuple(external.opened(options.external, options.out, last))
     weights = choices.weights(options.weights, [base], images).get(registry.architecture(base.family).name, RANDOM)
-    return _Search(
-        options, options.searched, base, longer, images, _final_images(options, images), weights, resources, alone
-    )
+    return _Search(options, options.searched, base, longer, images, last, weights, resources, alone, externals)
 
 
 def _final_images(options: Options, images: Images) -> Images:
