@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import shutil
 import threading
 import zlib
@@ -35,6 +36,7 @@ from ham_ray.recipe import VIEWS, Recipe, digest
 from ham_ray.training.augment import view
 
 BLOCK = 128  # images a file
+MAPPED = 64 << 20  # bytes taken after which pages are given back; with each come some of its neighbours
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
 _BUILDING = threading.Lock()
@@ -56,10 +58,10 @@ class Activations:
         about = json.loads(Path(cached.path, _ABOUT).read_bytes())
         self._dtype, stored = (_DTYPES[about[name]] for name in ("dtype", "stored"))
         self._rows = cached.rows[stretch]
-        self._blocks = {
-            number: np.load(Path(cached.path, _name(number)), mmap_mode="r").view(stored)
-            for number in np.unique(self._rows // BLOCK).tolist()
-        }
+        numbers = np.unique(self._rows // BLOCK).tolist()
+        self._mapped = [np.load(Path(cached.path, _name(number)), mmap_mode="r") for number in numbers]
+        self._blocks = {number: block.view(stored) for number, block in zip(numbers, self._mapped, strict=True)}
+        self._taken = 0  # bytes since pages were last given back
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -77,8 +79,17 @@ class Activations:
     def take(self, places: np.ndarray, views: np.ndarray) -> np.ndarray:
         """Read the activations [n, …] of the images at `places` int[n], each in its view of `views` int[n]."""
         pairs = zip(self._rows[places].tolist(), views.tolist(), strict=True)
-        result = [self._blocks[row // BLOCK][row % BLOCK, chosen] for row, chosen in pairs]
-        return np.stack(result).astype(self._dtype, copy=False)
+        result = np.stack([self._blocks[row // BLOCK][row % BLOCK, chosen] for row, chosen in pairs])
+        self._taken += result.nbytes
+        if self._taken > MAPPED:
+            self._give_back()
+        return result.astype(self._dtype, copy=False)
+
+    def _give_back(self) -> None:
+        """Unmap the pages read so far; the system keeps them as long as it has memory for them."""
+        self._taken = 0
+        for block in self._mapped:
+            block._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ham_ray.data.ingest import ingest
 from ham_ray.data.sample import write_sample
 from ham_ray.data.stored import StoredRows
 from ham_ray.recipe import Recipe, baseline
-from ham_ray.training import decoding, input_pipeline
+from ham_ray.training import activations, decoding, input_pipeline
 from ham_ray.training import sampler as sampler_module
 from ham_ray.training.activations import Cached
 from ham_ray.training.augment import DRAWS, augment, draw, view
@@ -90,6 +90,25 @@ def test_cached_batches_of_the_second_worker_and_without_augmentation(table: Cac
     held_out = input_pipeline.cached_shard(table, LABELS, 1, 2)
     np.testing.assert_array_equal(held_out.inputs[5:130][:, 0], np.arange(155, 280))
     np.testing.assert_array_equal(held_out.labels, LABELS[150:])
+
+
+def test_what_is_read_of_a_table_does_not_stay_mapped(table: Cached, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(activations, "MAPPED", 64)
+    opened = activations.Activations(table)
+
+    for _ in range(3):
+        np.testing.assert_array_equal(opened.take(np.arange(300), np.zeros(300, int))[:, 0], LABELS)
+    assert kilobytes_mapped(table.path) == 0
+    monkeypatch.setattr(activations, "MAPPED", 1 << 20)
+    opened.take(np.arange(300), np.zeros(300, int))
+    assert kilobytes_mapped(table.path) > 0
+
+
+def kilobytes_mapped(folder: str) -> int:
+    """Pages in memory of the files of a folder, as this process maps them."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    starts = [number for number, line in enumerate(lines) if folder in line]
+    return sum(int(next(line for line in lines[start:] if line.startswith("Rss:")).split()[1]) for start in starts)
 
 
 RECIPE = baseline("simple_cnn").changed(batch_size=8, seed=3)
