@@ -36,7 +36,7 @@ from ham_ray.recipe import VIEWS, Recipe, digest
 from ham_ray.training.augment import view
 
 BLOCK = 128  # images a file
-MAPPED = 64 << 20  # bytes taken after which pages are given back; with each come some of its neighbours
+MAPPED = 16 << 20  # bytes taken after which pages are given back; with each come some of its neighbours
 CODE = 2  # counted up with each change of what computes them (views, preprocessing, folding) that gives other numbers
 _ABOUT = "table.json"
 _BUILDING = threading.Lock()
