@@ -27,7 +27,7 @@ from ham_ray.training.step import Replica, Trainer
 
 SAVED_EVERY = 600.0  # seconds between two checkpoints in an epoch that is longer
 SMALL = 16 << 10  # bytes of an image's activations up to which a call takes many steps: the features of a head
-STEPS_A_CALL = 256  # some 64 MiB of features
+STEPS_A_CALL = 96  # an epoch of HAM10000; some 50 MiB of features, in four copies
 
 
 class NonFiniteLossError(Exception):
