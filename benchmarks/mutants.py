@@ -318,7 +318,7 @@ MUTANTS = [
         "self.decided.setdefault(epoch, not self.stopping)",
         "not self.stopping",
         "workers stop after different epochs, and wait for each other for good",
-        "unit/test_elastic.py::test_all_workers_stop_after_the_same_epoch",
+        "unit/test_epochs_end.py::test_all_workers_stop_after_the_same_epoch",
     ),
     _m(
         "leases of living drivers",

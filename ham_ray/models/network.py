@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import keras
 import numpy as np
@@ -35,7 +35,7 @@ class Network:
     head: keras.Model
     full_model: keras.Model
     trains_statistics: bool
-    below: dict[str, int]
+    below: dict[str, int] = field(default_factory=dict)
 
     def logits(self, activations):
         """Compute logits float32 [B, K] from what the prefix gives, in inference mode."""

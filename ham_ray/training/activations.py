@@ -89,7 +89,7 @@ class Activations:
         """Unmap the pages read so far; the system keeps them as long as it has memory for them."""
         self._taken = 0
         for block in self._mapped:
-            block._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+            block._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

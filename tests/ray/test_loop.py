@@ -193,12 +193,12 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
     )
     labels = {"training": LABELS[learned], "validation": LABELS[held_out]}
 
-    def plain(sampler: Sampler) -> tuple[Any, Shard]:
-        batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
-        return lambda epoch, first=0: iter(batches), Shard(PIXELS[held_out], LABELS[held_out])
-
+    batches = [(PIXELS[start : start + 16], LABELS[start : start + 16]) for start in (0, 16, 32)]
+    shards = [Shard(PIXELS[rows], LABELS[rows]) for rows in (learned, held_out)]
     ours = network()
-    trainer_task = loop.worker_data(chosen, labels, 7, None, plain)
+    trainer_task = dataclasses.replace(
+        loop.worker_data(chosen, labels, 7, None, lambda: tuple(shards)), batches=lambda epoch, first=0: iter(batches)
+    )
     replica = Replica(tf.distribute.get_strategy())
     progress = loop.train(chosen, ours, trainer_task, replica, Checkpoints(str(tmp_path)), print)
 
@@ -234,7 +234,7 @@ def test_two_epochs_are_those_of_keras_fit(tmp_path: Path):
 
 def test_a_task_counts_the_training_labels_and_no_others():
     labels = {"training": np.repeat(np.arange(7), range(2, 16, 2)), "validation": np.repeat(np.arange(7), 7)}
-    made = loop.worker_data(recipe(), labels, 7, None, lambda sampler: (lambda epoch, first=0: iter([]), None))
+    made = loop.worker_data(recipe(), labels, 7, None, lambda: (Shard(PIXELS, LABELS), None))
     assert made.counts.tolist() == [2, 4, 6, 8, 10, 12, 14]
     assert made.steps == 56 // 16
 
