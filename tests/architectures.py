@@ -1,11 +1,27 @@
-"""An architecture that only tests register: what the seam has to hold beside the project's own."""
+"""The architectures as parameters of tests, and one that only tests register."""
 
 from __future__ import annotations
 
 import keras
+import pytest
 
+from ham_ray.models import registry
 from ham_ray.models.architecture import Architecture, NamedRecipe, Pretrained, Stage
 from ham_ray.models.architectures import resnet50
+
+USUAL = ("simple_cnn", "resnet50", "efficientnet_lite0", "dinov2_small")  # one of each kind of layers
+
+
+def parameters(*more: str, usual: tuple[str, ...] = USUAL) -> list:
+    """The names of all architectures, and of these; all but the usual ones are for the long tests."""
+    names = [*registry.architectures(), *more]
+    return [pytest.param(name, marks=[] if name in usual else [pytest.mark.long]) for name in names]
+
+
+def family(name: str) -> str:
+    """The last recipe of an architecture: the one that trains most."""
+    return [*registry.architectures()[name].recipes][-1]
+
 
 _STAGES = tuple(
     Stage(f"conv{n}", f"conv{n}_|pool{n}_", end)

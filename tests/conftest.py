@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # several test processes share the cores: waiting threads spin
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")  # an epoch of tests would wait for the next look
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # what activating the environment does
 

@@ -21,6 +21,7 @@ from typer import Option
 from ham_ray.cluster import WorkerRange, worker_range
 from ham_ray.command_line import Job
 from ham_ray.errors import UserError
+from ham_ray.models import registry
 from ham_ray.recipe import BASELINES, FIELDS, Recipe, baseline, shortest_name
 from ham_ray.workflows.shared import PRECISIONS, Data, External, Precision, Size, Weights
 
@@ -34,6 +35,15 @@ def _families(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in BASELINES if name.startswith(last) and name not in before.split(",")]
 
 
+def _named() -> str:
+    """Write all families briefly: those of a network behind its name."""
+    kinds: dict[str, list[str]] = {}
+    for name, one in registry.architectures().items():
+        ends = [recipe.removeprefix(name) for recipe in one.recipes]
+        kinds.setdefault(" or ".join(filter(None, ends)), []).append(name)
+    return "; ".join(f"{', '.join(names)}{f' with {ends}' if ends else ''}" for ends, names in kinds.items())
+
+
 def _fields(incomplete: str) -> list[str]:
     """Complete the name of a recipe's field."""
     return [f"{name}=" for name in FIELDS if name.startswith(incomplete)]
@@ -44,7 +54,7 @@ class Options:
     """The command line of `jobs/baseline.py`."""
 
     data: Data = None
-    families: Annotated[str, Option(help=f"comma-separated, of {', '.join(BASELINES)}", autocompletion=_families)] = (
+    families: Annotated[str, Option(help=f"comma-separated, of {_named()}", autocompletion=_families)] = (
         "simple_cnn, resnet50_frozen, resnet50_finetuned"
     )
     external: External = field(default_factory=list)

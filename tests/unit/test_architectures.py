@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from architectures import RESNET101
+from architectures import RESNET101, USUAL, family, parameters
 from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
@@ -44,23 +44,10 @@ class Built:
 
 
 def recipe(architecture: Architecture) -> Recipe:
-    """The last of its recipes: the one that trains most."""
-    return baseline([*architecture.recipes][-1])
+    return baseline(family(architecture.name))
 
 
-LIKE_ANOTHER = {
-    "resnet101": "resnet50",
-    "efficientnetv2_b0": "efficientnet_b0",
-    "dinov2_base": "dinov2_small",
-    "vit_base": "dinov2_small",
-}
-ALL = [*registry.architectures(), RESNET101.name]
-
-
-@pytest.fixture(
-    scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.long] if name in LIKE_ANOTHER else []) for name in ALL],
-)
+@pytest.fixture(scope="module", params=parameters(RESNET101.name, usual=(*USUAL, "efficientnet_b0", "convnext_tiny")))
 def built(request: pytest.FixtureRequest) -> Iterator[Built]:
     if request.param == RESNET101.name:
         registry.register(RESNET101)

@@ -72,7 +72,7 @@ SHARED = [  # of jobs that train: options, and what the line must say
     ("--precision bf16", "--precision bf16: choose auto, float32 or bfloat16"),
     ("--weights nothere.h5", "--weights nothere.h5: no such file or folder; give imagenet, none, or the path"),
     ("--weights {empty}", "empty: no .h5 file in it begins with resnet50; add --weights resnet50=FILE"),
-    ("--weights simple_cn=none", "unknown architecture 'simple_cn'; known: resnet50"),
+    ("--weights simple_cn=none", "unknown architecture 'simple_cn'; known: convnext_tiny, dinov2_base"),
     ("--weights none --weights imagenet", "none and imagenet: whose are they? write --weights resnet50="),
     ("--weights {text}", "not a .h5 file"),
     ("--weights {words}", "words.h5: named .h5, but no HDF5 file"),
@@ -102,7 +102,7 @@ JOBS = {
         [],
         [
             *SHARED,
-            ("--families efficientnet", "unknown family 'efficientnet'; known: resnet50_finetuned, resnet50_frozen"),
+            ("--families efficientnet", "unknown family 'efficientnet'; did you mean efficientnet_b0_frozen"),
             ("--families simple_cnm", "did you mean simple_cnn?"),
             ("--families=", "--families: name at least one"),
             ("--workers 0", "--workers 0: from 1 to 1000, or the fewest and the most, as in 1-4"),
@@ -237,7 +237,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "torn.keras").write_bytes(b"PK\x03\x04 torn")
     (names["pictures"] / "a.jpg").write_bytes(b"no picture")
     write_sample(folder / "sample.zip", size=(40, 30))
-    ingest(folder / "sample.zip", folder / "table", size=16)
+    ingest(folder / "sample.zip", folder / "table", size=32)
     files = {"table": "table", "text": "text.csv", "torn": "torn.keras", "words": "words.h5", "archive": "sample.zip"}
     return {**names, **{name: folder / file for name, file in files.items()}}
 

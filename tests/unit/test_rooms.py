@@ -15,7 +15,8 @@ ROOMS = (
     "errors storage progress hardware supervision",
     "runs resumable console",
     "cluster waiting pool",
-    "data models.registry models.architecture models.architectures models.folding models.gradcam",
+    "data models.registry models.architecture models.architectures models.vision_transformer"
+    " models.folding models.gradcam",
     "evaluation",
     "recipe recipe_fields",
     "models",

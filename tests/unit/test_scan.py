@@ -17,12 +17,13 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from architectures import family, parameters
 from ham10000 import CLASSES
 
 from ham_ray.errors import UserError
 from ham_ray.inference import saved, scan
 from ham_ray.inference.scan import CONFIG, METADATA, WEIGHTS
-from ham_ray.models import registry, saving
+from ham_ray.models import saving
 from ham_ray.models.network import build
 from ham_ray.models.saving import save
 from ham_ray.models.weights import RANDOM
@@ -89,9 +90,9 @@ def test_a_sound_file_is_taken_packed_or_not(members, tmp_path):
     assert saved.find(packed(tmp_path / "b.keras", members, zipfile.ZIP_DEFLATED)).size == 32
 
 
-@pytest.mark.parametrize("family", registry.RECIPES)
-def test_what_families_are_made_of_is_allowed(family):
-    model = build(baseline(family), 32, RANDOM, 7).classifier()
+@pytest.mark.parametrize("name", parameters())
+def test_what_networks_are_made_of_is_allowed(name):
+    model = build(baseline(family(name)), 32, RANDOM, 7).classifier()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(model)))
     assert scan._image_size_and_classes(config) == (32, 7)
 

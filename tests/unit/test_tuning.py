@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -230,10 +231,10 @@ def test_the_disk_that_activations_need_in_all_is_told_before_any_is_computed(
         promises.append(promised)
         depth, views = recipe.model.unfreeze_depth, 8 if recipe.augmentation.name == "light" else 1
         tables = {
-            "training": activations._Table(Path(f"{depth}-{views}"), rows["training"], views),
-            "validation": activations._Table(Path(f"{depth}-validation"), rows["validation"], 1),
+            "training": activations._Table(Path(f"{depth}-{views}"), 64, views, np.arange(64)),
+            "validation": activations._Table(Path(f"{depth}-validation"), 64, 1, np.arange(64)),
         }
-        missing = tables if depth == 0 else {}
+        missing = {name: table.blocks if depth == 0 else [] for name, table in tables.items()}
         return activations.Planned(images, recipe, weights, tables, missing, 2**20, "bfloat16") if depth < 2 else None
 
     monkeypatch.setattr(activations, "planned", planned)
