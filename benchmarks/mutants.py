@@ -322,9 +322,9 @@ MUTANTS = [
     ),
     _m(
         "leases of living drivers",
-        "search/sharing.py::Membership.take",
-        "if holder is not None and not self._buried(connection, holder):",
-        "if False:",
+        "search/sharing.py::Membership._buried",
+        "if not (row.gone() or self._is_still(row)):",
+        "if row.gone() and self._is_still(row):",
         "two drivers run one trial",
         "unit/test_sharing.py::test_a_trial_that_runs_elsewhere_is_waited_for_and_not_run_again",
     ),
