@@ -190,5 +190,5 @@ def test_a_submitted_job_runs(cluster: str, tmp_path: Path):
     assert code == 0, told[-3000:] + error[-3000:]
     assert "succeeded" in told and "report: " in told
     assert not any(words in told for words in ("core_worker", "WARNING", "(pid=", "I0000", "E0000"))  # libraries' own
-    assert "8 in training); computed once now" in told and "RANDOM WEIGHTS" in told
+    assert "8 in training); " in told and " views computed once now" in told and "RANDOM WEIGHTS" in told
     assert len(list(tmp_path.glob("baseline-*/report.html"))) == 1
