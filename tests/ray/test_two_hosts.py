@@ -27,8 +27,8 @@ def predict(model, images):
     return predicting.run(Options(models=[model], images=images, out="/tmp/p.csv", format="csv", precision="float32"))
 jobs = {
     "ingest": lambda: ingest(archive, "/tmp/out"),
-    "table": lambda: choices.images(table, "/tmp/out", 32, False),
-    "archive": lambda: choices.images(archive, "/tmp/out", 32, False),
+    "table": lambda: choices.images(table, "/tmp/out", 32, False, []),
+    "archive": lambda: choices.images(archive, "/tmp/out", 32, False, []),
     "images": lambda: predict(model, archive),
     "model": lambda: predict(model, shared),
 }
