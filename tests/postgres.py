@@ -11,6 +11,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from hosts import Host
 
 _WAIT = "60"  # seconds for the server to start or stop
 
@@ -25,20 +28,23 @@ def lacking() -> str | None:
 
 
 class Server:
-    """A server on 127.0.0.1 with its files in a folder, running from `start` to `stop`."""
+    """A server with its files in a folder, on 127.0.0.1 or on a host of its network; from `start` to `stop`."""
 
-    def __init__(self, folder: Path) -> None:
-        self._data = folder / "data"
+    def __init__(self, folder: Path, host: Host | None = None) -> None:
+        self._data, self._host = folder / "data", host
+        address = host.address if host else "127.0.0.1"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        self.url = f"postgresql://postgres@{address}:{self.port}/postgres"
         if os.geteuid() == 0:  # as which the server does not run
             shutil.chown(folder, "postgres")
         self._run("initdb", "--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C")
-        settings = f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = '{folder}'\n"
+        settings = f"port = {self.port}\nlisten_addresses = '{address}'\nunix_socket_directories = '{folder}'\n"
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(f"{settings}fsync = off\nmax_connections = 30\n")
+        with (self._data / "pg_hba.conf").open("a") as file:
+            file.write("host all all samenet trust\n")
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
@@ -51,8 +57,11 @@ class Server:
     def _run(self, tool: str, *arguments: str) -> None:
         as_postgres = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
         command = [*as_postgres, str(_tool(tool)), f"--pgdata={self._data}", *arguments]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, cwd="/")  # fmt: skip
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "cwd": "/"}
+        if self._host:
+            done = self._host.run(command, 120, **pipes)
+        else:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, text=True, **pipes)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stdout}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ from typing import Any
 
 import optuna
 import pytest
+from hosts import Host
 from optuna.trial import FrozenTrial, TrialState
 from postgres import Server, lacking, server
 
-from ham_ray.data.images import Images
+from ham_ray.data.images import Images, open_images
 from ham_ray.search import database
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -41,6 +43,13 @@ def postgres() -> Iterator[Server]:
         yield made
 
 
+TRIALS = """
+import optuna
+for trial in optuna.load_study(study_name="s", storage="{url}").get_trials():
+    print(trial.state.name, [*trial.intermediate_values])
+"""
+
+
 class Driver:
     """A search as a process on a Ray that is there; an `impatient` one waits for its database for 5 s."""
 
@@ -52,7 +61,15 @@ JOB.main()
 """
 
     def __init__(
-        self, cluster: str, images: Images, folder: Path, url: str, name: str, impatient: bool = False, **options: Any
+        self,
+        cluster: str,
+        images: Images,
+        folder: Path,
+        url: str,
+        name: str,
+        impatient: bool = False,
+        host: Host | None = None,
+        **options: Any,
     ) -> None:
         space = folder / "space.yaml"
         space.write_text(SPACE)
@@ -68,9 +85,12 @@ JOB.main()
         words = {**usual, "data": images.uri, "space": space, "out": folder / "runs", "storage": url, **options}
         command = [sys.executable, *(["-c", self.impatient] if impatient else [str(ROOT / "jobs" / "tune.py")])]
         command += [word for key, value in words.items() for word in (f"--{key.replace('_', '-')}", str(value))]
-        environment = {**os.environ, "RAY_ADDRESS": cluster}
         with self.output.open("w") as file:
-            self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+            pipes: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
+            if host:
+                self.process = host.start(command, {"RAY_ADDRESS": cluster}, **pipes)
+            else:
+                self.process = subprocess.Popen(command, env={**os.environ, "RAY_ADDRESS": cluster}, **pipes)
 
     def wait_for(self, text: str, seconds: float = 400.0) -> None:
         """Wait until it has printed this."""
@@ -152,3 +172,31 @@ def test_drivers_share_a_study_and_its_trials_outlive_one_that_is_killed(
         assert max(counts) == 1 and (sum(counts) == 4 or number == int(last)), (number, counts, printed)
     assert (tmp_path / "runs" / "s" / "finals" / "winner.json").exists()
     assert sum("finals and report: by process" in text for text in printed) == 1, printed
+
+
+def test_drivers_on_two_hosts_share_a_study_and_one_goes_on_when_the_other_host_is_lost(
+    make_hosts, images: Images, tmp_path: Path
+):
+    """Each with a Ray of its own; the server is on the host that stays."""
+    if reason := lacking():
+        pytest.skip(reason)
+    stays_on, lost = make_hosts(cpus=(1, 1), ray=False)
+    tmp_path.chmod(0o711)  # the server runs as another user
+    table = open_images(shutil.copytree(images.uri, tmp_path / "images"))
+    (tmp_path / "server").mkdir()
+    postgres = Server(tmp_path / "server", stays_on)
+    postgres.start()
+    stays, gone = (
+        Driver("", table, tmp_path, postgres.url, name, host=host, trials=4)
+        for name, host in (("stays", stays_on), ("gone", lost))
+    )
+    for driver in (stays, gone):
+        driver.wait_for("epoch 1/4")
+    lost.kill()
+    printed = stays.end()
+    assert stays.process.returncode == 0 and "Traceback" not in printed, printed
+    assert "taking over from process" in printed and "which is gone" in printed
+    begun = re.findall(r"trial (\d): learning_rate", gone.end())
+    assert begun and f"trial {begun[-1]}: learning_rate" in printed
+    found = stays_on.python(TRIALS.format(url=database.with_driver(postgres.url)), 120)
+    assert found.stdout == "COMPLETE [1, 2, 3, 4]\n" * 4, found.stdout + found.stderr
