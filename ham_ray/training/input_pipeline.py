@@ -154,10 +154,12 @@ def cached_batches(cached: Cached, labels: np.ndarray, recipe: Recipe, sampler: 
     table, labels_here, share = Activations(cached, sampler.bounds), labels[sampler.bounds], sampler.share
     mine = slice(sampler.rank * share, (sampler.rank + 1) * share)
 
+    def drawn(step: int) -> np.ndarray:
+        return chosen_views(draw(recipe.seed, step, recipe.data.batch_size, DRAWS, stream=0).numpy()[mine])
+
     def batches(epoch: int, first: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for step, rows in enumerate(sampler.order(epoch)[first:], start=epoch * sampler.steps + first):
-            uniform = draw(recipe.seed, step, recipe.data.batch_size, DRAWS, stream=0).numpy()
-            views = chosen_views(uniform[mine]) if recipe.augmentation.name == "light" else np.zeros(share, int)
+            views = drawn(step) if recipe.augmentation.name == "light" else np.zeros(share, int)
             yield table.take(rows, views), labels_here[rows]
 
     def ahead(epoch: int, first: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
