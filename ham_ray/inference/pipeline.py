@@ -66,10 +66,14 @@ def predict_rows(model: str, images: Images, rows: pd.DataFrame, views: int = 1)
         model: its path or URI.
         rows: a stretch of `images.fold(…)`, as `images.read` takes it.
     """
+    return predict_table(InferenceConfig(({model: 1.0},), (images.size,), views), images, rows)
+
+
+def predict_table(config: InferenceConfig, images: Images, rows: pd.DataFrame) -> np.ndarray:
+    """Predict `rows` as `predict_rows` does, by several ensembles: float32[n, ensembles × K], one beside the other."""
     gallery = TableGallery(replace(images, rows=rows))
-    config = InferenceConfig(({model: 1.0},), (images.size,), views)
     result: dict[str, list[float]] = {}
-    with step("prediction", f"{len(rows):,} images in {views} view(s)"), progress("prediction") as advance:
+    with step("prediction", f"{len(rows):,} images in {config.views} view(s)"), progress("prediction") as advance:
         for _, table in predicted(gallery, config, range(len(chunks(gallery, images.size)))):
             result |= dict(zip(table["image_id"].to_pylist(), table["raw"].to_pylist(), strict=True))
             advance(len(result), len(rows))

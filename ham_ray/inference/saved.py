@@ -5,13 +5,14 @@ Only Keras's own `.keras` files are opened, in safe mode: JSON and arrays, no pi
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -56,6 +57,12 @@ class Saved:
     splits: dict[str, str]
     views: int = 1
     weights: str | None = None
+
+    @property
+    def content(self) -> list[list[Any]]:
+        """The sha256 of each member's file, in hex, with its share."""
+        each = ([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in self.members.items())
+        return sorted(each)
 
     @cached_property
     def loose_splits(self) -> dict[str, str]:

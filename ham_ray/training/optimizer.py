@@ -24,7 +24,7 @@ class StagedAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: tf.Tensor) -> None:
         """Take a step of a variable at its share of the rate."""
-        super().update_step(gradient, variable, learning_rate * self.shares[self._get_variable_index(variable)])
+        super().update_step(gradient, variable, learning_rate * self._share(variable))
 
     def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
         whole = self.weight_decay
@@ -33,5 +33,5 @@ class StagedAdamW(keras.optimizers.AdamW):
             super()._apply_weight_decay([one for one in variables if self._share(one) == share])
         self.weight_decay = whole
 
-    def _share(self, variable: keras.Variable) -> float:
+    def _share(self, variable: Any) -> float:
         return self.shares[self._get_variable_index(variable)]

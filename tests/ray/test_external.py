@@ -60,6 +60,9 @@ def test_models_are_calibrated_each_by_itself_and_averaged(
     )
     np.testing.assert_allclose(found[list(PROBABILITIES)], (FITTED.apply(first) + second) / 2, atol=1e-5)
     np.testing.assert_array_equal(found["y_true"], one.rows["label"])
+    (runs[0] / "calibration.json").unlink()  # another model under the same name, as a search's next winner is
+    again = external.tested([one], {"both": [str(run) for run in runs]}, str(tmp_path))["both on elsewhere"].predictions
+    np.testing.assert_allclose(again[list(PROBABILITIES)], (first + second) / 2, atol=1e-5)
 
 
 def test_a_baseline_is_tested_on_it_and_says_what_was_left_out(

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from ham_ray import storage
 from ham_ray.console import progress
 from ham_ray.data.classes import common
-from ham_ray.data.gallery import TableGallery
 from ham_ray.data.images import Images
 from ham_ray.data.prepare import prepare
 from ham_ray.errors import UserError
@@ -21,7 +18,7 @@ from ham_ray.evaluation import predictions
 from ham_ray.inference import pipeline, saved
 from ham_ray.inference.pipeline import InferenceConfig
 from ham_ray.inference.saved import Saved
-from ham_ray.progress import step
+from ham_ray.recipe import digest
 from ham_ray.report.summary import Run
 
 FOLDER = "external"  # below a comparison's folder: the predictions
@@ -77,7 +74,7 @@ def _left_out(external: External) -> str:
 def tested(externals: Sequence[External], models: Mapping[str, list[str]], out: str) -> dict[str, Run]:
     """Predict each external set by each of the models, which are paths of runs whose probabilities are averaged.
 
-    Predictions are kept in the folder `out`; those that are there are read.
+    Predictions are kept in the folder `out`; those of the same models that are there are read.
     """
     return {
         f"{name} on {external.name}": _tested(external, name, paths, out)
@@ -87,12 +84,13 @@ def tested(externals: Sequence[External], models: Mapping[str, list[str]], out: 
 
 
 def _tested(external: External, name: str, paths: list[str], out: str) -> Run:
-    known = f"{name}-{external.name}-{external.images.fingerprint[:8]}.parquet"
-    target, found = storage.join(out, FOLDER, known), [saved.find(path) for path in paths]
+    found = [saved.find(path) for path in paths]
+    content = [[model.content, model.views, model.calibration and model.calibration.applied_values] for model in found]
+    known = f"{name}-{external.name}-{digest(external.images.fingerprint, content)}.parquet"
+    target = storage.join(out, FOLDER, known)
     if not storage.exists(target):
-        with step(f"{name} on {external.name}", f"{len(external.rows):,} images by {len(found)} model(s)"):
-            table = _predicted(external, found)
-        predictions.write(table, target)
+        print(f"\n{name} on {external.name}: {len(found)} model(s)", flush=True)
+        predictions.write(_predicted(external, found), target)
     info = {"weights": found[0].weights, "warnings": [_left_out(external)] if external.left_out else []}
     return Run(predictions.read(target), None, info)
 
@@ -100,15 +98,7 @@ def _tested(external: External, name: str, paths: list[str], out: str) -> Run:
 def _predicted(external: External, models: list[Saved]) -> pd.DataFrame:
     """Make the PREDICTIONS: the mean of the models' probabilities, each calibrated by its own validation images."""
     sizes, members = tuple(model.size for model in models), tuple(model.members for model in models)
-    config = InferenceConfig(members, sizes, max(model.views for model in models))
-    gallery = TableGallery(replace(external.images, rows=external.rows))
-    chunks = range(len(pipeline.chunks(gallery, max(sizes))))
-    with progress("prediction") as advance:
-        parts: list[pa.Table] = []
-        for _, part in pipeline.predicted(gallery, config, chunks):
-            parts.append(part)
-            advance(sum(map(len, parts)), len(external.rows))
-    table = pa.concat_tables(parts).to_pandas().set_index("image_id").loc[external.rows["image_id"]]
-    classes = external.images.classes
-    raw = np.stack(table["raw"].to_list()).reshape(len(table), len(models), len(classes))
+    config, classes = InferenceConfig(members, sizes, max(model.views for model in models)), external.images.classes
+    raw = pipeline.predict_table(config, external.images, external.rows)
+    raw = raw.reshape(len(raw), len(models), len(classes))
     return predictions.predictions(external.rows, predictions.NEW, saved.calibrated(raw, models), classes)

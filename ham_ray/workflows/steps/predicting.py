@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -120,15 +119,11 @@ def _identity(
     options: Options, models: list[Saved], gallery: Gallery, geometry: str, config: InferenceConfig
 ) -> dict[str, Any]:
     """Collect what each prediction depends on, and the format that they are written in."""
-    members = [
-        sorted([hashlib.sha256(storage.read_bytes(uri)).hexdigest(), share] for uri, share in model.members.items())
-        for model in models
-    ]
     calibrations = [
         model.calibration.applied_values if model.calibration and not options.raw else None for model in models
     ]
     identity = {
-        "models": members,
+        "models": [model.content for model in models],
         "images": gallery.signature,
         "pixels": [*config.pixels, geometry],
         "views": config.views,
